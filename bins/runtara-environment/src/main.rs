@@ -1,0 +1,3 @@
+//! The server: keeps durable workflow instances alive.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! What people ask of the environment: images, instances, signals, lists.

@@ -1,0 +1,1 @@
+//! The instance protocol: what a running instance may ask and say.

@@ -1,0 +1,1 @@
+//! Keeps durable workflow instances alive: the embeddable runtime.

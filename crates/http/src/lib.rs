@@ -1,0 +1,1 @@
+//! Both protocols over HTTP: wire types, routes, errors, the server loop.

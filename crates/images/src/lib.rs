@@ -1,0 +1,1 @@
+//! Registered programs by content: blobs, detection, safe storage.

@@ -1,0 +1,1 @@
+//! Runs images as native processes of the host.

@@ -1,0 +1,1 @@
+//! The only caller of runners: dispatch, exits, leases, recovery, cleanup.

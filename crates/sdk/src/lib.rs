@@ -1,0 +1,1 @@
+//! Write durable programs in Rust: checkpoints, sleeps and signals that survive any crash.

@@ -1,0 +1,1 @@
+//! The only door to durable state: PostgreSQL, SQLite and an in-memory reference model.

@@ -1,0 +1,1 @@
+//! Small real programs with one behaviour each, for the black-box suites.
