@@ -1,1 +1,64 @@
-//! Ids, values and the state machine of durable instances: pure, no I/O, no async.
+//! Ids, values and the state machine of durable instances.
+//!
+//! Everything here is pure: no I/O, no async, no clock. Time comes in as a value, randomness is made in one place
+//! ([`RunToken::generate`], [`ImageId::generate`], …), and every rule that decides what happens to an instance is a function
+//! from a state to a state, so that each store applies exactly the same one.
+//!
+//! ```text
+//!              claim                      word `completed`, exit 0
+//!  pending ─────────────▶ running ───────────────────────────────────▶ completed
+//!     │                   ▲     │ word `failed`, crashes, time-out
+//!     │             claim │     ├────────────────────────────────────▶ failed ────┐
+//!     │                   │     │ cancel acknowledged, stop                       │
+//!     │                   │     ├────────────────────────────────────▶ cancelled ─┤
+//!     │                   │     │ pause, sleep, wait, crash, interruption         │
+//!     │                   │     ▼                                                 │ explicit
+//!     └──────────────▶ suspended ◀────────────────────────────────────────────────┘ resume
+//!          pause          (cancel and stop end a pending or suspended instance at once)
+//! ```
+//!
+//! - [`Status`] and [`Reason`] say where an instance stands; [`InstanceState`] is all that decides what may happen next.
+//! - [`transition`] is the one function that changes it: given a [`Change`], it answers with the new state and what is to be
+//!   recorded with it, or with the [`Refusal`].
+//! - [`judge`] says what the end of a process means.
+//! - [`meet`] says whether a durable sleep is a new one or one that is already under way.
+
+mod cursor;
+mod event;
+mod exit;
+mod fence;
+mod id;
+mod image;
+mod instance;
+mod labels;
+pub mod limits;
+mod refusal;
+mod sleep;
+mod status;
+mod text;
+mod time;
+mod token;
+mod transition;
+mod wait_record;
+
+pub use cursor::{Cursor, CursorError};
+pub use event::{EventKind, NewEvent, ScopeKeys, subtype};
+pub use exit::{EndedBy, ExitCause, ExitFacts, RunExit, Usage, Verdict, judge};
+pub use fence::{Fence, check_fence};
+pub use id::{
+    CheckpointId, DatabaseId, IdError, ImageDigest, ImageId, ImageName, InstanceId, NodeId,
+    RunNumber, SignalId, TenantId,
+};
+pub use image::{ImageRecord, NewImage, RunnerKind};
+pub use instance::{
+    Attempts, Hold, InstanceState, NewInstance, Origin, Pending, PendingSignal, RunMarks,
+};
+pub use labels::{LabelError, LabelFilter, Labels};
+pub use refusal::Refusal;
+pub use sleep::{Meeting, WaitCall, WaitDecision, WaitKind, decide_wait, meet};
+pub use status::{Reason, SignalKind, Status, UnknownWord};
+pub use text::tail;
+pub use time::Timestamp;
+pub use token::{RunToken, TokenHash};
+pub use transition::{Call, Change, ResultChange, Transition, Word, transition};
+pub use wait_record::WaitRecord;

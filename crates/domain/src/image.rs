@@ -1,0 +1,69 @@
+//! Registered programs.
+
+use crate::status::{TrimComma as _, UnknownWord, words};
+use crate::{ImageDigest, ImageId, ImageName, Labels, TenantId, Timestamp};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+words! {
+    /// What runs an image.
+    RunnerKind, "runner type" {
+        /// A container of an OCI runtime.
+        Oci = "oci",
+        /// A process of the host.
+        Native = "native",
+        /// WebAssembly inside the server.
+        Wasm = "wasm",
+    }
+}
+
+/// An image as it is to be registered.
+#[derive(Debug, Clone)]
+pub struct NewImage {
+    /// The id of this registration.
+    pub image_id: ImageId,
+    /// Its owner.
+    pub tenant_id: TenantId,
+    /// The name it is registered under. An earlier image of that name leaves the list and keeps its id and content.
+    pub name: ImageName,
+    /// What the person who registered it wrote about it.
+    pub description: Option<String>,
+    /// What runs it.
+    pub kind: RunnerKind,
+    /// Its content.
+    pub digest: ImageDigest,
+    /// The size of its content in bytes.
+    pub size: u64,
+    /// Whatever JSON text the person attached.
+    pub metadata: Option<String>,
+    /// Labels to find it by.
+    pub labels: Labels,
+}
+
+/// An image as it is registered.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImageRecord {
+    /// The id of this registration.
+    pub image_id: ImageId,
+    /// Its owner.
+    pub tenant_id: TenantId,
+    /// The name it is registered under.
+    pub name: ImageName,
+    /// What the person who registered it wrote about it.
+    pub description: Option<String>,
+    /// What runs it.
+    pub kind: RunnerKind,
+    /// Its content.
+    pub digest: ImageDigest,
+    /// The size of its content in bytes.
+    pub size: u64,
+    /// Whatever JSON text the person attached.
+    pub metadata: Option<String>,
+    /// Labels to find it by.
+    pub labels: Labels,
+    /// When it was registered.
+    pub created_at: Timestamp,
+    /// Whether its name still means this image: false once the name was registered again.
+    pub current: bool,
+}

@@ -1,0 +1,277 @@
+//! The state of an instance, as far as it decides what may happen next.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::{
+    CheckpointId, Fence, ImageId, InstanceId, Labels, NodeId, Reason, RunNumber, SignalId,
+    SignalKind, Status, TenantId, Timestamp, TokenHash, Usage, limits,
+};
+
+/// Who brought an instance to life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// We launch its runs.
+    Launched,
+    /// Its process registered itself; we have no process of it to end or to launch.
+    SelfRegistered,
+}
+
+/// An instance as it is to be started.
+#[derive(Clone)]
+pub struct NewInstance {
+    /// Its id.
+    pub instance_id: InstanceId,
+    /// Its owner.
+    pub tenant_id: TenantId,
+    /// What it runs.
+    pub image_id: ImageId,
+    /// Its input: JSON text.
+    pub input: Bytes,
+    /// Variables for its program. Values are secrets: they reach no list and no log.
+    pub env: BTreeMap<String, String>,
+    /// Arguments for its program.
+    pub args: Vec<String>,
+    /// Labels to find it by.
+    pub labels: Labels,
+    /// Running time of each of its runs, in milliseconds.
+    pub timeout_ms: u64,
+    /// Launches without progress that are allowed; `None` if the start did not say.
+    pub max_attempts: Option<u32>,
+    /// When its first run is due; `None` for now.
+    pub due_at: Option<Timestamp>,
+    /// How long its client waits for an answer, in milliseconds, where the start says so in `env`.
+    pub request_timeout_ms: Option<u64>,
+}
+
+impl std::fmt::Debug for NewInstance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewInstance")
+            .field("instance_id", &self.instance_id)
+            .field("tenant_id", &self.tenant_id)
+            .field("image_id", &self.image_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A signal that waits to be seen or acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PendingSignal {
+    /// What was sent with it.
+    pub payload: Option<Bytes>,
+    /// When it was sent.
+    pub at: Timestamp,
+}
+
+/// The instance-wide signals that wait. Cancel and pause have a place each, so that neither erases the other.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Pending {
+    /// A cancel that is not yet acknowledged.
+    pub cancel: Option<PendingSignal>,
+    /// A pause that is not yet acknowledged.
+    pub pause: Option<PendingSignal>,
+    /// A resume that came after the run had seen the pause: the instance is due again as soon as it has suspended itself.
+    pub resume: bool,
+}
+
+impl Pending {
+    /// The signal that a run is shown: a cancel hides everything else.
+    #[must_use]
+    pub fn visible(&self) -> Option<(SignalKind, Option<Bytes>)> {
+        let show = |kind, signal: &PendingSignal| (kind, signal.payload.clone());
+        self.cancel
+            .as_ref()
+            .map(|signal| show(SignalKind::Cancel, signal))
+            .or_else(|| {
+                let pause = self.pause.as_ref().filter(|_| !self.resume);
+                pause.map(|signal| show(SignalKind::Pause, signal))
+            })
+    }
+}
+
+/// A call that a run has open and that is answered at a later time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hold {
+    /// When it is answered at the latest; `None` for a wait without an end.
+    pub until: Option<Timestamp>,
+    /// Whether the run has nothing else to do meanwhile, so that its process may be ended in the middle of it.
+    pub park: bool,
+}
+
+/// What the current run, or the last one, has done so far.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RunMarks {
+    /// What it shows for itself; `None` once its exit is recorded.
+    pub token: Option<TokenHash>,
+    /// When it was claimed.
+    pub claimed_at: Option<Timestamp>,
+    /// Whether it has spoken the instance protocol.
+    pub spoke: bool,
+    /// Whether it has sent a heartbeat.
+    pub heartbeat_seen: bool,
+    /// Whether it has stored a new checkpoint or a new sleep.
+    pub stored_new: bool,
+    /// Whether a pending cancel was shown to it.
+    pub cancel_shown: bool,
+    /// Whether a pending pause was shown to it.
+    pub pause_shown: bool,
+    /// When its process is killed at the latest: set once it said its last word, or once somebody else ended, suspended or
+    /// stopped the instance under it.
+    pub leave_by: Option<Timestamp>,
+    /// Whether its process is to be asked to leave (SIGTERM) before that, because somebody asked for a stop.
+    pub asked_to_leave: bool,
+    /// The call it has open.
+    pub hold: Option<Hold>,
+    /// Milliseconds of its life that it slept in held calls: they do not count as running time.
+    pub slept_ms: u64,
+}
+
+/// How often an instance was launched again, and what that is measured against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Attempts {
+    /// Crashes without progress in between.
+    pub crash_count: u32,
+    /// Launches without progress that are allowed, if the start said so.
+    pub max_attempts: Option<u32>,
+    /// How often the pause before a relaunch has doubled.
+    pub backoff: u32,
+    /// Uncounted relaunches without progress in between.
+    pub interruptions: u32,
+    /// Relaunches after crashes and interruptions in all.
+    pub relaunches: u32,
+}
+
+impl Attempts {
+    /// Launches without progress that are allowed.
+    #[must_use]
+    pub fn allowed(&self) -> u32 {
+        self.max_attempts.unwrap_or(limits::MAX_ATTEMPTS)
+    }
+}
+
+/// All that decides what may happen to an instance next. Stores load it, apply [`crate::transition()`], and write it back, each as
+/// one atomic change.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InstanceState {
+    /// Its id.
+    pub instance_id: InstanceId,
+    /// Its owner.
+    pub tenant_id: TenantId,
+    /// What it runs; `None` for an instance that registered itself.
+    pub image_id: Option<ImageId>,
+    /// Who brought it to life.
+    pub origin: Origin,
+    /// Where it stands.
+    pub status: Status,
+    /// Why it is suspended, or how it ended.
+    pub reason: Option<Reason>,
+    /// When it must have a run. Only ever set while it is pending or suspended.
+    pub due_at: Option<Timestamp>,
+    /// The signal whose arrival makes it due.
+    pub waiting_for: Option<SignalId>,
+    /// The node that has, or had, a process of it whose exit is not recorded yet. Nothing claims the instance while it is set.
+    pub live_node: Option<NodeId>,
+    /// The number of the current or last run.
+    pub run_number: RunNumber,
+    /// What that run has done.
+    pub run: RunMarks,
+    /// Signals that wait.
+    pub pending: Pending,
+    /// How often it was launched again.
+    pub attempts: Attempts,
+    /// Running time of each run, in milliseconds.
+    pub timeout_ms: u64,
+    /// How long its client waits for an answer, where the start said so.
+    pub request_timeout_ms: Option<u64>,
+    /// When it was started.
+    pub created_at: Timestamp,
+    /// When its first run was claimed or registered itself.
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+    /// When its run last called.
+    pub last_seen_at: Option<Timestamp>,
+    /// The checkpoint it saved last.
+    pub checkpoint_id: Option<CheckpointId>,
+    /// The exit code of its last process.
+    pub exit_code: Option<i32>,
+    /// Whether an error text is stored with it.
+    pub has_error: bool,
+    /// Whether a custom signal was read by a run and is kept until that run has saved something new.
+    pub has_read_signals: bool,
+    /// What all its runs used together.
+    pub usage: Usage,
+}
+
+impl InstanceState {
+    /// The state of an instance that was just started.
+    #[must_use]
+    pub fn started(new: &NewInstance, now: Timestamp) -> Self {
+        Self {
+            due_at: Some(new.due_at.unwrap_or(now)),
+            timeout_ms: new.timeout_ms,
+            request_timeout_ms: new.request_timeout_ms,
+            image_id: Some(new.image_id.clone()),
+            attempts: Attempts {
+                max_attempts: new.max_attempts,
+                ..Attempts::default()
+            },
+            ..Self::blank(
+                new.instance_id.clone(),
+                new.tenant_id.clone(),
+                Origin::Launched,
+                now,
+            )
+        }
+    }
+
+    /// The state of an instance that is about to register itself for the first time.
+    #[must_use]
+    pub fn self_registered(id: InstanceId, tenant: TenantId, now: Timestamp) -> Self {
+        Self::blank(id, tenant, Origin::SelfRegistered, now)
+    }
+
+    fn blank(
+        instance_id: InstanceId,
+        tenant_id: TenantId,
+        origin: Origin,
+        created_at: Timestamp,
+    ) -> Self {
+        Self {
+            instance_id,
+            tenant_id,
+            image_id: None,
+            origin,
+            status: Status::Pending,
+            reason: None,
+            due_at: None,
+            waiting_for: None,
+            live_node: None,
+            run_number: RunNumber(0),
+            run: RunMarks::default(),
+            pending: Pending::default(),
+            attempts: Attempts::default(),
+            timeout_ms: limits::RUN_TIMEOUT_MS,
+            request_timeout_ms: None,
+            created_at,
+            started_at: None,
+            finished_at: None,
+            last_seen_at: None,
+            checkpoint_id: None,
+            exit_code: None,
+            has_error: false,
+            has_read_signals: false,
+            usage: Usage::default(),
+        }
+    }
+
+    /// What a caller must show to speak for the current run.
+    #[must_use]
+    pub fn fence(&self) -> Option<Fence> {
+        match self.origin {
+            Origin::Launched => self.run.token.map(Fence::Run),
+            Origin::SelfRegistered => Some(Fence::SelfRegistered),
+        }
+    }
+}

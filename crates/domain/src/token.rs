@@ -1,0 +1,71 @@
+//! The unguessable token of a run.
+
+use std::fmt;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::text::base32_letters;
+
+/// The secret by which a run proves which run it is. It is given to the program and kept nowhere else; the store knows only
+/// its [`TokenHash`]. It does not implement `Display`, and its `Debug` form shows nothing.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RunToken(String);
+
+impl RunToken {
+    const LETTERS: usize = 52;
+
+    /// Makes a new token of 256 random bits.
+    ///
+    /// # Panics
+    /// If the operating system has no randomness to give, which Linux rules out after boot.
+    #[must_use]
+    pub fn generate() -> Self {
+        let mut bytes = [0; 32];
+        getrandom::fill(&mut bytes).expect("the operating system gives random bytes after boot");
+        Self(base32_letters(&bytes, Self::LETTERS))
+    }
+
+    /// Takes a text for a token if it has the form of one: 52 lower-case letters and digits.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let is_letter = |b: u8| b.is_ascii_lowercase() || (b'2'..=b'7').contains(&b);
+        (text.len() == Self::LETTERS && text.bytes().all(is_letter)).then(|| Self(text.to_owned()))
+    }
+
+    /// The text that goes into the program's URL. A secret: it must reach no log and no answer.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// What the store keeps of it.
+    #[must_use]
+    pub fn hash(&self) -> TokenHash {
+        TokenHash(Sha256::digest(self.0.as_bytes()).into())
+    }
+}
+
+impl fmt::Debug for RunToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RunToken(redacted)")
+    }
+}
+
+/// The SHA-256 of a run's token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TokenHash(pub [u8; 32]);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_reads_back_and_shows_nothing_of_itself() {
+        let token = RunToken::generate();
+        assert_eq!(RunToken::parse(token.expose()), Some(token.clone()));
+        assert!(!format!("{token:?}").contains(token.expose()));
+        assert_ne!(token.hash(), RunToken::generate().hash());
+        assert_eq!(RunToken::parse("short"), None);
+        assert_eq!(RunToken::parse(&"A".repeat(52)), None);
+    }
+}
