@@ -131,8 +131,10 @@ pub enum Word {
     SuspendedUntil {
         /// When.
         wake_at: Timestamp,
-        /// The checkpoint that it saved with it.
+        /// The checkpoint that is saved with it.
         checkpoint_id: CheckpointId,
+        /// What is saved.
+        state: Bytes,
     },
     /// It acknowledges a signal.
     Acknowledged(SignalKind),
@@ -611,6 +613,7 @@ fn say(next: Transition, word: &Word, our_fault: bool, now: Timestamp) -> Transi
         Word::SuspendedUntil {
             wake_at,
             checkpoint_id,
+            ..
         } => {
             let next = progress(next, Some(checkpoint_id));
             if next.state.pending.pause.is_some() {

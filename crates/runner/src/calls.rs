@@ -1,0 +1,224 @@
+//! The instance protocol as domain calls.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use runtara_domain::{
+    CheckpointId, Fence, InstanceId, NewEvent, Refusal, RunNumber, SignalId, SignalKind, Status,
+    TenantId, Timestamp, Word,
+};
+
+/// Who calls, and for which instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The instance that the call is about.
+    pub instance_id: InstanceId,
+    /// What the caller shows for itself.
+    pub fence: Fence,
+}
+
+/// Why a call of an instance was not done.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The call does not apply; a repetition would not either.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// What was sent is not acceptable.
+    #[error("{0}")]
+    Invalid(String),
+    /// The store is away, or too busy; nothing was changed, or the change may be repeated.
+    #[error("the store cannot be reached")]
+    Unavailable,
+    /// Something is wrong here; the log says what.
+    #[error("internal error")]
+    Internal,
+}
+
+/// A signal as an instance is shown it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RaisedSignal {
+    /// Its type.
+    pub kind: SignalKind,
+    /// What was sent with it.
+    pub payload: Option<Bytes>,
+}
+
+/// A demand to get a checkpoint, or to save it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SaveCheckpoint {
+    /// Its name.
+    pub checkpoint_id: CheckpointId,
+    /// What is to be saved; empty to look only.
+    pub state: Bytes,
+    /// What the call names itself, so that its repetition after a lost answer is told that it saved.
+    pub request_id: Option<String>,
+}
+
+/// The answer to [`SaveCheckpoint`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Checkpointed {
+    /// What was saved under the name before, if something was. What was sent is dropped then.
+    pub found: Option<Bytes>,
+    /// The signal that waits for the instance, not consumed.
+    pub signal: Option<RaisedSignal>,
+    /// The payload of the custom signal of the same name, taken; not for a mere look at a name that is free.
+    pub custom_signal: Option<Option<Bytes>>,
+}
+
+/// A durable sleep.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sleep {
+    /// How long, in milliseconds.
+    pub duration_ms: u64,
+    /// The checkpoint that is saved with it, if it is named.
+    pub checkpoint_id: Option<CheckpointId>,
+    /// What is saved.
+    pub state: Bytes,
+    /// Whether the run has nothing else to do meanwhile.
+    pub park: bool,
+    /// What the call names itself, so that its repetition after a lost answer is recognised.
+    pub request_id: Option<String>,
+}
+
+/// A wait for a custom signal without a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignalWait {
+    /// Its id.
+    pub signal_id: SignalId,
+    /// How long at most, in milliseconds.
+    pub timeout_ms: Option<u64>,
+    /// Whether the run has nothing else to do meanwhile.
+    pub park: bool,
+    /// What the call names itself, so that its repetition after a lost answer is recognised.
+    pub request_id: Option<String>,
+}
+
+/// Where an instance stands, as instances are told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceStatus {
+    /// Whose it is.
+    pub tenant_id: TenantId,
+    /// Where it stands.
+    pub status: Status,
+    /// The number of its current or last run.
+    pub run_number: RunNumber,
+    /// The checkpoint it saved last.
+    pub checkpoint_id: Option<CheckpointId>,
+    /// Its output.
+    pub output: Option<Bytes>,
+    /// Its error text.
+    pub error: Option<String>,
+    /// When it is due again.
+    pub due_at: Option<Timestamp>,
+}
+
+/// What a running instance may ask and say. Each call is fenced in its own statement: a run that was superseded changes
+/// nothing. Calls of launched runs wait while the store is away (bounded); they do not fail for it.
+#[async_trait]
+pub trait InstanceCalls: Send + Sync {
+    /// Notes that the run is there. An unknown instance that we did not launch is made.
+    ///
+    /// # Errors
+    /// [`Refusal::InstanceEnded`] for a finished instance, [`Refusal::TenantMismatch`], [`Refusal::CheckpointUnknown`].
+    async fn register(
+        &self,
+        caller: &Caller,
+        tenant_id: TenantId,
+        checkpoint_id: Option<CheckpointId>,
+    ) -> Result<(), CallError>;
+
+    /// The stored input, for the whole life of the instance.
+    ///
+    /// # Errors
+    /// [`Refusal::InstanceUnknown`].
+    async fn input(&self, caller: &Caller) -> Result<Option<Bytes>, CallError>;
+
+    /// Gets a checkpoint, or saves it if its name is free.
+    ///
+    /// # Errors
+    /// [`CallError::Refused`] if the run may not write any more.
+    async fn checkpoint(
+        &self,
+        caller: &Caller,
+        request: SaveCheckpoint,
+    ) -> Result<Checkpointed, CallError>;
+
+    /// The signal that waits, not consumed.
+    ///
+    /// # Errors
+    /// [`CallError::Refused`] if the run is superseded.
+    async fn poll_signal(&self, caller: &Caller) -> Result<Option<RaisedSignal>, CallError>;
+
+    /// Takes the custom signal of this id: its payload, if it is there.
+    ///
+    /// # Errors
+    /// [`CallError::Refused`] if the run may not write any more.
+    async fn take_signal(
+        &self,
+        caller: &Caller,
+        signal_id: &SignalId,
+    ) -> Result<Option<Option<Bytes>>, CallError>;
+
+    /// Waits for a custom signal: answers with its payload, or with `None` when the time is over. While the wait is far
+    /// from its end the instance has no process, and this future does not end before it is dropped.
+    ///
+    /// # Errors
+    /// [`CallError::Refused`] if the run may not write any more.
+    async fn wait_signal(
+        &self,
+        caller: &Caller,
+        request: SignalWait,
+    ) -> Result<Option<Option<Bytes>>, CallError>;
+
+    /// Sleeps durably and answers when the sleep is over. While that is far the instance has no process, and this future
+    /// does not end before it is dropped.
+    ///
+    /// # Errors
+    /// [`CallError::Refused`] if the run may not write any more.
+    async fn sleep(&self, caller: &Caller, request: Sleep) -> Result<(), CallError>;
+
+    /// Records an event.
+    ///
+    /// # Errors
+    /// [`CallError::Refused`] if the run may not write any more.
+    async fn record(
+        &self,
+        caller: &Caller,
+        event: NewEvent,
+        request_id: Option<String>,
+    ) -> Result<(), CallError>;
+
+    /// Notes a sign of life.
+    ///
+    /// # Errors
+    /// [`CallError::Refused`] if the run may not write any more.
+    async fn heartbeat(&self, caller: &Caller) -> Result<(), CallError>;
+
+    /// Records that a step is tried again: the attempt that begins and why the one before failed.
+    ///
+    /// # Errors
+    /// [`CallError::Refused`] if the run may not write any more.
+    async fn record_retry(
+        &self,
+        caller: &Caller,
+        checkpoint_id: CheckpointId,
+        attempt: u32,
+        error: Option<String>,
+    ) -> Result<(), CallError>;
+
+    /// Says the run's last word. A further word of the same run is answered and changes nothing.
+    ///
+    /// # Errors
+    /// [`CallError::Refused`] if the run is superseded.
+    async fn say(&self, caller: &Caller, word: Word) -> Result<(), CallError>;
+
+    /// Where an instance stands: the caller's own, or another one of the same tenant.
+    ///
+    /// # Errors
+    /// [`CallError::Refused`] if the caller's run is superseded.
+    async fn status(
+        &self,
+        caller: &Caller,
+        of: &InstanceId,
+    ) -> Result<Option<InstanceStatus>, CallError>;
+}

@@ -1,0 +1,237 @@
+//! The trait of all runners and the words around it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use runtara_domain::{
+    CheckpointId, ImageDigest, InstanceId, RunExit, RunNumber, RunToken, RunnerKind, TenantId,
+    Usage,
+};
+
+/// Names one run: an instance and the number of its launch.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RunKey {
+    /// The instance.
+    pub instance_id: InstanceId,
+    /// Which of its launches.
+    pub run_number: RunNumber,
+}
+
+impl std::fmt::Display for RunKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "run {} of instance '{}'",
+            self.run_number, self.instance_id
+        )
+    }
+}
+
+/// An image that a runner has made ready, as often launched as wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PreparedImage {
+    /// Its content.
+    pub digest: ImageDigest,
+    /// What the runner launches: an executable, a bundle's directory, a compiled module.
+    pub path: PathBuf,
+}
+
+/// The input of an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// Its bytes: JSON text.
+    Inline(Bytes),
+    /// A file that holds them, because they are many.
+    File(PathBuf),
+}
+
+/// Everything a runner must know to launch a run. The image's own settings are in what was prepared.
+#[derive(Clone)]
+pub struct LaunchSpec {
+    /// Which run.
+    pub key: RunKey,
+    /// Whose it is.
+    pub tenant_id: TenantId,
+    /// What is launched.
+    pub image: PreparedImage,
+    /// Arguments of the start, after those of the image.
+    pub args: Vec<String>,
+    /// Variables of the start. Names that would change who the program is (`RUNTARA_INSTANCE_ID` and the like) or what the
+    /// loader does are already refused. Values are secrets.
+    pub env: BTreeMap<String, String>,
+    /// Variables that the operator gives to every program.
+    pub passed_env: BTreeMap<String, String>,
+    /// What the program is given to work on.
+    pub input: Input,
+    /// The checkpoint it saved last, if an earlier run saved one.
+    pub checkpoint_id: Option<CheckpointId>,
+    /// The secret by which the run speaks for itself.
+    pub token: RunToken,
+    /// Where the core listens, as `host:port`.
+    pub core_addr: String,
+    /// How long its processes may run, held sleeps not counted.
+    pub timeout: Duration,
+}
+
+impl std::fmt::Debug for LaunchSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LaunchSpec")
+            .field("key", &self.key)
+            .field("image", &self.image)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Says why an image cannot be made ready.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PrepareError {
+    /// The image can never be run by this runner.
+    #[error("image {digest} cannot run here: {reason}")]
+    Unfit {
+        /// The image.
+        digest: ImageDigest,
+        /// What is wrong with it, and what would be right.
+        reason: String,
+    },
+    /// Something of this machine stood in the way; a later attempt may succeed.
+    #[error("image {digest} could not be made ready: {context}")]
+    Host {
+        /// The image.
+        digest: ImageDigest,
+        /// What was being done.
+        context: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Says why a run could not be launched.
+#[derive(Debug, thiserror::Error)]
+#[error("{key} could not be launched: {reason}")]
+pub struct LaunchError {
+    /// Which run.
+    pub key: RunKey,
+    /// Whether a later launch would fail the same way, because the image itself is unfit.
+    pub permanent: bool,
+    /// What stood in the way.
+    pub reason: String,
+}
+
+/// Says what a runner could not do for a run that exists.
+#[derive(Debug, thiserror::Error)]
+#[error("{key}: {context}")]
+pub struct RunnerError {
+    /// Which run.
+    pub key: RunKey,
+    /// What was being done.
+    pub context: String,
+    /// What the system said.
+    #[source]
+    pub source: std::io::Error,
+}
+
+/// What became of a run that an earlier server process had launched.
+pub enum Adoption {
+    /// It lives, and is ours again.
+    Alive(Arc<dyn Run>),
+    /// It ended, and this is how.
+    Exited(RunExit),
+    /// There is no trace of it, and proof that nothing of it lives.
+    Gone,
+}
+
+/// Whether a runner can work on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Readiness {
+    /// It can; the text names what it uses, such as a version.
+    Ready(String),
+    /// It cannot; the text says what is missing and what to do.
+    Unfit(String),
+}
+
+/// Runs images of one kind.
+///
+/// The state of a run is on disk and in its process, not in the runner: after a restart of the server, [`Runner::adopt`] of a
+/// new runner finds each run again.
+#[async_trait]
+pub trait Runner: Send + Sync {
+    /// The kind of images it runs.
+    fn kind(&self) -> RunnerKind;
+
+    /// Says whether it can work on this machine.
+    async fn readiness(&self) -> Readiness;
+
+    /// Makes an image ready, given its content as a local file. Idempotent, and safe to call for one image from several tasks.
+    ///
+    /// # Errors
+    /// [`PrepareError::Unfit`] if the image can never run here, [`PrepareError::Host`] if this machine stood in the way.
+    async fn prepare(
+        &self,
+        digest: ImageDigest,
+        content: &Path,
+    ) -> Result<PreparedImage, PrepareError>;
+
+    /// Launches a run. When it answers, the run is on its way: everything that happens to it from here on is told by
+    /// [`Run::wait`]. Launching the same key twice is refused while traces of the first launch exist.
+    ///
+    /// # Errors
+    /// [`LaunchError`] if there is no process of the run and there will be none.
+    async fn launch(&self, spec: LaunchSpec) -> Result<Arc<dyn Run>, LaunchError>;
+
+    /// Finds out what became of a run that an earlier server process had launched, or was about to. If a launch is caught
+    /// in its middle, it is prevented from going on, and the answer is [`Adoption::Gone`].
+    ///
+    /// # Errors
+    /// [`RunnerError`] if that cannot be told now. Nothing may be concluded from it.
+    async fn adopt(&self, key: &RunKey) -> Result<Adoption, RunnerError>;
+
+    /// Removes what a recorded run has left (files, mounts). Idempotent. Logs are kept until `keep_logs` is false.
+    ///
+    /// # Errors
+    /// [`RunnerError`] if something could not be removed; a later call tries again.
+    async fn clean(&self, key: &RunKey, keep_logs: bool) -> Result<(), RunnerError>;
+}
+
+/// One run that lives, or has just ended.
+#[async_trait]
+pub trait Run: Send + Sync {
+    /// Which run it is.
+    fn key(&self) -> &RunKey;
+
+    /// Waits until no process of the run is left and says how it ended. Every caller gets the same answer. Dropping the
+    /// future loses nothing.
+    ///
+    /// # Errors
+    /// [`RunnerError`] if that cannot be told.
+    async fn wait(&self) -> Result<RunExit, RunnerError>;
+
+    /// Ends all processes of the run: asks them to leave (SIGTERM) and kills what is left when the grace period is over. With no grace they
+    /// are killed at once. Answers when the wish is on its way; [`Run::wait`] tells the end. A later call with a shorter
+    /// grace period wins. Ending a run that has ended does nothing.
+    ///
+    /// # Errors
+    /// [`RunnerError`] if the wish could not be delivered.
+    async fn terminate(
+        &self,
+        grace: Duration,
+        ended_by: runtara_domain::EndedBy,
+    ) -> Result<(), RunnerError>;
+
+    /// Sets how long the run slept in held calls so far: that time does not count against its time limit.
+    ///
+    /// # Errors
+    /// [`RunnerError`] if it could not be written down.
+    async fn set_slept(&self, slept: Duration) -> Result<(), RunnerError>;
+
+    /// What its processes have used so far.
+    ///
+    /// # Errors
+    /// [`RunnerError`] if that cannot be told.
+    async fn usage(&self) -> Result<Usage, RunnerError>;
+}
