@@ -12,25 +12,27 @@
 //! Ids are compared and sorted by an ICU collation here, as in most production databases: under `C`
 //! a statement that forgets `COLLATE "C"` or a pattern index would look right.
 
+mod place;
+mod private;
+
 use std::fs::{self, File, Permissions};
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::unistd::{User, geteuid};
-
-use crate::command::{capture, quoted, root, target};
+pub(crate) use self::place::binaries;
+use self::place::{SERVER_USER, as_server_user, base, make_directory, server_user};
+pub(crate) use self::private::PrivateCluster;
+use crate::command::{capture, quoted};
 use crate::error::Error;
-use crate::requirements::in_path;
 
-/// The oldest major version that can make a cluster with an ICU collation.
-const OLDEST_VERSION: u32 = 15;
-/// The user that runs the server when we are root, which PostgreSQL refuses to be.
-const SERVER_USER: &str = "postgres";
 /// Where the search for the port of the development cluster begins.
 const FIRST_PORT: u16 = 55432;
+/// How often a start is tried. A port may be taken between our look at it and the server's bind, and
+/// what is left of a server that was killed holds its shared memory for a moment longer.
+const START_ATTEMPTS: u32 = 10;
 /// `sun_path` of unix(7) has 108 bytes, the final NUL included; the name is `/.s.PGSQL.<port>`.
 const LONGEST_SOCKET_DIRECTORY: usize = 107 - "/.s.PGSQL.65535".len();
 
@@ -103,24 +105,21 @@ impl Cluster {
             };
         }
         self.make()?;
-        let ports = match settings.port {
-            Some(port) => vec![port],
-            None => self.ports_to_try(),
-        };
-        let mut last_failure = None;
-        for port in ports {
-            // A port may be taken between our look at it and the server's bind, hence the loop.
+        let mut failure = None;
+        for _ in 0..START_ATTEMPTS {
+            let port = settings.port.map_or_else(|| self.free_port(), Ok)?;
             self.configure(settings, port)?;
             match self.pg_ctl(&["start"]) {
                 Ok(()) => return Ok(()),
-                Err(error) => last_failure = Some(error),
+                Err(error) => failure = Some(error),
             }
+            std::thread::sleep(Duration::from_millis(300));
         }
-        let log = self.end_of_log();
-        Err(match last_failure {
-            Some(error) => Error::Unmet(format!("{error}; the end of its log:\n{log}")),
-            None => Error::Unmet(format!("no free port from {FIRST_PORT} on for PostgreSQL")),
-        })
+        let error = failure.expect("there was at least one attempt");
+        Err(Error::Unmet(format!(
+            "{error}; the end of its log:\n{}",
+            self.end_of_log()
+        )))
     }
 
     /// Stops the server if it runs.
@@ -312,21 +311,19 @@ impl Cluster {
             .map_err(Error::io(format!("make {} readable", path.display())))
     }
 
-    /// Gives ports that are free now: first the one used before, since URLs were copied. What is
-    /// left of a server that was killed holds it for a moment longer.
-    fn ports_to_try(&self) -> Vec<u16> {
+    /// Gives a port that is free now: the one used before if possible, since URLs were copied.
+    fn free_port(&self) -> Result<u16, Error> {
         let before = self.configured_port().ok();
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while before.is_some_and(|port| !is_free(&port)) && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(20));
-        }
         let others = FIRST_PORT..FIRST_PORT + 100;
         before
             .into_iter()
             .chain(others)
-            .filter(is_free)
-            .take(5)
-            .collect()
+            .find(is_free)
+            .ok_or_else(|| {
+                Error::Unmet(format!(
+                    "no port is free for PostgreSQL from {FIRST_PORT} on"
+                ))
+            })
     }
 
     fn configured_port(&self) -> Result<u16, Error> {
@@ -370,194 +367,12 @@ impl Mode {
     }
 }
 
-/// A cluster for one test run: gone with this value, and if this process is killed, with the next
-/// run.
-pub(crate) struct PrivateCluster {
-    cluster: Cluster,
-    /// Held for the whole life: a cluster whose lock is free has lost its process.
-    alive: File,
-}
-
-impl PrivateCluster {
-    const PREFIX: &'static str = "private-";
-
-    /// Starts a cluster that does not wait for the disk.
-    pub(crate) fn start() -> Result<Self, Error> {
-        sweep()?;
-        let name = format!("{}{}", Self::PREFIX, std::process::id());
-        let cluster = Cluster::named(&name)?;
-        let path = alive_path(&cluster.directory);
-        let alive = File::create(&path).map_err(Error::io(format!("open {}", path.display())))?;
-        alive
-            .try_lock()
-            .map_err(|error| Error::Unmet(format!("{}: {error}", path.display())))?;
-        // From here on `drop` cleans up, also after a start that failed half-way.
-        let started = Self { cluster, alive };
-        started.cluster.start(Settings {
-            fsync: false,
-            port: None,
-        })?;
-        Ok(started)
-    }
-
-    /// Gives the variables by which tests find it.
-    pub(crate) fn environment(&self) -> Result<[(&'static str, String); 3], Error> {
-        self.cluster.environment()
-    }
-}
-
-impl Drop for PrivateCluster {
-    fn drop(&mut self) {
-        if let Err(error) = discard(&self.cluster) {
-            let text = crate::error::with_causes(&error);
-            eprintln!("could not remove the private PostgreSQL: {text}");
-        }
-        // Explicit, because the order matters: free only when nothing is left.
-        let _closed_anyway = self.alive.unlock();
-    }
-}
-
-/// Removes private clusters whose process was killed.
-fn sweep() -> Result<(), Error> {
-    let base = base()?;
-    let entries = fs::read_dir(&base).map_err(Error::io(format!("list {}", base.display())))?;
-    for entry in entries {
-        let entry = entry.map_err(Error::io(format!("list {}", base.display())))?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let Some(name) = name.strip_suffix(".alive") else {
-            continue;
-        };
-        let free = File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok());
-        if free && name.starts_with(PrivateCluster::PREFIX) {
-            eprintln!("    removing {name}, whose test run was killed");
-            discard(&Cluster::named(name)?)?;
-        }
-    }
-    Ok(())
-}
-
-fn discard(cluster: &Cluster) -> Result<(), Error> {
-    cluster.stop(Mode::Immediate)?;
-    cluster.remove()?;
-    for path in [
-        lock_path(&cluster.directory),
-        alive_path(&cluster.directory),
-    ] {
-        if path.exists() {
-            fs::remove_file(&path).map_err(Error::io(format!("remove {}", path.display())))?;
-        }
-    }
-    Ok(())
-}
-
-/// Finds the directory of the newest server programs of this machine.
-pub(crate) fn binaries() -> Result<PathBuf, Error> {
-    let complete = |directory: &PathBuf| {
-        ["initdb", "pg_ctl"]
-            .iter()
-            .all(|it| directory.join(it).exists())
-    };
-    let debian = fs::read_dir("/usr/lib/postgresql")
-        .into_iter()
-        .flatten()
-        .flatten();
-    let newest = debian
-        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path())))
-        .filter(|(version, _): &(u32, PathBuf)| *version >= OLDEST_VERSION)
-        .map(|(version, path)| (version, path.join("bin")))
-        .filter(|(_, directory)| complete(directory))
-        .max_by_key(|(version, _)| *version)
-        .map(|(_, directory)| directory);
-    let in_path = || in_path("pg_ctl").and_then(|file| Some(file.parent()?.to_path_buf()));
-    newest
-        .or_else(|| in_path().filter(complete))
-        .ok_or_else(|| {
-            Error::Unmet(format!(
-                "no initdb and pg_ctl of PostgreSQL {OLDEST_VERSION} or newer in \
-             /usr/lib/postgresql/*/bin or PATH: sudo apt-get install postgresql"
-            ))
-        })
-}
-
-/// Gives the directory of all clusters: under the target directory, unless we are root and the
-/// server's user cannot get there (a checkout below /root).
-fn base() -> Result<PathBuf, Error> {
-    let ours = target().join("postgres");
-    make_directory(&ours, 0o755)?;
-    if !geteuid().is_root() || can_be_reached(&ours) {
-        return Ok(ours);
-    }
-    let name: String = root()
-        .to_string_lossy()
-        .replace(|c: char| !c.is_ascii_alphanumeric(), "-");
-    let elsewhere = PathBuf::from(format!("/var/tmp/runtara-postgres{name}"));
-    make_directory(&elsewhere, 0o755)?;
-    // Anybody may make directories there: one that is not ours could hold a pg_ctl for root to run.
-    let found = fs::symlink_metadata(&elsewhere)
-        .map_err(Error::io(format!("look at {}", elsewhere.display())))?;
-    if found.is_dir() && found.uid() == 0 {
-        Ok(elsewhere)
-    } else {
-        Err(Error::Unmet(format!(
-            "{} is not root's directory: remove it",
-            elsewhere.display()
-        )))
-    }
-}
-
-fn can_be_reached(directory: &Path) -> bool {
-    directory
-        .ancestors()
-        .all(|it| it.metadata().is_ok_and(|found| found.mode() & 0o001 != 0))
-}
-
-/// Gives the user that must run the server, when it cannot be us.
-fn server_user() -> Result<Option<User>, Error> {
-    if !geteuid().is_root() {
-        return Ok(None);
-    }
-    let found = User::from_name(SERVER_USER)
-        .map_err(|errno| Error::io(format!("look up {SERVER_USER}"))(errno.into()))?;
-    found.map(Some).ok_or_else(|| {
-        Error::Unmet(format!(
-            "PostgreSQL refuses to run as root and there is no user {SERVER_USER}: \
-             useradd --system {SERVER_USER}"
-        ))
-    })
-}
-
-fn as_server_user(program: &Path, as_root: bool) -> Command {
-    let mut command = Command::new(if as_root {
-        Path::new("runuser")
-    } else {
-        program
-    });
-    if as_root {
-        command.args(["-u", SERVER_USER, "--"]).arg(program);
-    }
-    command.current_dir("/");
-    command
-}
-
-fn make_directory(path: &Path, mode: u32) -> Result<(), Error> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    let action = || format!("make {}", path.display());
-    fs::create_dir_all(path).map_err(Error::io(action()))?;
-    fs::set_permissions(path, Permissions::from_mode(mode)).map_err(Error::io(action()))
-}
-
 fn write(path: &Path, text: &str) -> Result<(), Error> {
     fs::write(path, text).map_err(Error::io(format!("write {}", path.display())))
 }
 
 fn lock_path(directory: &Path) -> PathBuf {
     directory.with_extension("lock")
-}
-
-fn alive_path(directory: &Path) -> PathBuf {
-    directory.with_extension("alive")
 }
 
 fn is_free(port: &u16) -> bool {
@@ -573,6 +388,8 @@ fn port_of(settings: &str) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
+    use crate::command::target;
+
     use super::*;
 
     fn cluster_in(directory: &Path) -> Cluster {
