@@ -50,6 +50,27 @@ pub(crate) fn pause(duration: Duration) -> Result<(), Error> {
     Err(Error::Interrupted)
 }
 
+/// Asks again and again until there is an answer; fails after `limit`, naming `what` was awaited.
+pub(crate) fn until<T>(
+    what: &str,
+    limit: Duration,
+    mut ask: impl FnMut() -> Result<Option<T>, Error>,
+) -> Result<T, Error> {
+    let end = Instant::now() + limit;
+    loop {
+        if let Some(answer) = ask()? {
+            return Ok(answer);
+        }
+        if Instant::now() >= end {
+            let seconds = limit.as_secs();
+            return Err(Error::Unmet(format!(
+                "waited {seconds} s in vain for {what}"
+            )));
+        }
+        pause(Duration::from_millis(20))?;
+    }
+}
+
 fn signals() -> MutexGuard<'static, u32> {
     SIGNALS.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,12 +6,14 @@ mod check;
 mod command;
 mod db;
 mod error;
+mod http;
 mod interrupt;
 mod packages;
 mod postgres;
 mod requirements;
 mod steps;
 mod test;
+mod up;
 
 use std::process::ExitCode;
 
@@ -29,6 +31,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
+    Up(up::Arguments),
     Test(test::Arguments),
     Check(check::Arguments),
     Db(db::Arguments),
@@ -37,6 +40,7 @@ enum Verb {
 fn main() -> ExitCode {
     interrupt::install();
     let outcome = match Arguments::parse().verb {
+        Some(Verb::Up(arguments)) => up::run(&arguments),
         Some(Verb::Test(arguments)) => test::run(&arguments),
         Some(Verb::Check(arguments)) => check::run(&arguments),
         Some(Verb::Db(arguments)) => db::run(&arguments),

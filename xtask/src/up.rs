@@ -1,0 +1,345 @@
+//! `cargo xtask up`: the product in one minute, on a machine without anything.
+//!
+//! The sample is started, its process killed in mid-step, the server killed with SIGKILL; it comes
+//! back, sleeps, wakes, waits for a signal and completes. What the product promises is checked on
+//! the way, so that `--exit` is a test of the whole.
+
+mod narrator;
+mod order;
+mod server;
+
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use self::narrator::Narrator;
+use self::order::{Order, SAMPLE, TENANT, is_alive};
+use self::server::{DEFAULT_PORT, Ports, Server, program};
+use crate::command::{cargo, quoted, run as run_command, signal};
+use crate::error::Error;
+use crate::{interrupt, packages};
+
+/// Watch a durable workflow be killed, come back, sleep, wake and finish.
+///
+/// Builds the server, the command line and a sample, and serves on 127.0.0.1 until Ctrl-C. Needs
+/// no database server and changes nothing outside its directory.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Keep everything in this directory, and not in a new one that goes with the server.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Serve the environment protocol on this port, the core on the ports before and after it.
+    #[arg(long, default_value_t = DEFAULT_PORT)]
+    port: u16,
+    /// Leave at the end; fails unless everything was as promised.
+    #[arg(long)]
+    exit: bool,
+}
+
+/// Tells the story and goes on serving.
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
+    eprintln!("building the server, the command line and the sample");
+    run_command(cargo(["build"]).args(packages::selected(&[packages::UP])))?;
+    let place = Place::make(arguments.data_dir.as_deref())?;
+    let narrator = Narrator::begin();
+    let outcome = serve(arguments, narrator, &place.directory);
+    match &outcome {
+        Ok(()) | Err(Error::Interrupted) => place.leave(),
+        Err(_) => {
+            eprintln!("{}", Server::end_of_log(&place.directory));
+            eprintln!("everything is left in {}", place.directory.display());
+        }
+    }
+    // Ctrl-C is how serving ends: no failure, unless an answer was awaited.
+    match outcome {
+        Err(Error::Interrupted) if !arguments.exit => Ok(()),
+        other => other,
+    }
+}
+
+fn serve(arguments: &Arguments, narrator: Narrator, directory: &Path) -> Result<(), Error> {
+    let ports = choose_ports(narrator, arguments.port)?;
+    let server = Server::start(directory, ports)?;
+    narrator.say(format!(
+        "the server is ready on http://127.0.0.1:{} (process {}), with SQLite under {}",
+        ports.environment,
+        server.pid(),
+        directory.display()
+    ));
+    let (mut server, id) = story(narrator, server, directory, ports)?;
+    say_what_next(ports, &id);
+    if arguments.exit {
+        return server.stop();
+    }
+    narrator.say("serving until Ctrl-C");
+    loop {
+        if let Some(status) = server.exited()? {
+            return Err(Error::Unmet(format!(
+                "the server left by itself ({status})"
+            )));
+        }
+        interrupt::pause(Duration::from_millis(200))?;
+    }
+}
+
+/// The story itself, chapter by chapter; gives the server that is left at its end.
+fn story(
+    narrator: Narrator,
+    server: Server,
+    directory: &Path,
+    ports: Ports,
+) -> Result<(Server, String), Error> {
+    let id = new_id();
+    let mut order = Order::start(narrator, server.client(), directory, &id, &order_input())?;
+    kill_program(narrator, &mut order)?;
+    let server = kill_server(narrator, &mut order, server, directory, ports)?;
+    sleep_and_wake(narrator, &mut order)?;
+    order.watch_until("the instance to wait for the signal", |_, it| {
+        it.waits("waiting_signal")
+    })?;
+    narrator.strike("sending it the signal `delivered`");
+    order.send_signal("delivered", &json!({"signed_by": "the neighbour"}))?;
+    let end = order.watch_until("the instance to complete", |_, it| it.status == "completed")?;
+    let result = end
+        .result()
+        .ok_or_else(|| Error::Unmet("it has no result".to_owned()))?;
+    println!("\n{result:#}\n");
+    check_promises(narrator, &order, &result)?;
+    Ok((server, id))
+}
+
+/// Kills the program in the middle of a step, and sees it come back.
+fn kill_program(narrator: Narrator, order: &mut Order) -> Result<(), Error> {
+    order.watch_until("the first step to be saved", |order, it| {
+        it.status == "running" && !order.saved().is_empty()
+    })?;
+    let pid = live_process(order, 1)?;
+    signal(pid, Signal::SIGKILL);
+    narrator.strike(format!(
+        "killed its process ({pid}) in the middle of the next step"
+    ));
+    let saved = order.saved().len();
+    order.watch_until("a second run to go on from the checkpoints", |order, it| {
+        it.run_number == Some(2) && order.saved().len() > saved
+    })?;
+    Ok(())
+}
+
+/// Kills the server while a step is at work, starts it again, and sees the step finish.
+fn kill_server(
+    narrator: Narrator,
+    order: &mut Order,
+    server: Server,
+    directory: &Path,
+    ports: Ports,
+) -> Result<Server, Error> {
+    let run = live_process(order, 2)?;
+    let saved = order.saved().len();
+    let pid = server.pid();
+    server.kill()?;
+    narrator.strike(format!("killed the server ({pid}) with -9"));
+    if !is_alive(run) {
+        return Err(Error::Unmet(format!(
+            "the program ({run}) died with the server"
+        )));
+    }
+    narrator.say(format!("the program ({run}) lives on without a server"));
+    let server = Server::start(directory, ports)?;
+    narrator.say(format!("the server is back (process {})", server.pid()));
+    order.talk_to(server.client());
+    order.watch_until("a step to be saved after the restart", |order, it| {
+        order.saved().len() > saved || it.waits("sleeping")
+    })?;
+    if is_alive(run) {
+        narrator.say(format!(
+            "the same program ({run}) goes on: the server took it back"
+        ));
+    }
+    Ok(server)
+}
+
+/// Sees the instance sleep without a process, and wake on time.
+fn sleep_and_wake(narrator: Narrator, order: &mut Order) -> Result<(), Error> {
+    let asleep = order.watch_until("the instance to sleep", |_, it| it.waits("sleeping"))?;
+    let run = asleep.run_number.unwrap_or_default();
+    interrupt::until(
+        "the sleeper's process to be gone",
+        Duration::from_secs(10),
+        || Ok(order.process(run).is_none().then_some(())),
+    )?;
+    let due = asleep
+        .due_at_ms
+        .ok_or_else(|| Error::Unmet("it sleeps without an end".to_owned()))?;
+    let left = Duration::from_millis((due - now_ms()).max(0).unsigned_abs());
+    narrator.say(format!(
+        "it sleeps for {:.1} s more, and has no process",
+        left.as_secs_f64()
+    ));
+    order.watch_until("the instance to wake", |_, it| it.run_number > Some(run))?;
+    let lag = now_ms() - due;
+    if lag < 0 {
+        return Err(Error::Unmet(format!("it woke {} ms too early", -lag)));
+    }
+    narrator.say(format!("it woke, seen {lag} ms after its time"));
+    Ok(())
+}
+
+/// Checks from the outside that nothing was lost and nothing happened twice.
+fn check_promises(narrator: Narrator, order: &Order, result: &Value) -> Result<(), Error> {
+    let steps = steps_of(result)?;
+    let runs: Vec<u64> = steps.iter().map(|(_, run)| *run).collect();
+    if !runs.is_sorted() {
+        return Err(Error::Unmet(format!(
+            "a step ran again in a later run: {steps:?}"
+        )));
+    }
+    let (first, last) = (runs.first().copied(), runs.last().copied());
+    if first != Some(1) || last <= Some(1) {
+        return Err(Error::Unmet(format!(
+            "the steps did not run across the kills: {steps:?}"
+        )));
+    }
+    for (name, _) in &steps {
+        if !order.saved().contains(name) {
+            return Err(Error::Unmet(format!("step {name} has no checkpoint")));
+        }
+    }
+    let events = order.events()?;
+    let ends = events
+        .iter()
+        .filter(|event| event.event_type == "completed")
+        .count();
+    let crashes = events
+        .iter()
+        .filter(|event| event.subtype.as_deref() == Some("runtara.crashed"));
+    let crashes = crashes.count();
+    if ends != 1 || crashes != 1 {
+        return Err(Error::Unmet(format!(
+            "its life has {ends} ends and {crashes} crashes, and should have one of each"
+        )));
+    }
+    let count = steps.len();
+    narrator.say(format!(
+        "as promised: {count} steps, each done once, over {} runs, one crash and a dead server",
+        last.unwrap_or_default()
+    ));
+    Ok(())
+}
+
+/// Gives the steps of the sample's result with the number of the run that executed each.
+fn steps_of(result: &Value) -> Result<Vec<(String, u64)>, Error> {
+    let step = |step: &Value| {
+        let name = step.get("step")?.as_str()?.to_owned();
+        Some((name, step.get("run")?.as_u64()?))
+    };
+    let steps = result
+        .get("steps")
+        .and_then(Value::as_array)
+        .map(|steps| steps.iter().map(step));
+    steps.and_then(Iterator::collect).ok_or_else(|| {
+        Error::Unmet(format!(
+            "the result names no steps with their runs: {result}"
+        ))
+    })
+}
+
+fn live_process(order: &Order, run: u64) -> Result<u32, Error> {
+    interrupt::until("the process of the run", Duration::from_secs(10), || {
+        Ok(order.process(run))
+    })
+}
+
+fn say_what_next(ports: Ports, id: &str) {
+    let cli = quoted(&program("runtara").display().to_string());
+    let url = format!("http://127.0.0.1:{}", ports.environment);
+    println!("\ntry next:");
+    println!("  export RUNTARA_URL={url} RUNTARA_TENANT_ID={TENANT}");
+    println!("  {cli} show {id}");
+    println!("  {cli} events {id}");
+    println!("  {cli} start --image {SAMPLE} --wait\n");
+}
+
+fn choose_ports(narrator: Narrator, wanted: u16) -> Result<Ports, Error> {
+    let ports = Ports::around(wanted)?;
+    let taken = ports.taken();
+    if taken.is_empty() {
+        return Ok(ports);
+    }
+    let taken: Vec<_> = taken.iter().map(ToString::to_string).collect();
+    narrator.say(format!(
+        "in use by others: port {}; free ones are taken instead",
+        taken.join(", ")
+    ));
+    Ports::free()
+}
+
+fn order_input() -> Value {
+    json!({"order": "A-1042", "items": ["teapot", "cups"], "sleep_ms": 12_000})
+}
+
+/// Makes an id that no earlier story in the same directory had.
+fn new_id() -> String {
+    format!("order-{}", now_ms())
+}
+
+fn now_ms() -> i64 {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("1970 is over");
+    i64::try_from(now.as_millis()).expect("the year is below 292 million")
+}
+
+/// The directory of everything that the server keeps.
+struct Place {
+    directory: PathBuf,
+    ours: bool,
+}
+
+impl Place {
+    fn make(given: Option<&Path>) -> Result<Self, Error> {
+        let ours = given.is_none();
+        let name = format!("runtara-up-{}", std::process::id());
+        let directory = given.map_or_else(|| std::env::temp_dir().join(name), Path::to_path_buf);
+        let action = || format!("make {}", directory.display());
+        // A new one must not exist: in a directory for all, somebody else could have made it.
+        DirBuilder::new()
+            .recursive(!ours)
+            .mode(0o700)
+            .create(&directory)
+            .map_err(Error::io(action()))?;
+        // Absolute: the server has it as its working directory.
+        let directory = directory.canonicalize().map_err(Error::io(action()))?;
+        Ok(Self { directory, ours })
+    }
+
+    /// Removes the directory if it was made for this story.
+    fn leave(&self) {
+        if self.ours
+            && let Err(error) = fs::remove_dir_all(&self.directory)
+        {
+            eprintln!("could not remove {}: {error}", self.directory.display());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_and_their_runs_are_read_from_the_result() {
+        let result = json!({"steps": [{"step": "reserve", "run": 1}, {"step": "pay", "run": 2}]});
+        let steps = steps_of(&result).expect("it has steps");
+        assert_eq!(steps, [("reserve".to_owned(), 1), ("pay".to_owned(), 2)]);
+        for broken in [json!({}), json!({"steps": [{"step": "pay"}]}), json!(null)] {
+            assert!(
+                steps_of(&broken).is_err(),
+                "{broken} was taken for a result"
+            );
+        }
+    }
+}
