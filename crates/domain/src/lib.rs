@@ -23,6 +23,7 @@
 //! - [`judge`] says what the end of a process means.
 //! - [`meet`] says whether a durable sleep is a new one or one that is already under way.
 
+mod call;
 mod cursor;
 mod event;
 mod exit;
@@ -41,6 +42,9 @@ mod token;
 mod transition;
 mod wait_record;
 
+pub use call::{
+    Caller, Checkpointed, InstanceStatus, RaisedSignal, SaveCheckpoint, SignalWait, Sleep,
+};
 pub use cursor::{Cursor, CursorError};
 pub use event::{EventKind, NewEvent, ScopeKeys, subtype};
 pub use exit::{EndedBy, ExitCause, ExitFacts, RunExit, Usage, Verdict, judge};

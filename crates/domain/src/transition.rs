@@ -449,6 +449,7 @@ fn call_of_run(state: &InstanceState, call: &Call, now: Timestamp) -> Result<Tra
             new,
             checkpoint_id,
         } => {
+            put_back_unslept(&mut next.state, now);
             let until = hold.until.filter(|_| hold.park);
             let slept = until.map_or(0, |until| until.millis_since(now));
             next.state.run.slept_ms = next.state.run.slept_ms.saturating_add(slept);
@@ -557,14 +558,19 @@ fn seen(mut next: Transition, shows_signal: bool, heartbeat: bool) -> Transition
     next
 }
 
-fn end_hold(mut next: Transition, now: Timestamp) -> Transition {
-    show_signal(&mut next.state);
-    if let Some(hold) = next.state.run.hold.take() {
-        // The whole wait was taken off the running time when it began; what was not slept is put back.
+/// Ends the hold that is recorded. The whole wait was taken off the running time when it began; what was not slept of it is
+/// put back.
+fn put_back_unslept(state: &mut InstanceState, now: Timestamp) {
+    if let Some(hold) = state.run.hold.take() {
         let until = hold.until.filter(|_| hold.park);
         let early = until.map_or(0, |until| until.millis_since(now));
-        next.state.run.slept_ms = next.state.run.slept_ms.saturating_sub(early);
+        state.run.slept_ms = state.run.slept_ms.saturating_sub(early);
     }
+}
+
+fn end_hold(mut next: Transition, now: Timestamp) -> Transition {
+    show_signal(&mut next.state);
+    put_back_unslept(&mut next.state, now);
     next
 }
 

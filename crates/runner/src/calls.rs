@@ -3,18 +3,9 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use runtara_domain::{
-    CheckpointId, Fence, InstanceId, NewEvent, Refusal, RunNumber, SignalId, SignalKind, Status,
-    TenantId, Timestamp, Word,
+    Caller, CheckpointId, Checkpointed, InstanceId, InstanceStatus, NewEvent, RaisedSignal,
+    Refusal, SaveCheckpoint, SignalId, SignalWait, Sleep, TenantId, Word,
 };
-
-/// Who calls, and for which instance.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Caller {
-    /// The instance that the call is about.
-    pub instance_id: InstanceId,
-    /// What the caller shows for itself.
-    pub fence: Fence,
-}
 
 /// Why a call of an instance was not done.
 #[derive(Debug, thiserror::Error)]
@@ -32,84 +23,6 @@ pub enum CallError {
     /// Something is wrong here; the log says what.
     #[error("internal error")]
     Internal,
-}
-
-/// A signal as an instance is shown it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RaisedSignal {
-    /// Its type.
-    pub kind: SignalKind,
-    /// What was sent with it.
-    pub payload: Option<Bytes>,
-}
-
-/// A demand to get a checkpoint, or to save it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SaveCheckpoint {
-    /// Its name.
-    pub checkpoint_id: CheckpointId,
-    /// What is to be saved; empty to look only.
-    pub state: Bytes,
-    /// What the call names itself, so that its repetition after a lost answer is told that it saved.
-    pub request_id: Option<String>,
-}
-
-/// The answer to [`SaveCheckpoint`].
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Checkpointed {
-    /// What was saved under the name before, if something was. What was sent is dropped then.
-    pub found: Option<Bytes>,
-    /// The signal that waits for the instance, not consumed.
-    pub signal: Option<RaisedSignal>,
-    /// The payload of the custom signal of the same name, taken; not for a mere look at a name that is free.
-    pub custom_signal: Option<Option<Bytes>>,
-}
-
-/// A durable sleep.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sleep {
-    /// How long, in milliseconds.
-    pub duration_ms: u64,
-    /// The checkpoint that is saved with it, if it is named.
-    pub checkpoint_id: Option<CheckpointId>,
-    /// What is saved.
-    pub state: Bytes,
-    /// Whether the run has nothing else to do meanwhile.
-    pub park: bool,
-    /// What the call names itself, so that its repetition after a lost answer is recognised.
-    pub request_id: Option<String>,
-}
-
-/// A wait for a custom signal without a process.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SignalWait {
-    /// Its id.
-    pub signal_id: SignalId,
-    /// How long at most, in milliseconds.
-    pub timeout_ms: Option<u64>,
-    /// Whether the run has nothing else to do meanwhile.
-    pub park: bool,
-    /// What the call names itself, so that its repetition after a lost answer is recognised.
-    pub request_id: Option<String>,
-}
-
-/// Where an instance stands, as instances are told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InstanceStatus {
-    /// Whose it is.
-    pub tenant_id: TenantId,
-    /// Where it stands.
-    pub status: Status,
-    /// The number of its current or last run.
-    pub run_number: RunNumber,
-    /// The checkpoint it saved last.
-    pub checkpoint_id: Option<CheckpointId>,
-    /// Its output.
-    pub output: Option<Bytes>,
-    /// Its error text.
-    pub error: Option<String>,
-    /// When it is due again.
-    pub due_at: Option<Timestamp>,
 }
 
 /// What a running instance may ask and say. Each call is fenced in its own statement: a run that was superseded changes

@@ -11,10 +11,7 @@ mod directory;
 mod run;
 mod tracker;
 
-pub use calls::{
-    CallError, Caller, Checkpointed, InstanceCalls, InstanceStatus, RaisedSignal, SaveCheckpoint,
-    SignalWait, Sleep,
-};
+pub use calls::{CallError, InstanceCalls};
 pub use directory::RunDirectory;
 pub use run::{
     Adoption, Input, LaunchError, LaunchSpec, PrepareError, PreparedImage, Readiness, Run, RunKey,

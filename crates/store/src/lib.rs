@@ -1,1 +1,267 @@
-//! The only door to durable state: PostgreSQL, SQLite and an in-memory reference model.
+//! The only door to durable state.
+//!
+//! [`Store`] has three implementations with one meaning: PostgreSQL for production and several nodes, SQLite as the embedded
+//! default, and [`memory`], the reference model. Each method is one whole domain change, atomic, and says in its answer what
+//! happened. What a change does is decided by the pure functions of `runtara-domain` and of [`plan`]; a store loads, asks them, and
+//! writes, in one transaction.
+
+mod clock;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+mod error;
+pub mod memory;
+mod nudge;
+pub mod plan;
+#[cfg(feature = "postgres")]
+pub mod postgres;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
+mod types;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use runtara_domain::{
+    Caller, Change, CheckpointId, Checkpointed, DatabaseId, ImageDigest, ImageId, ImageName,
+    ImageRecord, InstanceId, NewEvent, NewImage, NewInstance, NodeId, RaisedSignal, SaveCheckpoint,
+    SignalId, TenantId, Word,
+};
+
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use error::{StoreError, StoreResult};
+pub use nudge::{Nudges, Watch};
+pub use types::*;
+
+/// Durable state.
+///
+/// Every method is atomic: it happens whole or not at all, whatever dies meanwhile. What is answered with success is durable.
+/// All methods may answer [`StoreError::Unavailable`] (the store is away or busy beyond its deadline; what was asked did not
+/// happen, or may be asked again) and [`StoreError::Broken`] (the log says what); beyond these, a method's docs name the
+/// [`runtara_domain::Refusal`]s it may answer in [`StoreError::Refused`].
+///
+/// After a change is durable the store gives the [`Nudges`] that follow from it.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Whom this store tells that something changed.
+    fn nudges(&self) -> &Nudges;
+
+    /// Tells this database from every other: an id that was written into it when it was made.
+    async fn database_id(&self) -> StoreResult<DatabaseId>;
+
+    /// Asks for the least there is to ask, to see whether the store answers.
+    async fn ping(&self) -> StoreResult<()>;
+
+    /// Finishes what is under way, then closes all connections. Later calls answer [`StoreError::Unavailable`].
+    async fn close(&self);
+
+    // Nodes -----------------------------------------------------------------------------------------------------------
+
+    /// Registers a node, or renews its lease, by the store's clock.
+    async fn renew_node(&self, node: NodeLease) -> StoreResult<NodeStanding>;
+
+    /// Takes a node off the list, if no run is recorded as live on it.
+    async fn release_node(&self, node: NodeId) -> StoreResult<()>;
+
+    /// Takes the runs of other nodes whose lease is over for lost ([`Change::Exit`] with an exit of which nothing is known), at most
+    /// `limit`, and says which.
+    async fn expire_nodes(&self, me: NodeId, limit: u32) -> StoreResult<Vec<InstanceId>>;
+
+    // Images ----------------------------------------------------------------------------------------------------------
+
+    /// Registers an image. One that had its name before leaves the list and keeps its id.
+    async fn register_image(&self, image: NewImage) -> StoreResult<ImageRecord>;
+
+    /// An image that is not deleted, current or not.
+    async fn image(&self, id: &ImageId) -> StoreResult<Option<ImageRecord>>;
+
+    /// The current image of a name.
+    async fn image_by_name(
+        &self,
+        tenant: &TenantId,
+        name: &ImageName,
+    ) -> StoreResult<Option<ImageRecord>>;
+
+    /// Current images, newest first.
+    async fn list_images(
+        &self,
+        filter: &ImageFilter,
+        page: &PageRequest,
+    ) -> StoreResult<Page<ImageRecord>>;
+
+    /// Deletes an image unless an instance of it has not ended. Its content is needed until the ended ones are gone.
+    async fn delete_image(&self, id: &ImageId) -> StoreResult<ImageDeletion>;
+
+    /// Removes images that are deleted or replaced and that no instance needs, at most `limit`, and answers with the digests that
+    /// no remaining image has.
+    async fn remove_unneeded_images(&self, limit: u32) -> StoreResult<Vec<ImageDigest>>;
+
+    /// Whether an image, deleted or not, has this content.
+    async fn is_content_needed(&self, digest: &ImageDigest) -> StoreResult<bool>;
+
+    // Instances: what is asked of them -----------------------------------------------------------------------------------
+
+    /// Starts an instance: it is pending and due. A repetition (same id, tenant, image and input) is told the same instance.
+    async fn start_instance(&self, new: NewInstance) -> StoreResult<Started>;
+
+    /// Applies a change to one instance: load, [`runtara_domain::transition()`], write.
+    ///
+    /// For cancel, pause, resume, stop and exit. A resume also needs the image: [`runtara_domain::Refusal::NoImage`].
+    /// What calls and claims bring with them has methods of its own; those changes are refused here.
+    async fn change(&self, id: &InstanceId, change: Change) -> StoreResult<Changed>;
+
+    /// Keeps a custom signal for an instance; one of the same id that was not read, or only by an earlier run, is replaced.
+    /// Makes an instance due that waits for it.
+    async fn send_signal(
+        &self,
+        id: &InstanceId,
+        signal_id: &SignalId,
+        payload: Option<Bytes>,
+    ) -> StoreResult<()>;
+
+    /// Removes an ended instance with everything that belongs to it.
+    async fn purge_instance(&self, id: &InstanceId) -> StoreResult<Purge>;
+
+    // Instances: runs ----------------------------------------------------------------------------------------------------
+
+    /// Claims instances that are due, oldest due time first, one for each token at most. Two claimers never get one instance.
+    async fn claim_due(&self, claim: Claim) -> StoreResult<Vec<ClaimedRun>>;
+
+    /// How long until the next instance of these kinds is due, as far as none of its runs is live.
+    async fn next_due(&self, kinds: &[runtara_domain::RunnerKind]) -> StoreResult<NextDue>;
+
+    /// The instances whose run is recorded as live on a node, ordered by id, after one id, at most `limit`.
+    async fn live_runs(
+        &self,
+        node: NodeId,
+        after: Option<&InstanceId>,
+        limit: u32,
+    ) -> StoreResult<Vec<LiveRun>>;
+
+    /// The live run of one instance, if it has one.
+    async fn live_run(&self, id: &InstanceId) -> StoreResult<Option<LiveRun>>;
+
+    // Instances: what their runs say -------------------------------------------------------------------------------------
+
+    /// Notes that a run is there. An unknown instance without a fence is made, under that tenant.
+    async fn register_instance(
+        &self,
+        caller: &Caller,
+        tenant: &TenantId,
+        checkpoint_id: Option<CheckpointId>,
+    ) -> StoreResult<()>;
+
+    /// Gets a checkpoint, or saves it if its name is free and the state is not empty. Two savers of one name: one saves, the
+    /// other is told what was saved. See [`plan::save_checkpoint`].
+    async fn save_checkpoint(
+        &self,
+        caller: &Caller,
+        request: SaveCheckpoint,
+    ) -> StoreResult<Checkpointed>;
+
+    /// The instance-wide signal that waits. Notes that it was shown.
+    async fn poll_signal(&self, caller: &Caller) -> StoreResult<Option<RaisedSignal>>;
+
+    /// Takes the custom signal of this id if one is visible to the run: its payload.
+    async fn take_signal(
+        &self,
+        caller: &Caller,
+        signal_id: &SignalId,
+    ) -> StoreResult<Option<Option<Bytes>>>;
+
+    /// Begins, or goes on with, a durable sleep or a wait for a custom signal. See [`plan::wait`].
+    async fn begin_wait(&self, caller: &Caller, request: WaitRequest) -> StoreResult<Waiting>;
+
+    /// Looks again at a call that is held: whether it is over now. With `park_now` (the server goes away) what is not over
+    /// becomes far, if the run has nothing else to do.
+    async fn continue_wait(
+        &self,
+        caller: &Caller,
+        held: &HeldWait,
+        park_now: bool,
+    ) -> StoreResult<Waiting>;
+
+    /// Appends a custom event. A repetition with the same request id is recognised.
+    async fn record_event(
+        &self,
+        caller: &Caller,
+        event: NewEvent,
+        request_id: Option<String>,
+    ) -> StoreResult<()>;
+
+    /// Notes a sign of life. The first of each run is an event.
+    async fn heartbeat(&self, caller: &Caller) -> StoreResult<()>;
+
+    /// Keeps a record that a step is tried again, in the list of checkpoints, as `<id>::retry::<attempt>` of size 0.
+    async fn record_retry(
+        &self,
+        caller: &Caller,
+        checkpoint_id: &CheckpointId,
+        attempt: u32,
+        error: Option<String>,
+    ) -> StoreResult<()>;
+
+    /// Records the last word of a run. A further word of the same run changes nothing and records nothing.
+    async fn say(&self, caller: &Caller, word: Word, our_fault: bool) -> StoreResult<Changed>;
+
+    /// The instance whose current run has this token, and which run that is.
+    async fn run_of_token(
+        &self,
+        token: runtara_domain::TokenHash,
+    ) -> StoreResult<Option<TokenOwner>>;
+
+    // Questions ----------------------------------------------------------------------------------------------------------
+
+    /// An instance without its large values.
+    async fn instance(&self, id: &InstanceId) -> StoreResult<Option<InstanceRecord>>;
+
+    /// The large values of an instance.
+    async fn instance_values(&self, id: &InstanceId) -> StoreResult<Option<InstanceValues>>;
+
+    /// The input of an instance: the inner `None` for one that registered itself.
+    async fn instance_input(&self, id: &InstanceId) -> StoreResult<Option<Option<Bytes>>>;
+
+    /// Instances.
+    async fn list_instances(
+        &self,
+        filter: &InstanceFilter,
+        order: InstanceOrder,
+        page: &PageRequest,
+    ) -> StoreResult<Page<InstanceSummary>>;
+
+    /// Checkpoints of an instance without their states, newest first. Retry records are among them.
+    async fn list_checkpoints(
+        &self,
+        id: &InstanceId,
+        filter: &CheckpointFilter,
+        page: &PageRequest,
+    ) -> StoreResult<Page<CheckpointSummary>>;
+
+    /// The newest state that was saved under a name.
+    async fn checkpoint(
+        &self,
+        id: &InstanceId,
+        checkpoint_id: &CheckpointId,
+    ) -> StoreResult<Option<StoredCheckpoint>>;
+
+    /// Events of an instance, by their number.
+    async fn list_events(
+        &self,
+        id: &InstanceId,
+        filter: &EventFilter,
+        page: &PageRequest,
+    ) -> StoreResult<Page<StoredEvent>>;
+
+    /// Steps of an instance, derived from its events: each start with the first end of the same step and scope that follows it before
+    /// the next start of the same.
+    async fn list_steps(
+        &self,
+        id: &InstanceId,
+        filter: &StepFilter,
+        page: &PageRequest,
+    ) -> StoreResult<Page<StepSummary>>;
+
+    /// A scope and those around it, outward, at most 1,000.
+    async fn scope_ancestors(&self, id: &InstanceId, scope_id: &str) -> StoreResult<Vec<Scope>>;
+
+    /// How a tenant's instances ended, by the time they finished: those buckets that are not empty.
+    async fn tenant_metrics(&self, query: &MetricsQuery) -> StoreResult<Vec<MetricsBucket>>;
+}
