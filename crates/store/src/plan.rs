@@ -90,14 +90,17 @@ pub fn save_checkpoint(
     };
     let mut transition = call(state, caller, made, now)?;
     let takes = saved.is_some() || store;
+    let repeated = saved
+        .as_ref()
+        .is_some_and(|(_, by)| by.is_some() && *by == request.request_id);
+    let run = state.run_number;
+    // The answer to the first try was lost, and with it the signal that it took.
+    let took_before = |kept: &KeptSignal| repeated && kept.read_by == Some(run);
     let taken = kept
-        .filter(|kept| takes && kept.is_visible_to(state.run_number))
+        .filter(|kept| takes && (kept.is_visible_to(run) || took_before(kept)))
         .map(|kept| kept.payload.clone());
     transition.state.has_read_signals |= taken.is_some();
-    let found = saved.and_then(|(saved, by)| {
-        let repeated = by.is_some() && by == request.request_id;
-        (!repeated).then_some(saved)
-    });
+    let found = saved.filter(|_| !repeated).map(|(saved, _)| saved);
     Ok(SavePlan {
         store,
         take_signal: taken.is_some(),

@@ -207,6 +207,8 @@ pub struct LiveRun {
     pub instance_id: InstanceId,
     /// Which run.
     pub run_number: RunNumber,
+    /// What it shows for itself.
+    pub token: TokenHash,
     /// What runs it.
     pub kind: RunnerKind,
     /// Where it runs.
