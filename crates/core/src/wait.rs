@@ -1,0 +1,125 @@
+//! Sleeps and waits: calls that are answered later, or by a later run.
+
+use std::future::pending;
+use std::time::Duration;
+
+use bytes::Bytes;
+use runtara_domain::{Caller, Refusal, SignalWait, Sleep, WaitCall, WaitKind, limits};
+use runtara_runner::CallError;
+use runtara_store::{HeldWait, WaitKey, WaitRequest, Waiting, Watch};
+use sha2::{Digest as _, Sha256};
+use tokio::time::{sleep, timeout};
+
+use crate::{Core, request_id};
+
+/// How long the connection of a parked run is kept open at most. Its process is killed at once, which ends it sooner.
+const PARKED: Duration = Duration::from_secs(60);
+
+/// How a wait ended.
+struct Over {
+    signal: Option<Option<Bytes>>,
+}
+
+impl Core {
+    pub(crate) async fn sleep_durably(
+        &self,
+        caller: &Caller,
+        request: Sleep,
+    ) -> Result<(), CallError> {
+        let call = WaitCall {
+            kind: WaitKind::Sleep,
+            duration_ms: Some(check_duration(request.duration_ms)?),
+            state_hash: Sha256::digest(&request.state).into(),
+            request_id: request_id(request.request_id),
+            park: request.park,
+        };
+        let wait = WaitRequest {
+            key: WaitKey::Sleep(request.checkpoint_id),
+            call,
+            state: request.state,
+            hold_ms: self.config.hold_ms,
+        };
+        self.wait(caller, wait).await.map(drop)
+    }
+
+    pub(crate) async fn wait_for_signal(
+        &self,
+        caller: &Caller,
+        request: SignalWait,
+    ) -> Result<Option<Option<Bytes>>, CallError> {
+        let duration_ms = request.timeout_ms.map(check_duration).transpose()?;
+        let asked = duration_ms.map_or_else(|| "forever".to_owned(), |ms| ms.to_string());
+        let call = WaitCall {
+            kind: WaitKind::Signal,
+            duration_ms,
+            state_hash: Sha256::digest(asked).into(),
+            request_id: request_id(request.request_id),
+            park: request.park,
+        };
+        let wait = WaitRequest {
+            key: WaitKey::Signal(request.signal_id),
+            call,
+            state: Bytes::new(),
+            hold_ms: self.config.hold_ms,
+        };
+        Ok(self.wait(caller, wait).await?.signal)
+    }
+
+    async fn wait(&self, caller: &Caller, request: WaitRequest) -> Result<Over, CallError> {
+        // Watched from before the first look, so that nothing can happen between look and wait.
+        let mut watch = self.store.nudges().watch(&caller.instance_id);
+        let mut stands = self
+            .patience(caller)
+            .repeat(|| self.store.begin_wait(caller, request.clone()))
+            .await;
+        loop {
+            match stands {
+                Ok(Waiting::Over { signal, .. }) => return Ok(Over { signal }),
+                Ok(Waiting::Held(held)) => {
+                    let closing = self.until_looked_at(&held, &mut watch).await;
+                    stands = self
+                        .patience(caller)
+                        .repeat(|| self.store.continue_wait(caller, &held, closing))
+                        .await;
+                    if closing && matches!(stands, Ok(Waiting::Held(_))) {
+                        // It cannot be parked (other branches are at work, or its process is not ours): the end of the
+                        // connection tells it.
+                        return Err(CallError::Unavailable);
+                    }
+                }
+                // Somebody ended or suspended the instance under the held call: like parked, its process is on the way out.
+                Ok(Waiting::Parked) | Err(CallError::Refused(Refusal::InstanceEnded { .. })) => {
+                    let _left: Result<(), _> = timeout(PARKED, pending()).await;
+                    return Err(Refusal::RunSuperseded.into());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Waits until a held call should be looked at again, and says whether that is because this process is about to end.
+    async fn until_looked_at(&self, held: &HeldWait, watch: &mut Watch) -> bool {
+        let mut closing = self.closing.subscribe();
+        let elapsed = async {
+            match held.remaining_ms {
+                Some(millis) => sleep(Duration::from_millis(millis)).await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            () = elapsed => false,
+            () = watch.changed() => false,
+            _ = closing.wait_for(|closing| *closing) => true,
+        }
+    }
+}
+
+fn check_duration(millis: u64) -> Result<u64, CallError> {
+    if millis > limits::SLEEP_MAX_MS {
+        return Err(CallError::Invalid(format!(
+            "a wait of {millis} ms is longer than the {} ms that are allowed",
+            limits::SLEEP_MAX_MS
+        )));
+    }
+    Ok(millis)
+}
