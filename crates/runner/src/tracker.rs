@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use runtara_domain::TokenHash;
 use tokio::sync::watch;
@@ -10,7 +11,7 @@ use tokio::sync::watch;
 ///
 /// A published client never repeats a call: when one is cut, or answered with an error of ours, the program exits or reports a
 /// failure. What a run says or does in that state is no fault of its own. The state begins when a call could not be answered
-/// properly (also: when the run is adopted, because nobody knows what it called meanwhile) and ends with its next answered
+/// properly, or its client got tired of waiting (also: when the run is adopted, because nobody knows what it called meanwhile) and ends with its next answered
 /// call.
 ///
 /// Runs are known by their token, and only those that the scheduler has announced: calls with other tokens leave no trace.
@@ -46,17 +47,20 @@ impl CallTracker {
         self.lock().entry(token).or_insert(calls);
     }
 
-    /// Notes that a run has begun a call. The guard is to be told when the call was answered properly; if it is dropped
-    /// untold, the call was cut or failed for a reason of ours.
+    /// Notes that a run has begun a call. The guard is to be told how the call was answered. If it is dropped untold, its
+    /// client has gone away: because its process died, or because it was tired of waiting for us. Only the latter is our
+    /// fault, and told by how long the call was open; a call that `waits` is meant to be open for long.
     #[must_use]
-    pub fn begin(&self, token: TokenHash) -> CallGuard {
+    pub fn begin(&self, token: TokenHash, waits: bool) -> CallGuard {
         if let Some(calls) = self.lock().get(&token) {
             calls.open.send_modify(|open| *open += 1);
         }
         CallGuard {
             tracker: self.clone(),
             token,
-            answered: false,
+            since: Instant::now(),
+            waits,
+            end: None,
         }
     }
 
@@ -88,25 +92,39 @@ impl CallTracker {
     }
 }
 
+/// A client that went away after so long was tired of waiting.
+const TIRED: Duration = Duration::from_secs(5);
+
 /// A call that is open.
 #[derive(Debug)]
 pub struct CallGuard {
     tracker: CallTracker,
     token: TokenHash,
-    answered: bool,
+    since: Instant,
+    waits: bool,
+    end: Option<bool>,
 }
 
 impl CallGuard {
     /// Says that the call was answered properly: the run has no fault of ours pending any more.
     pub fn answered(mut self) {
-        self.answered = true;
+        self.end = Some(false);
+    }
+
+    /// Says that the call was answered with a failure of ours.
+    pub fn failed(mut self) {
+        self.end = Some(true);
     }
 }
 
 impl Drop for CallGuard {
     fn drop(&mut self) {
+        let tired = !self.waits && self.since.elapsed() >= TIRED;
         if let Some(calls) = self.tracker.lock().get_mut(&self.token) {
-            calls.our_fault = !self.answered;
+            calls.our_fault = match self.end {
+                Some(our_fault) => our_fault,
+                None => calls.our_fault || tired,
+            };
             calls
                 .open
                 .send_modify(|open| *open = open.saturating_sub(1));
@@ -123,19 +141,29 @@ mod tests {
     const TOKEN: TokenHash = TokenHash([7; 32]);
 
     #[test]
-    fn a_cut_call_is_our_fault_until_the_next_answer() {
+    fn a_failed_call_is_our_fault_until_the_next_answer() {
         let tracker = CallTracker::new();
         tracker.announce(TOKEN, false);
-        drop(tracker.begin(TOKEN));
+        tracker.begin(TOKEN, false).failed();
         assert!(tracker.is_our_fault(TOKEN));
-        tracker.begin(TOKEN).answered();
+        drop(tracker.begin(TOKEN, false));
+        assert!(tracker.is_our_fault(TOKEN), "a cut call answers nothing");
+        tracker.begin(TOKEN, false).answered();
+        assert!(!tracker.is_our_fault(TOKEN));
+    }
+
+    #[test]
+    fn a_client_that_dies_in_a_call_is_no_fault_of_ours() {
+        let tracker = CallTracker::new();
+        tracker.announce(TOKEN, false);
+        drop(tracker.begin(TOKEN, false));
         assert!(!tracker.is_our_fault(TOKEN));
     }
 
     #[test]
     fn calls_with_foreign_tokens_leave_no_trace() {
         let tracker = CallTracker::new();
-        drop(tracker.begin(TOKEN));
+        drop(tracker.begin(TOKEN, false));
         assert!(tracker.lock().is_empty());
     }
 
@@ -143,7 +171,7 @@ mod tests {
     async fn idle_waits_for_the_last_open_call() {
         let tracker = CallTracker::new();
         tracker.announce(TOKEN, false);
-        let (first, second) = (tracker.begin(TOKEN), tracker.begin(TOKEN));
+        let (first, second) = (tracker.begin(TOKEN, false), tracker.begin(TOKEN, false));
         first.answered();
         let early = tokio::time::timeout(Duration::from_millis(20), tracker.idle(TOKEN)).await;
         assert!(early.is_err(), "one call is still open");

@@ -208,6 +208,11 @@ pub trait Store: Send + Sync + 'static {
         token: runtara_domain::TokenHash,
     ) -> StoreResult<Option<TokenOwner>>;
 
+    /// Brings the kept counts behind large totals up to date, if anything has changed. A chore; costs little when called in vain.
+    async fn refresh_counts(&self) -> StoreResult<()> {
+        Ok(())
+    }
+
     // Questions ----------------------------------------------------------------------------------------------------------
 
     /// An instance without its large values.
