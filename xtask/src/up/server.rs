@@ -76,7 +76,6 @@ impl Ports {
 /// A running server. Dropped, it is asked to leave, and its runs with it.
 pub(super) struct Server {
     child: Child,
-    directory: PathBuf,
     ports: Ports,
 }
 
@@ -113,11 +112,7 @@ impl Server {
                 "run {}",
                 program("runtara-environment").display()
             )))?;
-        let mut server = Self {
-            child,
-            directory: directory.to_path_buf(),
-            ports,
-        };
+        let mut server = Self { child, ports };
         server.wait_until_ready()?;
         Ok(server)
     }
@@ -180,8 +175,7 @@ impl Server {
         interrupt::until("the server to be ready", START_LIMIT, || {
             if let Some(status) = self.exited()? {
                 return Err(Error::Unmet(format!(
-                    "the server left at its start ({status}); {}",
-                    Self::end_of_log(&self.directory)
+                    "the server left at its start ({status})"
                 )));
             }
             // Not reachable yet is the ordinary case here.
