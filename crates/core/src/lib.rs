@@ -6,6 +6,7 @@
 mod retry;
 mod wait;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use runtara_domain::{
     Caller, CheckpointId, Checkpointed, Fence, InstanceId, InstanceStatus, NewEvent, Origin,
     RaisedSignal, Refusal, SaveCheckpoint, SignalId, SignalWait, Sleep, TenantId, Word, limits,
+    redact_tokens,
 };
 use runtara_runner::{CallError, CallTracker, InstanceCalls};
 use runtara_store::Store;
@@ -132,6 +134,20 @@ fn request_id(given: Option<String>) -> Option<String> {
     given.or_else(|| Some(Uuid::new_v4().to_string()))
 }
 
+fn redact(bytes: Bytes) -> Bytes {
+    match redact_tokens(&bytes) {
+        Cow::Borrowed(_) => bytes,
+        Cow::Owned(clean) => clean.into(),
+    }
+}
+
+fn redact_text(text: String) -> String {
+    match redact_tokens(text.as_bytes()) {
+        Cow::Borrowed(_) => text,
+        Cow::Owned(clean) => String::from_utf8_lossy(&clean).into_owned(),
+    }
+}
+
 fn check_size(what: &str, size: usize, limit: usize) -> Result<(), CallError> {
     if size > limit {
         return Err(CallError::Invalid(format!(
@@ -227,6 +243,8 @@ impl InstanceCalls for Core {
                 runtara_domain::subtype::RESERVED
             )));
         }
+        let payload = event.payload.map(redact);
+        let event = NewEvent { payload, ..event };
         let request_id = request_id(given);
         self.patience(caller)
             .repeat(|| {
@@ -249,7 +267,7 @@ impl InstanceCalls for Core {
         attempt: u32,
         error: Option<String>,
     ) -> Result<(), CallError> {
-        let error = error.map(|text| runtara_domain::tail(&text, limits::ERROR_BYTES));
+        let error = error.map(|text| runtara_domain::tail(&redact_text(text), limits::ERROR_BYTES));
         self.patience(caller)
             .repeat(|| {
                 self.store
@@ -268,6 +286,12 @@ impl InstanceCalls for Core {
             }
             _ => {}
         }
+        let word = match word {
+            Word::Failed { error } => Word::Failed {
+                error: redact_text(error),
+            },
+            other => other,
+        };
         let our_fault = match caller.fence {
             Fence::Run(token) => self.tracker.is_our_fault(token),
             Fence::SelfRegistered => false,

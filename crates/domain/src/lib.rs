@@ -63,6 +63,6 @@ pub use sleep::{Meeting, WaitCall, WaitDecision, WaitKind, decide_wait, meet};
 pub use status::{Reason, SignalKind, Status, UnknownWord};
 pub use text::tail;
 pub use time::Timestamp;
-pub use token::{RunToken, TokenHash};
+pub use token::{RunToken, TokenHash, redact_tokens};
 pub use transition::{Call, Change, ResultChange, Transition, Word, transition};
 pub use wait_record::WaitRecord;

@@ -55,6 +55,40 @@ impl fmt::Debug for RunToken {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TokenHash(pub [u8; 32]);
 
+/// Hides the tokens in what a program wrote: programs print the URL they were given when a call fails, and what they print is
+/// stored and shown. Every `/r/` followed by the letters of a token becomes `/r/<redacted>`.
+#[must_use]
+pub fn redact_tokens(text: &[u8]) -> std::borrow::Cow<'_, [u8]> {
+    const MARK: &[u8] = b"/r/";
+    let mut clean = Vec::new();
+    let mut kept_from = 0;
+    let mut at = 0;
+    while let Some(found) = text[at..]
+        .windows(MARK.len())
+        .position(|window| window == MARK)
+    {
+        let letters = at + found + MARK.len();
+        let end = letters + RunToken::LETTERS;
+        let is_token = text
+            .get(letters..end)
+            .and_then(|letters| std::str::from_utf8(letters).ok())
+            .is_some_and(|letters| RunToken::parse(letters).is_some());
+        if is_token {
+            clean.extend_from_slice(&text[kept_from..letters]);
+            clean.extend_from_slice(b"<redacted>");
+            kept_from = end;
+            at = end;
+        } else {
+            at = letters;
+        }
+    }
+    if clean.is_empty() {
+        return text.into();
+    }
+    clean.extend_from_slice(&text[kept_from..]);
+    clean.into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,5 +101,20 @@ mod tests {
         assert_ne!(token.hash(), RunToken::generate().hash());
         assert_eq!(RunToken::parse("short"), None);
         assert_eq!(RunToken::parse(&"A".repeat(52)), None);
+    }
+
+    #[test]
+    fn tokens_in_a_text_are_hidden_and_everything_else_is_kept() {
+        let (one, two) = (RunToken::generate(), RunToken::generate());
+        let (one, two) = (one.expose(), two.expose());
+        let text = format!("GET http://h/r/{one}/health: /r/short, /r//r/{two}");
+        assert_eq!(
+            redact_tokens(text.as_bytes()).as_ref(),
+            b"GET http://h/r/<redacted>/health: /r/short, /r//r/<redacted>"
+        );
+        assert!(matches!(
+            redact_tokens(b"nothing /r/ here"),
+            std::borrow::Cow::Borrowed(_)
+        ));
     }
 }
