@@ -1,0 +1,254 @@
+//! `runtara doctor`: what works, what does not, and what to do about it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use clap::Args;
+use runtara_management_sdk::{Client, Readiness};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::failure::Failure;
+use crate::machine;
+use crate::screen::Screen;
+use crate::table::{Cell, Table, Tint};
+use crate::text::span;
+
+/// Check what works on this machine and what to install
+///
+/// Exit status: 0 the server is ready, 1 it is not, 4 it cannot be reached. What is missing for single kinds of images is
+/// told, and does not count.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// The container runtime to look for
+    #[arg(
+        long,
+        env = "RUNTARA_OCI_RUNTIME",
+        default_value = "runc",
+        value_name = "PROGRAM"
+    )]
+    runtime: String,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Serialize)]
+pub(crate) struct Check {
+    name: String,
+    #[serde(rename = "ok")]
+    pub(crate) is_ok: bool,
+    pub(crate) found: String,
+    pub(crate) advice: Option<String>,
+}
+
+impl Check {
+    /// It works.
+    pub(crate) fn ok(name: &str, found: String) -> Self {
+        Self {
+            name: name.to_owned(),
+            is_ok: true,
+            found,
+            advice: None,
+        }
+    }
+
+    /// It does not work yet.
+    pub(crate) fn missing(name: &str, found: String, advice: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            is_ok: false,
+            found,
+            advice: Some(advice.to_owned()),
+        }
+    }
+}
+
+pub(crate) async fn run(
+    client: &Client,
+    screen: &mut Screen,
+    args: &DoctorArgs,
+) -> Result<(), Failure> {
+    let (mut checks, verdict) = server(client).await;
+    checks.push(machine::oci_runtime(&args.runtime).await);
+    let root = Path::new("/");
+    checks.push(machine::cgroup(root));
+    checks.push(machine::user_namespaces(root, machine::is_root()));
+    if screen.json {
+        screen.json(&json!({ "checks": checks }))?;
+    } else {
+        screen.table(&table(&checks), true)?;
+        for check in checks.iter().filter(|check| !check.is_ok) {
+            if let Some(advice) = &check.advice {
+                screen.line(&format!("\n{}: {advice}", check.name))?;
+            }
+        }
+    }
+    verdict
+}
+
+fn table(checks: &[Check]) -> Table {
+    let mut table = Table::new(["CHECK", "RESULT", "FOUND"]);
+    for check in checks {
+        let result = if check.is_ok {
+            Cell::new("ok", Tint::Green)
+        } else {
+            Cell::new("missing", Tint::Red)
+        };
+        table.row([Cell::from(&check.name), result, Cell::from(&check.found)]);
+    }
+    table
+}
+
+/// What the server says, and what the whole command says by it.
+async fn server(client: &Client) -> (Vec<Check>, Result<(), Failure>) {
+    const START: &str =
+        "start one here with `runtara-environment dev`, or name another with --server";
+    let health = match client.health().await {
+        Ok(health) => health,
+        Err(error) => {
+            let failure = Failure::from(error);
+            let code = if failure.exit_code() == 4 { 4 } else { 1 };
+            let found = failure.text().lines().next().unwrap_or_default().to_owned();
+            let message = format!(
+                "the server at {} does not answer as it should",
+                client.server()
+            );
+            return (
+                vec![Check::missing("server", found, START)],
+                Err(Failure::Check { message, code }),
+            );
+        }
+    };
+    let up = span(Duration::from_millis(
+        u64::try_from(health.uptime_ms).unwrap_or_default(),
+    ));
+    let mut checks = vec![Check::ok(
+        "server",
+        format!(
+            "{}, version {}, up for {up}",
+            client.server(),
+            health.version
+        ),
+    )];
+    let readiness = match client.ready().await {
+        Ok(readiness) => readiness,
+        Err(error) => {
+            let found = Failure::from(error).text();
+            checks.push(Check::missing("ready", found, "see the log of the server"));
+            let message = "the server does not say whether it is ready".to_owned();
+            return (checks, Err(Failure::Check { message, code: 1 }));
+        }
+    };
+    checks.push(database(&readiness));
+    checks.extend(["native", "oci", "wasm"].map(|kind| runner(&readiness.details, kind)));
+    let verdict = match readiness.ready {
+        true => Ok(()),
+        false => Err(Failure::Check {
+            message: "the server is not ready".to_owned(),
+            code: 1,
+        }),
+    };
+    (checks, verdict)
+}
+
+fn database(readiness: &Readiness) -> Check {
+    let told = readiness.details.get("database").map(brief);
+    // A server can be up without its database, but never ready.
+    let is_ok = readiness.ready || readiness.details.get("database").is_some_and(is_good);
+    match (is_ok, told) {
+        (true, told) => Check::ok("database", told.unwrap_or_else(|| "reachable".to_owned())),
+        (false, told) => Check::missing(
+            "database",
+            told.unwrap_or_else(|| brief(&json!(readiness.details))),
+            "see that it runs, and that RUNTARA_ENVIRONMENT_DATABASE_URL of the server names it",
+        ),
+    }
+}
+
+/// Whether the server runs images of a kind, by what it tells under `runners`: a list of kinds, or a map from kind to its state.
+fn runner(details: &BTreeMap<String, Value>, kind: &str) -> Check {
+    let name = format!("{kind} images");
+    let advice = match kind {
+        "oci" => "install what is missing below, then start the server again",
+        "wasm" => "use a build of the server that has the WebAssembly runner",
+        _ => "as root, set RUNTARA_NATIVE_USER of the server to the user who is to run them",
+    };
+    let told = match details.get("runners") {
+        Some(Value::Array(kinds)) => Some(json!(
+            kinds.iter().any(|found| found.as_str() == Some(kind))
+        )),
+        Some(Value::Object(kinds)) => Some(kinds.get(kind).cloned().unwrap_or(Value::Bool(false))),
+        _ => None,
+    };
+    match told {
+        Some(told) if is_good(&told) => Check::ok(&name, "the server runs them".to_owned()),
+        Some(Value::Bool(_)) => {
+            Check::missing(&name, "the server does not run them".to_owned(), advice)
+        }
+        Some(told) => Check::missing(&name, brief(&told), advice),
+        None => Check::missing(
+            &name,
+            "the server does not say".to_owned(),
+            "see the log of the server",
+        ),
+    }
+}
+
+/// Whether a told state is a good one: `true`, a good word, or a map that says so of itself.
+fn is_good(told: &Value) -> bool {
+    match told {
+        Value::Bool(good) => *good,
+        Value::String(word) => matches!(word.as_str(), "ok" | "ready" | "reachable" | "up"),
+        Value::Object(map) => ["ready", "ok", "reachable", "status"]
+            .iter()
+            .any(|key| map.get(*key).is_some_and(is_good)),
+        _ => false,
+    }
+}
+
+fn brief(told: &Value) -> String {
+    match told {
+        Value::String(text) => text.clone(),
+        Value::Bool(true) => "reachable".to_owned(),
+        Value::Bool(false) => "not reachable".to_owned(),
+        other => crate::text::cut(&other.to_string(), 200),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(details: Value) -> BTreeMap<String, Value> {
+        serde_json::from_value(details).unwrap()
+    }
+
+    #[test]
+    fn runners_are_read_as_a_list_or_a_map() {
+        let list = told(json!({"runners": ["native"]}));
+        assert!(runner(&list, "native").is_ok);
+        assert_eq!(runner(&list, "wasm").found, "the server does not run them");
+        let map = told(
+            json!({"runners": {"native": {"ready": true}, "oci": "runc is not installed", "wasm": false}}),
+        );
+        assert!(runner(&map, "native").is_ok);
+        assert_eq!(runner(&map, "oci").found, "runc is not installed");
+        assert!(!runner(&map, "wasm").is_ok);
+        assert_eq!(
+            runner(&BTreeMap::new(), "oci").found,
+            "the server does not say"
+        );
+    }
+
+    #[test]
+    fn checks_are_listed_in_columns() {
+        let checks = [
+            Check::ok("server", "up".to_owned()),
+            Check::missing("runc", "not installed".to_owned(), "install it"),
+        ];
+        assert_eq!(
+            table(&checks).render(true, false),
+            "CHECK   RESULT   FOUND\nserver  ok       up\nrunc    missing  not installed\n"
+        );
+    }
+}
