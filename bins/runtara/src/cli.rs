@@ -20,6 +20,9 @@ pub(crate) struct Cli {
 const EXIT_STATUS: &str = "Exit status: 0 fine, 1 the instance failed or the server refused, 2 usage, 3 not found, \
 4 the server cannot be reached, 124 the wait timed out, 130 interrupted.";
 
+/// Under what the options of every command stand, apart from a command's own.
+const HEADING: &str = "Everywhere";
+
 /// What every command takes.
 #[derive(Debug, Args)]
 pub(crate) struct Global {
@@ -27,6 +30,7 @@ pub(crate) struct Global {
     #[arg(
         long,
         global = true,
+        help_heading = HEADING,
         env = "RUNTARA_ENVIRONMENT_ADDR",
         default_value = "127.0.0.1:8002",
         value_name = "ADDRESS"
@@ -36,27 +40,25 @@ pub(crate) struct Global {
     #[arg(
         long,
         global = true,
+        help_heading = HEADING,
         env = "RUNTARA_TENANT",
         default_value = "default",
         value_name = "ID"
     )]
     pub(crate) tenant: String,
     /// Print JSON, for scripts
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = HEADING)]
     pub(crate) json: bool,
-    /// When to use colours
-    #[arg(long, global = true, value_enum, default_value_t = When::Auto, value_name = "WHEN")]
+    /// When to use colours; auto: on a terminal, unless NO_COLOR is set
+    #[arg(long, global = true, help_heading = HEADING, value_enum, default_value_t = When::Auto, value_name = "WHEN")]
     pub(crate) color: When,
 }
 
-/// When to use colours.
+/// When to use colours. The variants carry no doc comments: clap would switch to its long, spaced-out help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum When {
-    /// On a terminal, unless NO_COLOR is set
     Auto,
-    /// Always
     Always,
-    /// Never
     Never,
 }
 

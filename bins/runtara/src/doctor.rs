@@ -34,7 +34,7 @@ pub(crate) struct DoctorArgs {
 /// One thing that was looked at.
 #[derive(Debug, Serialize)]
 pub(crate) struct Check {
-    name: String,
+    pub(crate) name: String,
     #[serde(rename = "ok")]
     pub(crate) is_ok: bool,
     pub(crate) found: String,
@@ -72,7 +72,8 @@ pub(crate) async fn run(
     checks.push(machine::oci_runtime(&args.runtime).await);
     let root = Path::new("/");
     checks.push(machine::cgroup(root));
-    checks.push(machine::user_namespaces(root, machine::is_root()));
+    let by_settings = machine::user_namespaces(root, machine::is_root());
+    checks.push(machine::tried_user_namespace(by_settings, "unshare").await);
     if screen.json {
         screen.json(&json!({ "checks": checks }))?;
     } else {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use runtara_management_sdk::{Client, Error, Instance, LogQuery, OutputStream};
+use runtara_management_sdk::{Client, Instance, LogQuery, OutputStream, Status};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -104,7 +104,10 @@ async fn follow(client: &Client, screen: &mut Screen, args: &LogsArgs) -> Result
         // A run that has not begun has written nothing.
         run = run.or(launched(&instance));
         if let Some(number) = run {
-            let was_over = instance.status.is_end() || launched(&instance) > Some(number);
+            let was_over = instance.status.is_end()
+                || launched(&instance) > Some(number)
+                // Only this run was asked for, and it has spoken its last word.
+                || (args.run.is_some() && instance.status == Status::Suspended);
             match copy(client, screen, args, Some(number), &mut offset).await {
                 // Nothing is kept of this run, or nothing was written yet.
                 Err(Failure::Client(error)) if error.is_not_found() => {}
@@ -125,7 +128,7 @@ async fn follow(client: &Client, screen: &mut Screen, args: &LogsArgs) -> Result
         match client.instance_after(&args.id, PAUSE).await {
             Ok(answer) => (instance, last_answer) = (answer, Instant::now()),
             Err(error) if error.is_transient() && last_answer.elapsed() < LONGEST_OUTAGE => {}
-            Err(error) => return Err(Error::into(error)),
+            Err(error) => return Err(error.into()),
         }
         if !instance.status.is_end() {
             // A server that does not wait would be asked without pause.

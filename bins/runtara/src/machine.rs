@@ -86,6 +86,30 @@ pub(crate) fn user_namespaces(root: &Path, is_root: bool) -> Check {
     Check::ok(NAME, "allowed for every user".to_owned())
 }
 
+/// Whether a user namespace can be made, by making one: settings may allow what a container or a seccomp filter denies. Without
+/// unshare(1) the settings have the last word.
+pub(crate) async fn tried_user_namespace(by_settings: Check, unshare: &str) -> Check {
+    const ABSENT: &str = "not installed";
+    if !by_settings.is_ok {
+        return by_settings;
+    }
+    match first_line(unshare, &["--user", "--map-root-user", "echo", "made"]).await {
+        Ok(_) => Check::ok(
+            &by_settings.name,
+            format!("{}, and one could be made", by_settings.found),
+        ),
+        Err(why) if why == ABSENT => by_settings,
+        Err(_) => Check::missing(
+            &by_settings.name,
+            format!(
+                "{} by the settings, but making one is denied",
+                by_settings.found
+            ),
+            "a container or a seccomp filter denies them: run outside of it, or start the container with them allowed",
+        ),
+    }
+}
+
 /// Whether this process is root, by the real user id in proc_pid_status(5).
 pub(crate) fn is_root() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -175,6 +199,29 @@ mod tests {
         );
         assert!(user_namespaces(machine(&[namespace]).path(), false).is_ok);
         assert!(!user_namespaces(machine(&[]).path(), true).is_ok);
+    }
+
+    #[tokio::test]
+    async fn making_a_user_namespace_has_the_last_word() {
+        let allowed = || Check::ok("user namespaces", "allowed".to_owned());
+        assert_eq!(
+            tried_user_namespace(allowed(), "/does/not/exist")
+                .await
+                .found,
+            "allowed"
+        );
+        // A program that ends well and says something, and one that ends badly.
+        assert_eq!(
+            tried_user_namespace(allowed(), "echo").await.found,
+            "allowed, and one could be made"
+        );
+        let denied = tried_user_namespace(allowed(), "false").await;
+        assert_eq!(
+            (denied.is_ok, denied.found.as_str()),
+            (false, "allowed by the settings, but making one is denied")
+        );
+        let none = Check::missing("user namespaces", "none".to_owned(), "allow them");
+        assert_eq!(tried_user_namespace(none, "echo").await.found, "none");
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 //! Streaming upload of an image: `multipart/form-data` (RFC 7578), written while the content is read.
 
 use std::collections::hash_map::RandomState;
+use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::path::Path as FilePath;
@@ -16,6 +17,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt as _, ReadBuf};
+use tokio::sync::oneshot;
 
 use crate::client::Client;
 use crate::images::registered;
@@ -111,6 +113,8 @@ impl Client {
             registration,
         );
         let shared = Arc::new(Shared::default());
+        // The connection would send the rest of a refused upload; this ends it when the call ends, however it does.
+        let (_in_call, call_ended) = oneshot::channel();
         let body = UploadBody {
             head: Some(head.into()),
             tail: Some(format!("\r\n--{boundary}--\r\n").into()),
@@ -121,6 +125,7 @@ impl Client {
             size,
             wanted: registration.sha256.clone(),
             shared: Arc::clone(&shared),
+            call_ended,
             progress: Box::new(progress),
         };
         let mut request = self.bare_request(
@@ -202,6 +207,7 @@ struct UploadBody {
     size: Option<u64>,
     wanted: Option<String>,
     shared: Arc<Shared>,
+    call_ended: oneshot::Receiver<Infallible>,
     progress: Callback,
 }
 
@@ -269,6 +275,10 @@ impl Body for UploadBody {
             return Poll::Ready(Some(Ok(Frame::data(head))));
         }
         if let Some(content) = &mut this.content {
+            if Pin::new(&mut this.call_ended).poll(context).is_ready() {
+                (this.content, this.tail) = (None, None);
+                return Poll::Ready(Some(Err("the upload was given up".into())));
+            }
             let mut buffer = ReadBuf::new(&mut this.buffer);
             let read = ready!(content.as_mut().poll_read(context, &mut buffer));
             let length = buffer.filled().len();

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::fake::{Fake, Reply};
 use runtara_management_sdk::{Client, Error, EventFilter, ImageRegistration, Status};
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 fn client(fake: &Fake) -> Client {
     Client::builder(fake.url())
@@ -153,6 +154,43 @@ async fn an_upload_that_stands_still_is_left() {
         .await
         .unwrap_err();
     assert!(matches!(error, Error::Timeout { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_refusal_in_the_middle_of_an_upload_is_heard() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.read_exact(&mut [0; 300_000]).await.unwrap();
+        let body = r#"{"success": false, "error": "too large"}"#;
+        let head = format!(
+            "HTTP/1.1 400 Bad Request\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+            body.len()
+        );
+        stream
+            .write_all(format!("{head}{body}").as_bytes())
+            .await
+            .unwrap();
+        // Whoever closes with unread bytes resets the connection: an orderly server reads on for a while.
+        while stream
+            .read(&mut [0; 65_536])
+            .await
+            .is_ok_and(|read| read > 0)
+        {}
+    });
+    let client = Client::builder(address).tenant("t").build().unwrap();
+    let endless = tokio::io::repeat(7);
+    let error = client
+        .upload_image(&ImageRegistration::new("n"), endless, None, |_| {})
+        .await
+        .unwrap_err();
+    assert_eq!(error.to_string(), "too large (REGISTER_FAILED)");
+    drop(client);
+    tokio::time::timeout(Duration::from_secs(10), server)
+        .await
+        .expect("the upload was broken off")
+        .unwrap();
 }
 
 #[tokio::test]
