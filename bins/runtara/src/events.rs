@@ -8,15 +8,13 @@ use runtara_management_sdk::{Client, Event, EventFilter, EventType, SortOrder};
 use tokio::time::Instant;
 
 use crate::failure::Failure;
-use crate::live::or_interrupt;
+use crate::live::{LONGEST_OUTAGE, or_interrupt};
 use crate::screen::Screen;
 use crate::text::{cut, moment, printable};
 
 /// Longest payload that is shown in a line.
 const PAYLOAD_CHARS: usize = 160;
 const PAUSE: Duration = Duration::from_millis(500);
-/// How long a server that answered before may be away.
-const LONGEST_OUTAGE: Duration = Duration::from_secs(60);
 
 /// Print what happened to an instance
 #[derive(Debug, Args)]

@@ -14,7 +14,7 @@ use crate::text::{cut, printable, span};
 const SHOWING: Duration = Duration::from_millis(500);
 const SILENT: Duration = Duration::from_secs(20);
 /// How long a server that answered before may be away.
-const LONGEST_OUTAGE: Duration = Duration::from_secs(60);
+pub(crate) const LONGEST_OUTAGE: Duration = Duration::from_secs(60);
 /// Longest message of a program on the line.
 const MESSAGE_CHARS: usize = 200;
 

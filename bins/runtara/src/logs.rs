@@ -8,13 +8,11 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::failure::Failure;
-use crate::live::or_interrupt;
+use crate::live::{LONGEST_OUTAGE, or_interrupt};
 use crate::screen::Screen;
 
 /// Pause between two looks while nothing comes.
 const PAUSE: Duration = Duration::from_millis(500);
-/// How long a server that answered before may be away.
-const LONGEST_OUTAGE: Duration = Duration::from_secs(60);
 
 /// Print what an instance wrote
 #[derive(Debug, Args)]
@@ -57,7 +55,7 @@ pub(crate) async fn run(
     }
 }
 
-/// Copies from `offset` to the end of what there is, or of the run while following.
+/// Copies what the program wrote as it is, its colours included. From `offset` to the end of what there is, or of the run while following.
 async fn copy(
     client: &Client,
     screen: &mut Screen,

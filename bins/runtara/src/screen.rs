@@ -19,16 +19,12 @@ pub(crate) struct Screen {
 
 impl Screen {
     pub(crate) fn new(json: bool, when: When) -> Self {
-        let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        // https://no-color.org: any value but the empty one.
-        let is_unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let set = |name| std::env::var_os(name).unwrap_or_default();
+        let (no_color, is_dumb) = (set("NO_COLOR"), set("TERM") == "dumb");
+        let is_bare = is_dumb || !no_color.is_empty();
         Self {
             json,
-            colours: match when {
-                When::Always => true,
-                When::Never => false,
-                When::Auto => io::stdout().is_terminal() && !is_unwanted && !is_dumb,
-            },
+            colours: wants_colours(when, io::stdout().is_terminal(), is_bare),
             live: io::stderr().is_terminal() && !is_dumb,
             out: io::stdout(),
         }
@@ -95,6 +91,16 @@ impl Screen {
     }
 }
 
+/// Whether to use colours. `is_bare`: the terminal knows none, or the user wants none: any value of `NO_COLOR` but the empty one
+/// (https://no-color.org).
+fn wants_colours(when: When, is_terminal: bool, is_bare: bool) -> bool {
+    match when {
+        When::Always => true,
+        When::Never => false,
+        When::Auto => is_terminal && !is_bare,
+    }
+}
+
 /// Columns of the terminal that standard error is.
 fn width() -> usize {
     terminal_size::terminal_size_of(io::stderr()).map_or(80, |(columns, _)| usize::from(columns.0))
@@ -129,6 +135,15 @@ fn tint_of(status: &Status) -> Tint {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn colours_are_for_terminals_whose_user_wants_them() {
+        assert!(wants_colours(When::Auto, true, false));
+        assert!(!wants_colours(When::Auto, true, true));
+        assert!(!wants_colours(When::Auto, false, false));
+        assert!(wants_colours(When::Always, false, true));
+        assert!(!wants_colours(When::Never, true, false));
+    }
 
     #[test]
     fn a_suspended_instance_says_why() {

@@ -193,11 +193,6 @@ options! {
     }
 }
 
-#[derive(Deserialize)]
-struct Found {
-    found: bool,
-}
-
 impl Client {
     /// Tells where an instance stands.
     ///
@@ -226,12 +221,13 @@ impl Client {
             .send(Call::get(path).patience(wait))
             .await?
             .ok_or_missing(NotFound::Instance, instance_id)?;
-        if !answer.json::<Found>()?.found {
-            return Err(Error::not_found(NotFound::Instance, instance_id));
-        }
+        // An unknown instance is answered with its id alone, which reads as an instance: so the answer, which may be large, is read
+        // once.
         let mut instance: Instance = answer.json()?;
-        instance.more.remove("found");
-        Ok(instance)
+        match instance.more.remove("found") {
+            Some(Value::Bool(false)) => Err(Error::not_found(NotFound::Instance, instance_id)),
+            _ => Ok(instance),
+        }
     }
 
     /// Lists one page of instances.

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use crate::client;
 use crate::fake::{Fake, Reply};
-use runtara_management_sdk::{Client, Error, StartRequest};
+use runtara_management_sdk::{
+    Client, Error, EventFilter, ImageRegistration, InstanceFilter, LogQuery, StartRequest,
+};
 use serde_json::json;
 
 #[tokio::test]
@@ -97,4 +99,48 @@ async fn an_answer_without_sense_is_shown() {
         error.to_string(),
         r#"cannot read the answer to GET /api/v1/health, found "<html>proxy</html>""#
     );
+}
+
+#[tokio::test]
+async fn a_tenant_is_demanded_where_the_wire_needs_one() {
+    let fake = Fake::replies([Reply::json(
+        201,
+        &json!({"success": true, "instance_id": "o-1"}),
+    )])
+    .await;
+    let anonymous = Client::builder(fake.url()).build().unwrap();
+    let error = anonymous.start(&StartRequest::new("x")).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::InvalidRequest {
+                what: "tenant id",
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+    anonymous
+        .start(&StartRequest::new("x").tenant("t"))
+        .await
+        .unwrap();
+    assert_eq!(fake.asked()[0].json()["tenant_id"], "t");
+    assert_eq!(fake.asked()[0].header("x-runtara-tenant-id"), None);
+}
+
+/// A caller wants to do this on any runtime: every future must move between threads.
+#[test]
+fn every_call_can_be_spawned() {
+    fn is_send<T: Send>(_: &T) {}
+    let client = Client::local();
+    let registration = ImageRegistration::new("n");
+    is_send(&client.upload_image(&registration, tokio::io::empty(), None, |_| {}));
+    is_send(&client.upload_image_file(&registration, "x", |_| {}));
+    is_send(&client.wait("o", None));
+    is_send(&client.start(&StartRequest::new("x")));
+    is_send(&client.logs("o", &LogQuery::new()));
+    let mut follower = client.follow_events("o", EventFilter::new());
+    is_send(&follower.next());
+    let mut all = client.all_instances(&InstanceFilter::new());
+    is_send(&all.next());
 }
