@@ -92,7 +92,7 @@ impl Screen {
 }
 
 /// Whether to use colours. `is_bare`: the terminal knows none, or the user wants none: any value of `NO_COLOR` but the empty one
-/// (https://no-color.org).
+/// (<https://no-color.org>).
 fn wants_colours(when: When, is_terminal: bool, is_bare: bool) -> bool {
     match when {
         When::Always => true,
