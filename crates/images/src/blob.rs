@@ -27,7 +27,7 @@ const READ_BYTES: usize = 512 * 1024;
 pub struct BlobOptions {
     /// Largest content, in bytes.
     pub max_bytes: u64,
-    /// How many uploads may be under way at once. Each takes about 1 MiB of memory, whatever its size.
+    /// How many uploads may be under way at once. Each takes about 2 MiB of memory, whatever its size.
     pub uploads: usize,
     /// How long a further upload waits for one of those to end.
     pub upload_wait: Duration,

@@ -16,6 +16,36 @@
 //!   durable. A crash in between leaves content without a row, which the removal below finds.
 //! - **Removing**: [`BlobStore::removal`] locks the digest against new registrations; *then* ask the store whether a row needs
 //!   it; then [`Removal::remove`]. Asking before locking would lose the content of an image that was registered in between.
+//!
+//! ```
+//! use runtara_domain::RunnerKind;
+//! use runtara_images::{BlobOptions, BlobStore, Deletion, KindRules, check_kind};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let directory = tempfile::tempdir()?;
+//! let store = BlobStore::open(directory.path(), BlobOptions::default()).await?;
+//! let rules = KindRules::new([RunnerKind::Native], false);
+//!
+//! let mut upload = store.upload().await?;
+//! upload.write(b"#!/bin/sh\n").await?;
+//! upload.write(b"echo hello\n").await?;
+//! // Dropping the upload here, because nothing could run it, would leave nothing behind.
+//! let chosen = check_kind(&upload.detect().await?, None, &rules)?;
+//! assert_eq!(chosen.kind, RunnerKind::Native);
+//! let stored = upload.finish(None).await?;
+//! // … write the row of the image …
+//! let digest = stored.digest;
+//! drop(stored);
+//!
+//! // Much later, the row is gone:
+//! if let Some(removal) = store.removal(&digest).await? {
+//!     // … ask whether any other row needs the content …
+//!     assert_eq!(removal.remove().await?, Deletion::Removed);
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 mod base64_text;
 mod blob;

@@ -10,6 +10,7 @@
 //! each other inside one process as well as between several that share the directory. Lock files are never removed: whoever
 //! waits for one would otherwise get a lock on a file that nobody else sees.
 
+use std::error::Error as _;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
@@ -115,9 +116,17 @@ impl Place {
         let mut removed = 0;
         for entry in fs::read_dir(&uploads).map_err(BlobError::io("read", &uploads))? {
             let path = entry.map_err(BlobError::io("read", &uploads))?.path();
-            if path.extension().is_some_and(|extension| extension == PART) && remove_if_left(&path)?
-            {
-                removed += 1;
+            if path.extension().is_none_or(|extension| extension != PART) {
+                continue;
+            }
+            match remove_if_left(&path) {
+                Ok(true) => removed += 1,
+                Ok(false) => {}
+                // One leftover that stays costs its space; it is no reason not to serve.
+                Err(error) => {
+                    let reason = error.source().map(ToString::to_string).unwrap_or_default();
+                    tracing::warn!(%error, reason, "could not remove a broken upload");
+                }
             }
         }
         Ok(removed)

@@ -19,7 +19,7 @@ use crate::place::{Part, Pin, Place};
 use crate::{Base64Decoder, BlobError, BlobStore, Detected, detect};
 
 /// How much is hashed and written at once. Two of these exist for each upload: one is filled while the other is worked on.
-const BATCH_BYTES: usize = 512 * 1024;
+const BATCH_BYTES: usize = 1024 * 1024;
 /// After so many bytes the disk is told to begin with them.
 const WRITE_BACK_BYTES: u64 = 8 * 1024 * 1024;
 /// How much base64 text is decoded at once.
