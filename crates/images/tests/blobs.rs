@@ -324,10 +324,15 @@ async fn content_that_is_removed_while_it_is_registered_again_is_there_in_the_en
     let (_directory, store) = fresh().await;
     let digest = put(&store, b"content").await.digest;
     let removal = store.removal(&digest).await.unwrap().unwrap();
-    let registering = tokio::spawn({
+    let mut registering = tokio::spawn({
         let store = store.clone();
         async move { put(&store, b"content").await }
     });
+    let too_early = tokio::time::timeout(Duration::from_millis(100), &mut registering).await;
+    assert!(
+        too_early.is_err(),
+        "a registration did not wait for a removal: {too_early:?}"
+    );
 
     assert_eq!(removal.remove().await.unwrap(), Deletion::Removed);
 
