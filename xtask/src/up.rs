@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use self::narrator::Narrator;
-use self::order::{Order, SAMPLE, TENANT, is_alive};
+use self::order::{Order, SAMPLE, is_alive};
 use self::server::{DEFAULT_PORT, Ports, Server, program};
 use crate::command::{cargo, quoted, run as run_command, signal};
 use crate::error::Error;
@@ -255,9 +255,13 @@ fn live_process(order: &Order, run: u64) -> Result<u32, Error> {
 
 fn say_what_next(ports: Ports, id: &str) {
     let cli = quoted(&program("runtara").display().to_string());
-    let url = format!("http://127.0.0.1:{}", ports.environment);
     println!("\ntry next:");
-    println!("  export RUNTARA_URL={url} RUNTARA_TENANT_ID={TENANT}");
+    if ports.environment != DEFAULT_PORT {
+        println!(
+            "  export RUNTARA_ENVIRONMENT_ADDR=127.0.0.1:{}",
+            ports.environment
+        );
+    }
     println!("  {cli} show {id}");
     println!("  {cli} events {id}");
     println!("  {cli} start --image {SAMPLE} --wait\n");

@@ -15,8 +15,8 @@ use crate::error::Error;
 use crate::http::Client;
 use crate::interrupt;
 
-/// The tenant of everything that `up` does.
-pub(super) const TENANT: &str = "demo";
+/// The tenant of everything that `up` does: the one that the command line acts for by default.
+const TENANT: &str = "default";
 /// The name of the sample, as a package, as a program and as an image.
 pub(super) const SAMPLE: &str = "order-workflow";
 /// How long each chapter of the story may take.
