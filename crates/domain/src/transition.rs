@@ -396,6 +396,8 @@ fn claim(
     now: Timestamp,
 ) -> Result<Transition, Refusal> {
     let due = state.due_at.is_some_and(|due| due <= now) && state.live_node.is_none();
+    // The process of an instance that registered itself is not ours to launch, whatever it said about its wake.
+    let due = due && state.origin == Origin::Launched;
     if !due || !matches!(state.status, Status::Pending | Status::Suspended) {
         return Err(wrong_state("claim", state));
     }
@@ -607,7 +609,9 @@ fn say(next: Transition, word: &Word, our_fault: bool, now: Timestamp) -> Transi
         Word::Failed { .. } if our_fault && !cancelled && next.state.pending.pause.is_some() => {
             next.pause(now)
         }
-        Word::Failed { error } if our_fault && !cancelled => next.interrupt(error, false, now),
+        // As if it had been killed just before it said so: what waits for it decides.
+        Word::Failed { .. } if our_fault && cancelled => next.cancel(now),
+        Word::Failed { error } if our_fault => next.interrupt(error, false, now),
         Word::Failed { error } => next.fail(Reason::ApplicationError, error, now),
         Word::Acknowledged(SignalKind::Cancel) => next.cancel(now),
         Word::Acknowledged(SignalKind::Pause) | Word::Suspended | Word::SuspendedUntil { .. }
@@ -619,9 +623,9 @@ fn say(next: Transition, word: &Word, our_fault: bool, now: Timestamp) -> Transi
         Word::SuspendedUntil {
             wake_at,
             checkpoint_id,
-            ..
+            state,
         } => {
-            let next = progress(next, Some(checkpoint_id));
+            let next = progress(next, Some(checkpoint_id).filter(|_| !state.is_empty()));
             if next.state.pending.pause.is_some() {
                 next.pause(now)
             } else {

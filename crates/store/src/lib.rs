@@ -11,6 +11,7 @@ pub mod conformance;
 mod error;
 pub mod memory;
 mod nudge;
+pub mod paging;
 pub mod plan;
 #[cfg(feature = "postgres")]
 pub mod postgres;
@@ -190,7 +191,9 @@ pub trait Store: Send + Sync + 'static {
     /// Notes a sign of life. The first of each run is an event.
     async fn heartbeat(&self, caller: &Caller) -> StoreResult<()>;
 
-    /// Keeps a record that a step is tried again, in the list of checkpoints, as `<id>::retry::<attempt>` of size 0.
+    /// Keeps a record that a step is tried again, in the list of checkpoints, as `<id>::retry::<attempt>` of size 0, and an event
+    /// with the error. A repetition of the same attempt is recorded once. The record is no checkpoint: neither a save nor
+    /// [`Store::checkpoint`] finds it. See [`plan::record_retry`].
     async fn record_retry(
         &self,
         caller: &Caller,
@@ -256,7 +259,7 @@ pub trait Store: Send + Sync + 'static {
     ) -> StoreResult<Page<StoredEvent>>;
 
     /// Steps of an instance, derived from its events: each start with the first end of the same step and scope that follows it before
-    /// the next start of the same.
+    /// the next start of the same. A start that names no step is none.
     async fn list_steps(
         &self,
         id: &InstanceId,
@@ -264,7 +267,8 @@ pub trait Store: Send + Sync + 'static {
         page: &PageRequest,
     ) -> StoreResult<Page<StepSummary>>;
 
-    /// A scope and those around it, outward, at most 1,000.
+    /// A scope and those around it, outward, at most 1,000: of each the event by which it was entered last. Ends where a scope is met
+    /// again.
     async fn scope_ancestors(&self, id: &InstanceId, scope_id: &str) -> StoreResult<Vec<Scope>>;
 
     /// How a tenant's instances ended, by the time they finished: those buckets that are not empty.

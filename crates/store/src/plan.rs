@@ -5,10 +5,11 @@
 
 use bytes::Bytes;
 use runtara_domain::{
-    Call, Caller, Change, CheckpointId, Checkpointed, Hold, InstanceState, Meeting, Origin,
-    RaisedSignal, Reason, Refusal, RunNumber, SaveCheckpoint, Timestamp, Transition, WaitDecision,
-    WaitRecord, check_fence, decide_wait, meet, transition,
+    Call, Caller, Change, CheckpointId, Checkpointed, Hold, InstanceState, Meeting, NewEvent,
+    Origin, RaisedSignal, Reason, Refusal, RunNumber, SaveCheckpoint, Timestamp, Transition,
+    WaitDecision, WaitRecord, Word, check_fence, decide_wait, meet, subtype, transition,
 };
+use serde_json::json;
 
 use crate::{HeldWait, WaitKey, WaitRequest, Waiting};
 
@@ -19,6 +20,8 @@ pub struct KeptSignal {
     pub payload: Option<Bytes>,
     /// The run that read it last, if one did.
     pub read_by: Option<RunNumber>,
+    /// What the call by which that run read it named itself, if it did.
+    pub read_request: Option<String>,
 }
 
 impl KeptSignal {
@@ -28,6 +31,34 @@ impl KeptSignal {
     pub fn is_visible_to(&self, run: RunNumber) -> bool {
         self.read_by.is_none_or(|reader| reader < run)
     }
+
+    /// Whether this very call of a run has read it: the answer to its first try was lost, and with it the signal.
+    #[must_use]
+    pub fn was_read_by(&self, run: RunNumber, request_id: Option<&str>) -> bool {
+        self.read_by == Some(run)
+            && request_id.is_some()
+            && self.read_request.as_deref() == request_id
+    }
+
+    fn is_given_to(&self, run: RunNumber, request_id: Option<&str>) -> bool {
+        self.is_visible_to(run) || self.was_read_by(run, request_id)
+    }
+}
+
+/// The signal that a call of a run is about, of those of one id in the order in which they came: the one that this very call has
+/// read before, else the first that is visible to the run.
+///
+/// Several of one id are kept while the current run has read one of them: another that comes then does not replace what a later
+/// run is to see again.
+#[must_use]
+pub fn signal_for<'a>(
+    kept: &'a [KeptSignal],
+    run: RunNumber,
+    request_id: Option<&str>,
+) -> Option<&'a KeptSignal> {
+    kept.iter()
+        .find(|kept| kept.was_read_by(run, request_id))
+        .or_else(|| kept.iter().find(|kept| kept.is_visible_to(run)))
 }
 
 /// Applies a call of a run.
@@ -50,15 +81,15 @@ pub struct SavePlan {
     pub transition: Transition,
     /// Whether the state that was sent is to be stored.
     pub store: bool,
-    /// Whether the custom signal of the same name is to be noted as read by the current run, after those read before are
-    /// confirmed.
+    /// Whether the custom signal of the same name is to be noted as read by the current run and this request, after those read
+    /// before are confirmed.
     pub take_signal: bool,
     /// What the run is answered.
     pub answer: Checkpointed,
 }
 
 /// Decides what a save does, given what is saved under the name (and the request id of whoever saved it) and the custom signal of the
-/// same name.
+/// same name ([`signal_for`] this request).
 ///
 /// | saved before | state sent | answer | stored | custom signal |
 /// |---|---|---|---|---|
@@ -93,11 +124,9 @@ pub fn save_checkpoint(
     let repeated = saved
         .as_ref()
         .is_some_and(|(_, by)| by.is_some() && *by == request.request_id);
-    let run = state.run_number;
-    // The answer to the first try was lost, and with it the signal that it took.
-    let took_before = |kept: &KeptSignal| repeated && kept.read_by == Some(run);
+    let request_id = request.request_id.as_deref();
     let taken = kept
-        .filter(|kept| takes && (kept.is_visible_to(run) || took_before(kept)))
+        .filter(|kept| takes && kept.is_given_to(state.run_number, request_id))
         .map(|kept| kept.payload.clone());
     transition.state.has_read_signals |= taken.is_some();
     let found = saved.filter(|_| !repeated).map(|(saved, _)| saved);
@@ -153,6 +182,54 @@ pub fn take_signal(
     Ok(TakePlan { transition, taken })
 }
 
+/// Decides what a report of a retry does. `known` says whether the same attempt of the same name was reported before: a replay, or
+/// a repetition after a lost answer, which is not recorded again.
+///
+/// # Errors
+/// [`Refusal`] if the run may not call any more.
+pub fn record_retry(
+    state: &InstanceState,
+    caller: &Caller,
+    checkpoint_id: &CheckpointId,
+    attempt: u32,
+    error: Option<&str>,
+    known: bool,
+    now: Timestamp,
+) -> Result<Transition, Refusal> {
+    let seen = Call::Seen {
+        shows_signal: false,
+        heartbeat: false,
+    };
+    let mut transition = call(state, caller, seen, now)?;
+    if !known {
+        let payload = json!({
+            "checkpoint_id": checkpoint_id.as_str(),
+            "attempt": attempt,
+            "error": error,
+        });
+        let event = NewEvent::by_server(subtype::RETRY, &payload);
+        transition.events.push(event);
+    }
+    Ok(transition)
+}
+
+/// The state that is stored with the last word of a run, if it brings one and is the first: under the name if that is free, else as
+/// its newest version, as with a sleep.
+#[must_use]
+pub fn state_of_word<'a>(
+    word: &'a Word,
+    transition: &Transition,
+) -> Option<(&'a CheckpointId, &'a Bytes)> {
+    match word {
+        Word::SuspendedUntil {
+            checkpoint_id,
+            state,
+            ..
+        } if transition.applied && !state.is_empty() => Some((checkpoint_id, state)),
+        _ => None,
+    }
+}
+
 /// What becomes of the records of waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RecordChange {
@@ -178,13 +255,14 @@ pub struct WaitPlan {
     pub record: RecordChange,
     /// The state to be stored as the newest version of this checkpoint.
     pub store: Option<(CheckpointId, Bytes)>,
-    /// Whether the custom signal that was waited for is to be noted as read by the current run.
+    /// Whether the custom signal that was waited for is to be noted as read by the current run and the request of the wait.
     pub take_signal: bool,
     /// How the wait stands.
     pub answer: Waiting,
 }
 
-/// Decides what a wait does, given the records of its key in the order of their numbers, and the custom signal that it waits for.
+/// Decides what a wait does, given the records of its key in the order of their numbers, and the custom signal that it waits for
+/// ([`signal_for`] this request).
 ///
 /// # Errors
 /// [`Refusal`] if the run may not call any more.
@@ -222,8 +300,9 @@ pub fn wait(
             (n, until, RecordChange::Insert(record), true)
         }
     };
+    // Without a state nothing is saved, and so there is no checkpoint that the instance could go on from.
     let checkpoint_id = match &request.key {
-        WaitKey::Sleep(Some(id)) => Some(id.clone()),
+        WaitKey::Sleep(Some(id)) if !request.state.is_empty() => Some(id.clone()),
         _ => None,
     };
     // A wait for a signal is not something that the program would see differently on replay: only sleeps are progress.
@@ -240,11 +319,11 @@ pub fn wait(
         new: progress,
         checkpoint_id: checkpoint_id.clone(),
     };
+    let kept = kept.filter(|kept| kept.is_given_to(run, wait.request_id.as_deref()));
     let (transition, take_signal, answer) = stand(state, caller, held, &view, kept, now)?;
-    let store = match checkpoint_id {
-        Some(id) if new && !request.state.is_empty() => Some((id, request.state.clone())),
-        _ => None,
-    };
+    let store = checkpoint_id
+        .filter(|_| new)
+        .map(|id| (id, request.state.clone()));
     Ok(WaitPlan {
         transition,
         record,
@@ -254,8 +333,8 @@ pub fn wait(
     })
 }
 
-/// Decides how a held call stands now, given its record and the custom signal that it waits for. With `park_now`, what would be
-/// held on becomes far, if the run has nothing else to do.
+/// Decides how a held call stands now, given its record and the custom signal that it waits for ([`signal_for`] the request of the
+/// record). With `park_now`, what would be held on becomes far, if the run has nothing else to do.
 ///
 /// # Errors
 /// [`Refusal`] if the run may not call any more.
@@ -282,6 +361,8 @@ pub fn continue_wait(
         remaining_ms: until.map(|until| until.millis_since(now)),
         ..held.clone()
     };
+    let request_id = record.and_then(|record| record.request_id.as_deref());
+    let kept = kept.filter(|kept| kept.is_given_to(state.run_number, request_id));
     let (mut transition, take_signal, answer) = stand(state, caller, held, &view, kept, now)?;
     if matches!(answer, Waiting::Held(_)) {
         // The hold that is recorded stands as it is.
@@ -314,9 +395,7 @@ fn stand(
     now: Timestamp,
 ) -> Result<(Transition, bool, Waiting), Refusal> {
     let is_signal = matches!(held.key, WaitKey::Signal(_));
-    let taken = kept
-        .filter(|kept| is_signal && kept.is_visible_to(state.run_number))
-        .map(|kept| kept.payload.clone());
+    let taken = kept.filter(|_| is_signal).map(|kept| kept.payload.clone());
     let elapsed = view.until.is_some_and(|until| until <= now);
     // A run whose process is not ours to end, or that is busy elsewhere, is let go to see the signal that waits for it.
     let unparked = !view.park || state.origin == Origin::SelfRegistered;

@@ -1,0 +1,155 @@
+//! Registered programs.
+
+use std::collections::BTreeSet;
+
+use runtara_domain::{
+    Cursor, ImageDigest, ImageId, ImageName, ImageRecord, NewImage, TenantId, Timestamp,
+};
+
+use super::Model;
+use super::lists::cut;
+use super::model::Image;
+use crate::{ImageDeletion, ImageFilter, Page, PageRequest, PageStart};
+
+/// Up to how many instances are counted that keep an image.
+const COUNTED_USERS: usize = 1_000;
+
+impl Model {
+    /// See [`crate::Store::register_image`].
+    pub fn register_image(&mut self, new: NewImage, now: Timestamp) -> ImageRecord {
+        if let Some(known) = self.images.get(&new.image_id) {
+            return known.record.clone();
+        }
+        for image in self.images.values_mut() {
+            if image.record.tenant_id == new.tenant_id && image.record.name == new.name {
+                image.record.current = false;
+            }
+        }
+        let record = ImageRecord {
+            image_id: new.image_id,
+            tenant_id: new.tenant_id,
+            name: new.name,
+            description: new.description,
+            kind: new.kind,
+            digest: new.digest,
+            size: new.size,
+            metadata: new.metadata,
+            labels: new.labels,
+            created_at: now,
+            current: true,
+        };
+        let image = Image {
+            record: record.clone(),
+            deleted: false,
+        };
+        self.images.insert(record.image_id.clone(), image);
+        record
+    }
+
+    /// See [`crate::Store::image`].
+    #[must_use]
+    pub fn image(&self, id: &ImageId) -> Option<ImageRecord> {
+        let image = self.images.get(id).filter(|image| !image.deleted);
+        image.map(|image| image.record.clone())
+    }
+
+    fn current_images(&self) -> impl Iterator<Item = &ImageRecord> {
+        let current = |image: &&Image| image.record.current && !image.deleted;
+        self.images
+            .values()
+            .filter(current)
+            .map(|image| &image.record)
+    }
+
+    /// See [`crate::Store::image_by_name`].
+    #[must_use]
+    pub fn image_by_name(&self, tenant: &TenantId, name: &ImageName) -> Option<ImageRecord> {
+        self.current_images()
+            .find(|image| image.tenant_id == *tenant && image.name == *name)
+            .cloned()
+    }
+
+    /// See [`crate::Store::list_images`].
+    #[must_use]
+    pub fn list_images(&self, filter: &ImageFilter, page: &PageRequest) -> Page<ImageRecord> {
+        let mut found: Vec<_> = self
+            .current_images()
+            .filter(|image| {
+                let of_tenant = filter
+                    .tenant_id
+                    .as_ref()
+                    .is_none_or(|t| *t == image.tenant_id);
+                let named = filter
+                    .name
+                    .as_ref()
+                    .is_none_or(|n| n == image.name.as_str());
+                of_tenant && named && filter.labels.iter().all(|l| l.matches(&image.labels))
+            })
+            .cloned()
+            .collect();
+        let place = |image: &ImageRecord| (image.created_at, image.image_id.clone());
+        found.sort_by_key(|image| std::cmp::Reverse(place(image)));
+        let is_after = |image: &ImageRecord| match &page.start {
+            PageStart::Offset(_) => true,
+            PageStart::After(cursor) => {
+                let at = (cursor.value.map(Timestamp), cursor.key.as_str());
+                (Some(image.created_at), image.image_id.as_str()) < at
+            }
+        };
+        cut(found, page, None, is_after, |image| Cursor {
+            value: Some(image.created_at.0),
+            key: image.image_id.as_str().to_owned(),
+        })
+    }
+
+    /// See [`crate::Store::delete_image`].
+    pub fn delete_image(&mut self, id: &ImageId) -> ImageDeletion {
+        let Some(image) = self.images.get_mut(id).filter(|image| !image.deleted) else {
+            return ImageDeletion::NotFound;
+        };
+        let users = self
+            .instances
+            .values()
+            .filter(|of| of.state.image_id.as_ref() == Some(id) && !of.state.status.is_end())
+            .take(COUNTED_USERS)
+            .count();
+        if users > 0 {
+            return ImageDeletion::InUse(u32::try_from(users).unwrap_or(u32::MAX));
+        }
+        image.deleted = true;
+        ImageDeletion::Deleted
+    }
+
+    /// See [`crate::Store::remove_unneeded_images`].
+    pub fn remove_unneeded_images(&mut self, limit: u32) -> Vec<ImageDigest> {
+        let needed: BTreeSet<_> = self
+            .instances
+            .values()
+            .filter_map(|instance| instance.state.image_id.clone())
+            .collect();
+        let unneeded: Vec<_> = self
+            .images
+            .iter()
+            .filter(|(id, image)| (image.deleted || !image.record.current) && !needed.contains(*id))
+            .map(|(id, _)| id.clone())
+            .take(limit as usize)
+            .collect();
+        let removed: BTreeSet<_> = unneeded
+            .iter()
+            .filter_map(|id| self.images.remove(id))
+            .map(|image| image.record.digest)
+            .collect();
+        removed
+            .into_iter()
+            .filter(|digest| !self.is_content_needed(digest))
+            .collect()
+    }
+
+    /// See [`crate::Store::is_content_needed`].
+    #[must_use]
+    pub fn is_content_needed(&self, digest: &ImageDigest) -> bool {
+        self.images
+            .values()
+            .any(|image| image.record.digest == *digest)
+    }
+}

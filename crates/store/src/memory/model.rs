@@ -1,0 +1,227 @@
+//! What the model knows, and the one place where a decided change is written.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use runtara_domain::{
+    CheckpointId, DatabaseId, ImageId, ImageRecord, InstanceId, InstanceState, Labels, NewEvent,
+    NodeId, Refusal, ResultChange, RunNumber, SignalId, Timestamp, Transition, WaitRecord,
+};
+
+use crate::plan::KeptSignal;
+use crate::{StoredEvent, WaitKey};
+
+/// All that a store knows, as plain values.
+#[derive(Debug, Default)]
+pub struct Model {
+    pub(super) database_id: Option<DatabaseId>,
+    pub(super) nodes: BTreeMap<NodeId, Node>,
+    pub(super) images: BTreeMap<ImageId, Image>,
+    pub(super) instances: BTreeMap<InstanceId, Instance>,
+    told: Vec<Told>,
+}
+
+/// What is to be told once a change is done.
+#[derive(Debug)]
+pub enum Told {
+    /// An instance came into this state.
+    State(Box<InstanceState>),
+    /// Something that belongs to an instance changed.
+    Changed(InstanceId),
+}
+
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) lease_until: Timestamp,
+}
+
+#[derive(Debug)]
+pub(super) struct Image {
+    pub(super) record: ImageRecord,
+    pub(super) deleted: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Instance {
+    pub(super) state: InstanceState,
+    pub(super) labels: Labels,
+    pub(super) input: Option<Bytes>,
+    pub(super) env: BTreeMap<String, String>,
+    pub(super) args: Vec<String>,
+    pub(super) output: Option<Bytes>,
+    pub(super) error: Option<String>,
+    pub(super) stderr: Option<String>,
+    /// In the order in which they were saved; the number of each is its place, from 1.
+    pub(super) checkpoints: Vec<Checkpoint>,
+    /// In the order in which they were recorded; the number of each is its place, from 1.
+    pub(super) events: Vec<Event>,
+    /// In the order of their numbers.
+    pub(super) waits: BTreeMap<WaitKey, Vec<WaitRecord>>,
+    /// In the order in which they came.
+    pub(super) signals: BTreeMap<SignalId, Vec<KeptSignal>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Checkpoint {
+    pub(super) name: String,
+    /// `None` for a record that a step was tried again.
+    pub(super) state: Option<Bytes>,
+    pub(super) created_at: Timestamp,
+    pub(super) run_number: RunNumber,
+    pub(super) request_id: Option<String>,
+}
+
+#[derive(Debug)]
+pub(super) struct Event {
+    pub(super) event: NewEvent,
+    pub(super) created_at: Timestamp,
+    pub(super) run_number: RunNumber,
+    pub(super) request_id: Option<String>,
+}
+
+impl Instance {
+    pub(super) fn new(state: InstanceState) -> Self {
+        Self {
+            state,
+            labels: Labels::default(),
+            input: None,
+            env: BTreeMap::new(),
+            args: Vec::new(),
+            output: None,
+            error: None,
+            stderr: None,
+            checkpoints: Vec::new(),
+            events: Vec::new(),
+            waits: BTreeMap::new(),
+            signals: BTreeMap::new(),
+        }
+    }
+
+    /// Writes a decided change, whole.
+    pub(super) fn apply(&mut self, transition: Transition, now: Timestamp) {
+        let run = self.state.run_number;
+        if transition.confirm_read_signals {
+            self.retain_signals(|signal| signal.read_by != Some(run));
+        }
+        if transition.clear_signals {
+            self.signals.clear();
+        }
+        self.state = transition.state;
+        match transition.result {
+            ResultChange::Keep => {}
+            ResultChange::Clear => (self.output, self.error) = (None, None),
+            ResultChange::Set { output, error } => (self.output, self.error) = (output, error),
+        }
+        if transition.stderr.is_some() {
+            self.stderr = transition.stderr;
+        }
+        for event in transition.events {
+            self.record(event, None, now);
+        }
+    }
+
+    fn retain_signals(&mut self, keep: impl Fn(&KeptSignal) -> bool) {
+        self.signals.retain(|_, signals| {
+            signals.retain(&keep);
+            !signals.is_empty()
+        });
+    }
+
+    pub(super) fn record(&mut self, event: NewEvent, request_id: Option<String>, now: Timestamp) {
+        self.events.push(Event {
+            event,
+            created_at: now,
+            run_number: self.state.run_number,
+            request_id,
+        });
+    }
+
+    pub(super) fn save(
+        &mut self,
+        name: &CheckpointId,
+        state: Bytes,
+        request_id: Option<String>,
+        now: Timestamp,
+    ) {
+        self.checkpoints.push(Checkpoint {
+            name: name.as_str().to_owned(),
+            state: Some(state),
+            created_at: now,
+            run_number: self.state.run_number,
+            request_id,
+        });
+    }
+
+    /// The newest version of a checkpoint, if any was saved.
+    pub(super) fn saved(&self, name: &CheckpointId) -> Option<&Checkpoint> {
+        self.checkpoints
+            .iter()
+            .rev()
+            .find(|saved| saved.name == name.as_str() && saved.state.is_some())
+    }
+
+    pub(super) fn stored_events(&self) -> impl DoubleEndedIterator<Item = (&Event, StoredEvent)> {
+        (1..)
+            .zip(&self.events)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .map(|(seq, event)| {
+                let stored = StoredEvent {
+                    seq,
+                    kind: event.event.kind,
+                    subtype: event.event.subtype.clone(),
+                    checkpoint_id: event.event.checkpoint_id.clone(),
+                    payload: event.event.payload.clone(),
+                    created_at: event.created_at,
+                    run_number: event.run_number,
+                };
+                (event, stored)
+            })
+    }
+}
+
+impl Model {
+    /// A model that knows nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            database_id: Some(DatabaseId::generate()),
+            ..Self::default()
+        }
+    }
+
+    /// Takes what is to be told about the changes since this was last asked.
+    pub fn take_told(&mut self) -> Vec<Told> {
+        std::mem::take(&mut self.told)
+    }
+
+    pub(super) fn tell(&mut self, told: Told) {
+        self.told.push(told);
+    }
+
+    pub(super) fn known(&mut self, id: &InstanceId) -> Result<&mut Instance, Refusal> {
+        self.instances.get_mut(id).ok_or(Refusal::InstanceUnknown)
+    }
+
+    /// Writes a decided change to one instance, with what else belongs to the same step.
+    pub(super) fn apply(
+        &mut self,
+        id: &InstanceId,
+        transition: Transition,
+        now: Timestamp,
+        also: impl FnOnce(&mut Instance),
+    ) {
+        let applied = transition.applied;
+        let Some(instance) = self.instances.get_mut(id) else {
+            return;
+        };
+        if applied {
+            instance.apply(transition, now);
+        }
+        also(instance);
+        if applied {
+            let state = Box::new(instance.state.clone());
+            self.told.push(Told::State(state));
+        }
+    }
+}
