@@ -77,7 +77,7 @@ impl Instance {
     /// recorded with the instance.
     ///
     /// ```no_run
-    /// # async fn charge() -> Result<String, std::io::Error> { unimplemented!() }
+    /// # async fn charge() -> Result<String, std::io::Error> { Ok("r-17".to_owned()) }
     /// # async fn example(instance: &runtara_sdk::Instance) -> Result<(), runtara_sdk::Error> {
     /// use runtara_sdk::Retries;
     ///

@@ -1,0 +1,5 @@
+//! Does nothing.
+
+fn main() {
+    runtara_test_programs::sleep_forever()
+}
