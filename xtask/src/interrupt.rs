@@ -67,7 +67,7 @@ pub(crate) fn until<T>(
                 "waited {seconds} s in vain for {what}"
             )));
         }
-        pause(Duration::from_millis(20))?;
+        pause(Duration::from_millis(50))?;
     }
 }
 

@@ -34,14 +34,19 @@ pub(super) struct Standing {
 }
 
 /// One saved step.
-#[derive(Debug, Clone, Deserialize)]
-struct Checkpoint {
-    checkpoint_id: String,
+#[derive(Debug, Deserialize)]
+pub(super) struct Checkpoint {
+    pub(super) checkpoint_id: String,
+    /// The run that saved it.
+    pub(super) run_number: u64,
 }
 
-#[derive(Deserialize)]
-struct Checkpoints {
-    checkpoints: Vec<Checkpoint>,
+/// One event of an instance's life.
+#[derive(Debug, Deserialize)]
+pub(super) struct Event {
+    pub(super) event_type: String,
+    pub(super) subtype: Option<String>,
+    payload: Option<String>,
 }
 
 /// Watches one instance and says what is new.
@@ -51,7 +56,8 @@ pub(super) struct Order {
     id: String,
     /// The directory of its runs.
     runs: PathBuf,
-    saved: Vec<String>,
+    saved: Vec<Checkpoint>,
+    events: Vec<Event>,
     told: (String, Option<u64>),
 }
 
@@ -94,14 +100,14 @@ impl Order {
                 .next()
                 .cloned())
         })?;
-        let told = (String::new(), None);
         Ok(Self {
             narrator,
             client,
             id: id.to_owned(),
             runs,
             saved: Vec::new(),
-            told,
+            events: Vec::new(),
+            told: (String::new(), None),
         })
     }
 
@@ -111,7 +117,7 @@ impl Order {
     }
 
     /// Gives the steps saved so far, in their order.
-    pub(super) fn saved(&self) -> &[String] {
+    pub(super) fn saved(&self) -> &[Checkpoint] {
         &self.saved
     }
 
@@ -153,18 +159,9 @@ impl Order {
             .map(drop)
     }
 
-    /// Gives the events of the instance's life, oldest first.
-    pub(super) fn events(&self) -> Result<Vec<Event>, Error> {
-        #[derive(Deserialize)]
-        struct Events {
-            events: Vec<Event>,
-        }
-        let path = format!(
-            "/api/v1/instances/{}/events?sort_order=asc&limit=1000",
-            self.id
-        );
-        let answer = self.client.get(&path)?.accepted("list events")?;
-        read::<Events>(answer).map(|list| list.events)
+    /// Gives the events of the instance's life so far, oldest first.
+    pub(super) fn events(&self) -> &[Event] {
+        &self.events
     }
 
     /// Gives the process of a run, while there is one.
@@ -182,9 +179,9 @@ impl Order {
         let path = format!("/api/v1/instances/{}", self.id);
         let answer = self.client.get(&path)?.accepted("show the instance")?;
         let standing: Standing = read(answer)?;
+        self.tell_events()?;
         self.tell_saved()?;
-        let words = standing.words();
-        let now = (words, standing.run_number);
+        let now = (standing.words(), standing.run_number);
         if now != self.told {
             let run = now
                 .1
@@ -196,21 +193,41 @@ impl Order {
         Ok(standing)
     }
 
-    fn tell_saved(&mut self) -> Result<(), Error> {
-        let path = format!("/api/v1/instances/{}/checkpoints?limit=1000", self.id);
-        let answer = self.client.get(&path)?.accepted("list checkpoints")?;
-        let list: Checkpoints = read(answer)?;
-        // Newest first on the wire.
-        let ids: Vec<_> = list
-            .checkpoints
-            .into_iter()
-            .rev()
-            .map(|it| it.checkpoint_id)
-            .collect();
-        for id in ids.iter().skip(self.saved.len()) {
-            self.narrator.say(format!("    saved {id}"));
+    fn tell_events(&mut self) -> Result<(), Error> {
+        #[derive(Deserialize)]
+        struct Events {
+            events: Vec<Event>,
         }
-        self.saved = ids;
+        let seen = self.events.len();
+        let path = format!(
+            "/api/v1/instances/{}/events?sort_order=asc&limit=100&offset={seen}",
+            self.id
+        );
+        let answer = self.client.get(&path)?.accepted("list events")?;
+        for event in read::<Events>(answer)?.events {
+            if let Some(message) = event.progress() {
+                self.narrator.say(format!("    {message} …"));
+            }
+            self.events.push(event);
+        }
+        Ok(())
+    }
+
+    fn tell_saved(&mut self) -> Result<(), Error> {
+        #[derive(Deserialize)]
+        struct Checkpoints {
+            checkpoints: Vec<Checkpoint>,
+        }
+        let path = format!("/api/v1/instances/{}/checkpoints?limit=100", self.id);
+        let answer = self.client.get(&path)?.accepted("list checkpoints")?;
+        let mut list = read::<Checkpoints>(answer)?.checkpoints;
+        // Newest first on the wire.
+        list.reverse();
+        for checkpoint in list.iter().skip(self.saved.len()) {
+            self.narrator
+                .say(format!("    saved {}", checkpoint.checkpoint_id));
+        }
+        self.saved = list;
         Ok(())
     }
 }
@@ -223,7 +240,7 @@ impl Standing {
 
     /// Gives the result.
     pub(super) fn result(&self) -> Option<Value> {
-        serde_json::from_slice(&STANDARD.decode(self.output.as_ref()?).ok()?).ok()
+        decoded(self.output.as_ref()?)
     }
 
     fn words(&self) -> String {
@@ -234,11 +251,18 @@ impl Standing {
     }
 }
 
-/// One event of an instance's life.
-#[derive(Debug, Deserialize)]
-pub(super) struct Event {
-    pub(super) event_type: String,
-    pub(super) subtype: Option<String>,
+impl Event {
+    /// Gives the text by which the program told its progress, if that is what it is.
+    fn progress(&self) -> Option<String> {
+        if self.subtype.as_deref() != Some("progress") {
+            return None;
+        }
+        let payload: Value = decoded(self.payload.as_ref()?)?;
+        payload
+            .get("message")
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+    }
 }
 
 /// Tells whether there is such a process and it is no mere zombie.
@@ -247,6 +271,11 @@ pub(super) fn is_alive(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ")
         .is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
+/// Reads JSON that travels as base64.
+fn decoded(text: &str) -> Option<Value> {
+    serde_json::from_slice(&STANDARD.decode(text).ok()?).ok()
 }
 
 fn run_directories(directory: &Path) -> BTreeSet<PathBuf> {
