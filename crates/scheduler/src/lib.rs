@@ -1,1 +1,186 @@
 //! The only caller of runners: dispatch, exits, leases, recovery, cleanup.
+//!
+//! | part | what it does | what wakes it |
+//! |---|---|---|
+//! | [`dispatch`] | claims due instances while there is room, and launches them | a nudge, the earliest due time, room |
+//! | [`supervise`] | minds one run: tells it to leave, waits for its exit, records it | a nudge about the run, its exit |
+//! | [`reconcile`] | compares the rows that say "live here" with the runs in memory | the start, store errors, slowly always |
+//! | [`chores`] | keeps the lease, the counts, and the disk | their periods |
+//!
+//! Everything here may be interrupted at any point: what was not recorded is found again by [`reconcile`], which is also how a new
+//! server process takes over the runs of the one before.
+
+mod chores;
+mod dispatch;
+mod launch;
+mod live;
+mod reconcile;
+mod supervise;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use runtara_domain::{EndedBy, NodeId, RunnerKind};
+use runtara_images::BlobStore;
+use runtara_runner::{CallTracker, Runner};
+use runtara_store::Store;
+use tokio::sync::{Mutex, Notify, Semaphore};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::launch::PreparedImages;
+use crate::live::LiveRuns;
+
+/// How the scheduler works.
+#[derive(Debug, Clone)]
+pub struct SchedulerConfig {
+    /// This node.
+    pub node: NodeId,
+    /// What people call it.
+    pub node_name: String,
+    /// Where the server keeps its files.
+    pub data_dir: PathBuf,
+    /// Where the core listens, as `host:port`, for the programs that are launched.
+    pub core_addr: String,
+    /// Variables that every program is given.
+    pub passed_env: BTreeMap<String, String>,
+    /// Most runs at once.
+    pub capacity: usize,
+    /// How long the node's lease lasts. It is renewed three times as often.
+    pub lease: Duration,
+    /// Whether runs of an earlier process know an address that is no longer served, and are to be launched anew.
+    pub relaunch_adopted: bool,
+}
+
+/// The parts of a server that the scheduler works with.
+pub struct SchedulerParts {
+    /// Durable state.
+    pub store: Arc<dyn Store>,
+    /// One runner for each kind that this server can run.
+    pub runners: Vec<Arc<dyn Runner>>,
+    /// The content of images.
+    pub blobs: BlobStore,
+    /// Which calls of which runs are open; shared with the core.
+    pub tracker: CallTracker,
+}
+
+/// Launches what is due and minds what runs.
+#[derive(Clone)]
+pub struct Scheduler(Arc<Shared>);
+
+pub(crate) struct Shared {
+    config: SchedulerConfig,
+    store: Arc<dyn Store>,
+    runners: HashMap<RunnerKind, Arc<dyn Runner>>,
+    kinds: Vec<RunnerKind>,
+    images: PreparedImages,
+    tracker: CallTracker,
+    live: LiveRuns,
+    /// Held while a claim is made and noted, and while rows are compared with the runs in memory.
+    claiming: Mutex<()>,
+    /// Has that comparison made soon.
+    reconcile: Notify,
+    launches: Semaphore,
+    /// Ends dispatch and chores.
+    closing: CancellationToken,
+    /// Ends the minding of runs, which stay with their shims.
+    leaving: CancellationToken,
+    tasks: TaskTracker,
+    minders: TaskTracker,
+}
+
+/// Launches that are under way at once: enough to keep the processors busy, few enough to keep each launch short.
+const LAUNCHES_AT_ONCE: usize = 16;
+
+impl Scheduler {
+    /// A scheduler that does nothing yet.
+    #[must_use]
+    pub fn new(config: SchedulerConfig, parts: SchedulerParts) -> Self {
+        let kinds = parts.runners.iter().map(|runner| runner.kind()).collect();
+        let runners = parts
+            .runners
+            .into_iter()
+            .map(|runner| (runner.kind(), runner))
+            .collect();
+        Self(Arc::new(Shared {
+            live: LiveRuns::new(config.capacity),
+            images: PreparedImages::new(parts.blobs),
+            config,
+            store: parts.store,
+            runners,
+            kinds,
+            tracker: parts.tracker,
+            claiming: Mutex::new(()),
+            reconcile: Notify::new(),
+            launches: Semaphore::new(LAUNCHES_AT_ONCE),
+            closing: CancellationToken::new(),
+            leaving: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            minders: TaskTracker::new(),
+        }))
+    }
+
+    /// Starts: first every run of this node is found again, then what is due is claimed.
+    pub fn start(&self) {
+        let shared = Arc::clone(&self.0);
+        self.0.tasks.spawn(async move {
+            if reconcile::recover(&shared).await {
+                shared.tasks.spawn(dispatch::run(Arc::clone(&shared)));
+                shared.tasks.spawn(reconcile::run(Arc::clone(&shared)));
+                shared
+                    .tasks
+                    .spawn(supervise::pass_nudges(Arc::clone(&shared)));
+                chores::start(&shared);
+            }
+        });
+    }
+
+    /// How many runs are live here.
+    #[must_use]
+    pub fn live_runs(&self) -> usize {
+        self.0.live.len()
+    }
+
+    /// Stops claiming. Runs go on.
+    pub fn stop_claiming(&self) {
+        self.0.closing.cancel();
+    }
+
+    /// Stops. Runs that have a process of their own go on under their shims, for the next server process to adopt; with `end_runs` they
+    /// are ended, and their instances launched again by whoever comes next. Answers when all is done, at the deadline at the
+    /// latest.
+    pub async fn shutdown(&self, end_runs: bool, deadline: Instant) {
+        let shared = &self.0;
+        self.stop_claiming();
+        shared.tasks.close();
+        let tasks = timeout_at(deadline, shared.tasks.wait()).await;
+        if tasks.is_err() {
+            warn!("launches and chores did not end in time");
+        }
+        if end_runs {
+            for live in shared.live.all() {
+                if let Some(run) = live.run() {
+                    let ended = run.terminate(Duration::from_secs(2), EndedBy::Host).await;
+                    if let Err(error) = ended {
+                        warn!(%error, "a run could not be ended");
+                    }
+                }
+            }
+            if timeout_at(deadline, shared.live.empty()).await.is_err() {
+                warn!(runs = shared.live.len(), "runs did not end in time");
+            }
+        }
+        shared.leaving.cancel();
+        shared.minders.close();
+        if timeout_at(deadline, shared.minders.wait()).await.is_err() {
+            warn!("exits were not recorded in time; they are recorded at the next start");
+        }
+        if let Err(error) = shared.store.release_node(shared.config.node).await {
+            info!(%error, "the node's lease was left to lapse");
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Turns a claimed instance into a run.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use runtara_domain::{ImageDigest, RunExit, RunToken, RunnerKind};
+use runtara_images::BlobStore;
+use runtara_runner::{Input, LaunchSpec, PrepareError, PreparedImage, Runner};
+use runtara_store::{ClaimedRun, Store};
+use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, info, info_span, warn};
+
+use crate::Shared;
+use crate::live::Live;
+use crate::supervise;
+
+/// Why a claimed instance has no run.
+struct NotLaunched {
+    permanent: bool,
+    error: String,
+}
+
+impl NotLaunched {
+    fn for_now(error: impl std::fmt::Display) -> Self {
+        Self {
+            permanent: false,
+            error: error.to_string(),
+        }
+    }
+}
+
+/// Launches a claimed instance and minds its run to the end.
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    live: Arc<Live>,
+    claimed: ClaimedRun,
+    token: RunToken,
+) {
+    let span = info_span!(
+        "run",
+        tenant = %claimed.tenant_id,
+        instance = %claimed.instance_id,
+        run_number = %claimed.run_number,
+    );
+    async {
+        let kind = claimed.image.kind;
+        match launch(&shared, &live, claimed, token).await {
+            Ok(()) => supervise::mind(&shared, &live, kind).await,
+            Err(refused) => {
+                warn!(
+                    error = refused.error,
+                    permanent = refused.permanent,
+                    "not launched"
+                );
+                let exit = RunExit::not_launched(refused.permanent, refused.error);
+                supervise::record(&shared, &live, exit).await;
+            }
+        }
+    }
+    .instrument(span)
+    .await;
+}
+
+async fn launch(
+    shared: &Shared,
+    live: &Live,
+    claimed: ClaimedRun,
+    token: RunToken,
+) -> Result<(), NotLaunched> {
+    let _turn = shared
+        .launches
+        .acquire()
+        .await
+        .map_err(NotLaunched::for_now)?;
+    let kind = claimed.image.kind;
+    let runner = shared
+        .runners
+        .get(&kind)
+        .ok_or_else(|| NotLaunched::for_now(format!("this server has no runner for '{kind}'")))?;
+    let image = shared
+        .images
+        .get(runner.as_ref(), claimed.image.digest)
+        .await?;
+    let input = match claimed.input {
+        Some(input) => input,
+        None => shared
+            .store
+            .instance_input(&claimed.instance_id)
+            .await
+            .map_err(NotLaunched::for_now)?
+            .flatten()
+            .unwrap_or_default(),
+    };
+    let spec = LaunchSpec {
+        key: live.key.clone(),
+        tenant_id: claimed.tenant_id,
+        image,
+        args: claimed.args,
+        env: claimed.env,
+        passed_env: shared.config.passed_env.clone(),
+        input: Input::Inline(input),
+        checkpoint_id: claimed.checkpoint_id,
+        token,
+        core_addr: shared.config.core_addr.clone(),
+        timeout: Duration::from_millis(claimed.timeout_ms),
+    };
+    let run = runner.launch(spec).await.map_err(|error| NotLaunched {
+        permanent: error.permanent,
+        error: error.reason,
+    })?;
+    live.set_run(run);
+    info!(image = %claimed.image.image_id, "launched");
+    Ok(())
+}
+
+type ReadyImages = HashMap<(RunnerKind, ImageDigest), Arc<OnceCell<PreparedImage>>>;
+
+/// Images that runners have made ready, each once.
+pub(crate) struct PreparedImages {
+    blobs: BlobStore,
+    ready: Mutex<ReadyImages>,
+}
+
+/// Most images that are remembered as ready. Beyond it all are forgotten: making one ready again costs little.
+const REMEMBERED: usize = 4_096;
+/// How many contents are listed at once.
+const ORPHANS_PAGE: usize = 500;
+
+impl PreparedImages {
+    pub(crate) fn new(blobs: BlobStore) -> Self {
+        Self {
+            blobs,
+            ready: Mutex::default(),
+        }
+    }
+
+    async fn get(
+        &self,
+        runner: &dyn Runner,
+        digest: ImageDigest,
+    ) -> Result<PreparedImage, NotLaunched> {
+        let cell = self.cell(runner.kind(), digest);
+        let image = cell
+            .get_or_try_init(|| self.prepare(runner, digest))
+            .await?;
+        if tokio::fs::try_exists(&image.path).await.unwrap_or(false) {
+            return Ok(image.clone());
+        }
+        // Somebody has cleaned up under us: make it ready again.
+        self.forget(runner.kind(), digest);
+        self.prepare(runner, digest).await
+    }
+
+    fn cell(&self, kind: RunnerKind, digest: ImageDigest) -> Arc<OnceCell<PreparedImage>> {
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        if ready.len() > REMEMBERED {
+            ready.clear();
+        }
+        Arc::clone(ready.entry((kind, digest)).or_default())
+    }
+
+    fn forget(&self, kind: RunnerKind, digest: ImageDigest) {
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        ready.remove(&(kind, digest));
+    }
+
+    /// Removes the content of an image that nobody needs any more.
+    pub(crate) async fn remove(
+        &self,
+        digest: ImageDigest,
+        store: &dyn Store,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        // Locked against registrations while the store is asked: the same content may just be registered anew.
+        if let Some(removal) = self.blobs.removal(&digest).await?
+            && !store.is_content_needed(&digest).await?
+        {
+            removal.remove().await?;
+        }
+        Ok(())
+    }
+
+    /// Removes content that no image has: of uploads that ended between their content and their row. Gives up when `closing` ends.
+    pub(crate) async fn remove_orphans(
+        &self,
+        store: &dyn Store,
+        closing: &CancellationToken,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        self.blobs.sweep().await?;
+        let mut after = None;
+        loop {
+            let page = self.blobs.list(after, ORPHANS_PAGE).await?;
+            for blob in &page {
+                if closing.is_cancelled() {
+                    return Ok(());
+                }
+                if !store.is_content_needed(&blob.digest).await? {
+                    self.remove(blob.digest, store).await?;
+                }
+            }
+            match page.last() {
+                Some(last) if page.len() == ORPHANS_PAGE => after = Some(last.digest),
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    async fn prepare(
+        &self,
+        runner: &dyn Runner,
+        digest: ImageDigest,
+    ) -> Result<PreparedImage, NotLaunched> {
+        let content = self
+            .blobs
+            .local_path(&digest)
+            .await
+            .map_err(NotLaunched::for_now)?;
+        runner
+            .prepare(digest, &content)
+            .await
+            .map_err(|error| NotLaunched {
+                permanent: matches!(error, PrepareError::Unfit { .. }),
+                error: error.to_string(),
+            })
+    }
+}

@@ -1,0 +1,188 @@
+//! Minds runs: tells them to leave when their row says so, waits for their exit, and records it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use runtara_domain::{Change, EndedBy, Refusal, RunExit, RunnerKind};
+use runtara_runner::Run;
+use runtara_store::{LiveRun, StoreError};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tracing::{debug, error, info, warn};
+
+use crate::Shared;
+use crate::live::Live;
+
+/// How long the open calls of a run that has exited may take to be answered.
+const LAST_CALLS: Duration = Duration::from_secs(10);
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// When to look again at a row that could not be read.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Hands the nudges about runs to their minders.
+pub(crate) async fn pass_nudges(shared: Arc<Shared>) {
+    loop {
+        let ids = tokio::select! {
+            () = shared.closing.cancelled() => return,
+            ids = shared.store.nudges().runs_to_look_at() => ids,
+        };
+        for live in ids.iter().filter_map(|id| shared.live.get(id)) {
+            live.look();
+        }
+    }
+}
+
+/// Minds a run until its exit is recorded, or until the scheduler leaves it to its shim.
+pub(crate) async fn mind(shared: &Shared, live: &Live, kind: RunnerKind) {
+    let Some(run) = live.run() else { return };
+    let exit = tokio::select! {
+        () = shared.leaving.cancelled() => return,
+        exit = wait(shared, live, run.as_ref()) => exit,
+    };
+    let Some(exit) = exit else { return };
+    if timeout(LAST_CALLS, shared.tracker.idle(live.token))
+        .await
+        .is_err()
+    {
+        warn!("a call of a run that has exited was not answered in time");
+    }
+    if record(shared, live, exit).await
+        && let Some(runner) = shared.runners.get(&kind)
+        && let Err(error) = runner.clean(&live.key, true).await
+    {
+        warn!(%error, "what a run has left could not be removed");
+    }
+}
+
+/// Waits for the exit of a run, and tells it to leave when its row says so. `None` if its exit cannot be told.
+async fn wait(shared: &Shared, live: &Live, run: &dyn Run) -> Option<RunExit> {
+    let exit = run.wait();
+    tokio::pin!(exit);
+    let mut minder = Minder::new(live, run);
+    // What happened between the claim and now has been nudged to nobody.
+    let mut look_at = Some(Instant::now());
+    loop {
+        tokio::select! {
+            exit = &mut exit => return match exit {
+                Ok(exit) => Some(exit),
+                Err(error) => {
+                    error!(%error, "the exit of a run cannot be told; it is looked for again");
+                    shared.live.remove(&live.key);
+                    None
+                }
+            },
+            () = live.looked_for() => look_at = minder.look(shared).await,
+            () = until(look_at) => look_at = minder.look(shared).await,
+        }
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What a run was told so far.
+struct Minder<'a> {
+    live: &'a Live,
+    run: &'a dyn Run,
+    asked: bool,
+    slept_ms: u64,
+}
+
+impl<'a> Minder<'a> {
+    fn new(live: &'a Live, run: &'a dyn Run) -> Self {
+        Self {
+            live,
+            run,
+            asked: false,
+            slept_ms: 0,
+        }
+    }
+
+    /// Reads the row and does what it wants of the run; says when to look again.
+    async fn look(&mut self, shared: &Shared) -> Option<Instant> {
+        match shared.store.live_run(&self.live.key.instance_id).await {
+            Ok(Some(row)) if row.run_number == self.live.key.run_number => self.follow(&row).await,
+            Ok(_) => {
+                // The row has no such run: it was given up for lost, and another may follow it.
+                self.terminate(Duration::ZERO, EndedBy::Host).await;
+                None
+            }
+            Err(error) => {
+                debug!(%error, "the row of a run could not be read");
+                Some(Instant::now() + LOOK_AGAIN)
+            }
+        }
+    }
+
+    async fn follow(&mut self, row: &LiveRun) -> Option<Instant> {
+        if row.slept_ms != self.slept_ms {
+            let slept = Duration::from_millis(row.slept_ms);
+            match self.run.set_slept(slept).await {
+                Ok(()) => self.slept_ms = row.slept_ms,
+                Err(error) => warn!(%error, "the running time could not be adjusted"),
+            }
+        }
+        let left = Duration::from_millis(row.leave_in_ms?);
+        if row.asked_to_leave && !self.asked && !left.is_zero() {
+            self.asked = true;
+            self.terminate(left, EndedBy::Stop).await;
+        }
+        if left.is_zero() {
+            let by = if row.asked_to_leave {
+                EndedBy::Stop
+            } else {
+                EndedBy::Leaving
+            };
+            self.terminate(Duration::ZERO, by).await;
+            return None;
+        }
+        Some(Instant::now() + left)
+    }
+
+    async fn terminate(&self, grace: Duration, by: EndedBy) {
+        if let Err(error) = self.run.terminate(grace, by).await {
+            warn!(%error, "a run could not be told to leave");
+        }
+    }
+}
+
+/// Records the exit of a run, however long the store is away; false if the scheduler leaves before. The exit is then found in the run's
+/// directory by the next start.
+pub(crate) async fn record(shared: &Shared, live: &Live, exit: RunExit) -> bool {
+    let our_fault = shared.tracker.is_our_fault(live.token);
+    let change = Change::Exit {
+        run_number: live.key.run_number,
+        exit,
+        our_fault,
+    };
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match shared
+            .store
+            .change(&live.key.instance_id, change.clone())
+            .await
+        {
+            Ok(changed) => {
+                info!(status = %changed.state.status, "the exit of a run was recorded");
+                break;
+            }
+            Err(StoreError::Refused(Refusal::RunSuperseded | Refusal::InstanceUnknown)) => {
+                debug!("the exit of a run was recorded before");
+                break;
+            }
+            Err(error) => warn!(%error, "the exit of a run could not be recorded yet"),
+        }
+        tokio::select! {
+            () = shared.leaving.cancelled() => return false,
+            () = sleep(pause) => {}
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+    shared.tracker.forget(live.token);
+    shared.live.remove(&live.key);
+    true
+}
