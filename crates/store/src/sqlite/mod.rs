@@ -1,1 +1,509 @@
-//! sqlite.
+//! The store in one SQLite file, for one server process.
+//!
+//! - [`writer`]: one task owns the one connection that writes, and commits for all who write at the same time.
+//! - [`readers`]: a few connections that only read, and never wait for the writer.
+//! - `instances`, `calls`, `runs`, `images`, `nodes`: what is written, each as load, decide, write.
+//! - `lists`, `history`: the questions.
+//! - `state`: the row of an instance; `sql`: statements and rows; `file`, `connect`: the file, its lock, its schema.
+
+mod calls;
+mod connect;
+mod failure;
+mod file;
+mod history;
+mod images;
+mod instances;
+mod lists;
+mod nodes;
+mod readers;
+mod runs;
+mod sql;
+mod state;
+mod writer;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use runtara_domain::{
+    Caller, Change, CheckpointId, Checkpointed, DatabaseId, ImageDigest, ImageId, ImageName,
+    ImageRecord, InstanceId, NewEvent, NewImage, NewInstance, NodeId, RaisedSignal, RunnerKind,
+    SaveCheckpoint, SignalId, TenantId, TokenHash, Word,
+};
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+
+use self::readers::Readers;
+use self::writer::Writer;
+use crate::{
+    Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, Clock, EventFilter, HeldWait,
+    ImageDeletion, ImageFilter, InstanceFilter, InstanceOrder, InstanceRecord, InstanceSummary,
+    InstanceValues, LiveRun, MetricsBucket, MetricsQuery, NextDue, NodeLease, NodeStanding, Nudges,
+    Page, PageRequest, Purge, Scope, Started, StepFilter, StepSummary, Store, StoreResult,
+    StoredCheckpoint, StoredEvent, SystemClock, TokenOwner, WaitRequest, Waiting,
+};
+
+/// How a [`SqliteStore`] is opened.
+#[derive(Clone)]
+pub struct SqliteOptions {
+    path: PathBuf,
+    clock: Arc<dyn Clock>,
+    nudges: Nudges,
+    patience: Duration,
+    max_pages: Option<u32>,
+}
+
+impl SqliteOptions {
+    /// Options for the database in a file: a path, or a URL such as `sqlite:data/runtara.db` or `sqlite:///var/lib/runtara.db`.
+    ///
+    /// # Errors
+    /// [`crate::StoreError::Broken`] if the text names no file.
+    pub fn new(url: &str) -> StoreResult<Self> {
+        file::path_of(url).map(Self::at)
+    }
+
+    /// Options for the database in the file of this path.
+    #[must_use]
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            clock: Arc::new(SystemClock),
+            nudges: Nudges::new(),
+            patience: Duration::from_secs(5),
+            max_pages: None,
+        }
+    }
+
+    /// Decides by this clock instead of that of the machine.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Gives these nudges.
+    #[must_use]
+    pub fn nudges(mut self, nudges: Nudges) -> Self {
+        self.nudges = nudges;
+        self
+    }
+
+    /// How long a request waits for its turn, and a question for its answer, before the store is called unavailable. Five
+    /// seconds unless it is set.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Lets the database grow to so many pages of 4 KiB: beyond that it answers as if the disk were full.
+    #[must_use]
+    pub fn max_pages(mut self, pages: u32) -> Self {
+        self.max_pages = Some(pages);
+        self
+    }
+}
+
+/// Durable state in one SQLite file.
+///
+/// # Durability
+/// What is answered with success was written and flushed (`fsync`) to the log of the database. Requests that meet share a flush.
+///
+/// # One process
+/// A lock file beside the database (its name with `.lock`) is held for the life of the store: a second process is refused. The
+/// file must lie on a local disk; network file systems lock and flush as they like.
+///
+/// # Cancellation
+/// Any future may be dropped: a write that was queued is carried out, a question is stopped.
+pub struct SqliteStore {
+    clock: Arc<dyn Clock>,
+    nudges: Nudges,
+    database_id: DatabaseId,
+    writer: Writer,
+    readers: Readers,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl SqliteStore {
+    /// Opens a database: makes its directory and file if there is none, takes its lock, and brings its schema up to date.
+    ///
+    /// # Errors
+    /// [`crate::StoreError::Broken`] if another process has the database open (the text names it and the lock), if the file is no database
+    /// of ours, or if it cannot be made.
+    pub async fn open(options: SqliteOptions) -> StoreResult<Self> {
+        let path = options.path.clone();
+        let lock = tokio::task::spawn_blocking(move || file::prepare(&path))
+            .await
+            .map_err(|error| failure::broken_by("preparing the database's files", error))??;
+        let writing = connect::writer(&options.path, options.max_pages);
+        let mut connection = connect::open_writer(&writing).await?;
+        connect::migrate(&mut connection, &options.path).await?;
+        let database_id = connect::database_id(&mut connection).await?;
+        let (writer, task) = Writer::start(
+            connection,
+            writing,
+            Arc::clone(&options.clock),
+            options.nudges.clone(),
+            options.patience,
+            lock,
+        );
+        Ok(Self {
+            readers: Readers::new(connect::reader(&options.path), options.patience),
+            clock: options.clock,
+            nudges: options.nudges,
+            database_id,
+            writer,
+            task: Mutex::new(Some(task)),
+        })
+    }
+}
+
+/// Asks a question on a connection that reads.
+macro_rules! ask {
+    ($store:expr, |$connection:ident| $question:expr) => {{
+        let mut guard = $store.readers.get().await?;
+        let $connection = guard.connection();
+        let answer = $question.await;
+        guard.judge(&answer);
+        answer
+    }};
+}
+
+/// Does something within the writing task. `$bytes` is about how much it writes beside its row.
+macro_rules! act {
+    ($store:expr, $bytes:expr, |$tx:ident| $work:expr) => {
+        $store
+            .writer
+            .write($bytes, move |$tx| async move { $work.await }.boxed())
+            .await
+    };
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    fn nudges(&self) -> &Nudges {
+        &self.nudges
+    }
+
+    async fn database_id(&self) -> StoreResult<DatabaseId> {
+        Ok(self.database_id)
+    }
+
+    async fn ping(&self) -> StoreResult<()> {
+        act!(self, 0, |tx| async { tx.connection().map(drop) })
+    }
+
+    async fn close(&self) {
+        self.writer.close();
+        if let Some(task) = self.task.lock().await.take() {
+            self.readers.close().await;
+            if let Err(error) = task.await {
+                tracing::error!(%error, "the writing task did not end orderly");
+            }
+        }
+    }
+
+    async fn renew_node(&self, node: NodeLease) -> StoreResult<NodeStanding> {
+        act!(self, 0, |tx| nodes::renew(tx, &node))
+    }
+
+    async fn release_node(&self, node: NodeId) -> StoreResult<()> {
+        act!(self, 0, |tx| nodes::release(tx, node))
+    }
+
+    async fn expire_nodes(&self, me: NodeId, limit: u32) -> StoreResult<Vec<InstanceId>> {
+        act!(self, 0, |tx| runs::expire(tx, me, limit))
+    }
+
+    async fn register_image(&self, image: NewImage) -> StoreResult<ImageRecord> {
+        act!(self, 0, |tx| images::register(tx, image))
+    }
+
+    async fn image(&self, id: &ImageId) -> StoreResult<Option<ImageRecord>> {
+        ask!(self, |connection| images::by_id(connection, id))
+    }
+
+    async fn image_by_name(
+        &self,
+        tenant: &TenantId,
+        name: &ImageName,
+    ) -> StoreResult<Option<ImageRecord>> {
+        ask!(self, |connection| images::by_name(connection, tenant, name))
+    }
+
+    async fn list_images(
+        &self,
+        filter: &ImageFilter,
+        page: &PageRequest,
+    ) -> StoreResult<Page<ImageRecord>> {
+        ask!(self, |connection| images::list(connection, filter, page))
+    }
+
+    async fn delete_image(&self, id: &ImageId) -> StoreResult<ImageDeletion> {
+        let id = id.clone();
+        act!(self, 0, |tx| images::delete(tx, &id))
+    }
+
+    async fn remove_unneeded_images(&self, limit: u32) -> StoreResult<Vec<ImageDigest>> {
+        act!(self, 0, |tx| images::remove_unneeded(tx, limit))
+    }
+
+    async fn is_content_needed(&self, digest: &ImageDigest) -> StoreResult<bool> {
+        ask!(self, |connection| images::is_content_needed(
+            connection, digest
+        ))
+    }
+
+    async fn start_instance(&self, new: NewInstance) -> StoreResult<Started> {
+        let bytes = new.input.len();
+        act!(self, bytes, |tx| instances::start(tx, new))
+    }
+
+    async fn change(&self, id: &InstanceId, change: Change) -> StoreResult<Changed> {
+        instances::check_stands_alone(&change)?;
+        let id = id.clone();
+        let bytes = match &change {
+            Change::Exit { exit, .. } => exit.output.as_ref().map_or(0, Bytes::len),
+            _ => 0,
+        };
+        act!(self, bytes, |tx| instances::change(tx, &id, &change))
+    }
+
+    async fn send_signal(
+        &self,
+        id: &InstanceId,
+        signal_id: &SignalId,
+        payload: Option<Bytes>,
+    ) -> StoreResult<()> {
+        let (id, signal_id) = (id.clone(), signal_id.clone());
+        let bytes = payload.as_ref().map_or(0, Bytes::len);
+        act!(self, bytes, |tx| instances::send_signal(
+            tx, &id, &signal_id, payload
+        ))
+    }
+
+    async fn purge_instance(&self, id: &InstanceId) -> StoreResult<Purge> {
+        let id = id.clone();
+        act!(self, 0, |tx| instances::purge(tx, &id))
+    }
+
+    async fn claim_due(&self, claim: Claim) -> StoreResult<Vec<ClaimedRun>> {
+        act!(self, 0, |tx| runs::claim(tx, &claim))
+    }
+
+    async fn next_due(&self, kinds: &[RunnerKind]) -> StoreResult<NextDue> {
+        let now = self.clock.now();
+        ask!(self, |connection| runs::next_due(connection, kinds, now))
+    }
+
+    async fn live_runs(
+        &self,
+        node: NodeId,
+        after: Option<&InstanceId>,
+        limit: u32,
+    ) -> StoreResult<Vec<LiveRun>> {
+        let now = self.clock.now();
+        ask!(self, |connection| runs::live_runs(
+            connection,
+            (node, after, limit),
+            now
+        ))
+    }
+
+    async fn live_run(&self, id: &InstanceId) -> StoreResult<Option<LiveRun>> {
+        let now = self.clock.now();
+        ask!(self, |connection| runs::live_run(connection, id, now))
+    }
+
+    async fn register_instance(
+        &self,
+        caller: &Caller,
+        tenant: &TenantId,
+        checkpoint_id: Option<CheckpointId>,
+    ) -> StoreResult<()> {
+        let (caller, tenant) = (caller.clone(), tenant.clone());
+        act!(self, 0, |tx| calls::register(
+            tx,
+            &caller,
+            &tenant,
+            checkpoint_id
+        ))
+    }
+
+    async fn save_checkpoint(
+        &self,
+        caller: &Caller,
+        request: SaveCheckpoint,
+    ) -> StoreResult<Checkpointed> {
+        let caller = caller.clone();
+        let bytes = request.state.len();
+        act!(self, bytes, |tx| calls::save_checkpoint(
+            tx, &caller, &request
+        ))
+    }
+
+    async fn poll_signal(&self, caller: &Caller) -> StoreResult<Option<RaisedSignal>> {
+        let caller = caller.clone();
+        act!(self, 0, |tx| calls::poll_signal(tx, &caller))
+    }
+
+    async fn take_signal(
+        &self,
+        caller: &Caller,
+        signal_id: &SignalId,
+    ) -> StoreResult<Option<Option<Bytes>>> {
+        let (caller, signal_id) = (caller.clone(), signal_id.clone());
+        act!(self, 0, |tx| calls::take_signal(tx, &caller, &signal_id))
+    }
+
+    async fn begin_wait(&self, caller: &Caller, request: WaitRequest) -> StoreResult<Waiting> {
+        let caller = caller.clone();
+        let bytes = request.state.len();
+        act!(self, bytes, |tx| calls::begin_wait(tx, &caller, &request))
+    }
+
+    async fn continue_wait(
+        &self,
+        caller: &Caller,
+        held: &HeldWait,
+        park_now: bool,
+    ) -> StoreResult<Waiting> {
+        let (caller, held) = (caller.clone(), held.clone());
+        act!(self, 0, |tx| calls::continue_wait(
+            tx, &caller, &held, park_now
+        ))
+    }
+
+    async fn record_event(
+        &self,
+        caller: &Caller,
+        event: NewEvent,
+        request_id: Option<String>,
+    ) -> StoreResult<()> {
+        let caller = caller.clone();
+        let bytes = event.payload.as_ref().map_or(0, Bytes::len);
+        act!(self, bytes, |tx| calls::record_event(
+            tx,
+            &caller,
+            &event,
+            request_id.as_deref()
+        ))
+    }
+
+    async fn heartbeat(&self, caller: &Caller) -> StoreResult<()> {
+        let caller = caller.clone();
+        act!(self, 0, |tx| calls::heartbeat(tx, &caller))
+    }
+
+    async fn record_retry(
+        &self,
+        caller: &Caller,
+        checkpoint_id: &CheckpointId,
+        attempt: u32,
+        error: Option<String>,
+    ) -> StoreResult<()> {
+        let (caller, checkpoint_id) = (caller.clone(), checkpoint_id.clone());
+        act!(self, 0, |tx| calls::record_retry(
+            tx,
+            &caller,
+            &checkpoint_id,
+            attempt,
+            error.as_deref()
+        ))
+    }
+
+    async fn say(&self, caller: &Caller, word: Word, our_fault: bool) -> StoreResult<Changed> {
+        let caller = caller.clone();
+        let bytes = match &word {
+            Word::Completed { output } => output.as_ref().map_or(0, Bytes::len),
+            Word::SuspendedUntil { state, .. } => state.len(),
+            _ => 0,
+        };
+        act!(self, bytes, |tx| calls::say(tx, &caller, &word, our_fault))
+    }
+
+    async fn run_of_token(&self, token: TokenHash) -> StoreResult<Option<TokenOwner>> {
+        ask!(self, |connection| runs::owner(connection, token))
+    }
+
+    async fn instance(&self, id: &InstanceId) -> StoreResult<Option<InstanceRecord>> {
+        ask!(self, |connection| instances::record(connection, id))
+    }
+
+    async fn instance_values(&self, id: &InstanceId) -> StoreResult<Option<InstanceValues>> {
+        ask!(self, |connection| instances::values(connection, id))
+    }
+
+    async fn instance_input(&self, id: &InstanceId) -> StoreResult<Option<Option<Bytes>>> {
+        ask!(self, |connection| instances::input(connection, id))
+    }
+
+    async fn list_instances(
+        &self,
+        filter: &InstanceFilter,
+        order: InstanceOrder,
+        page: &PageRequest,
+    ) -> StoreResult<Page<InstanceSummary>> {
+        ask!(self, |connection| lists::list(
+            connection, filter, order, page
+        ))
+    }
+
+    async fn list_checkpoints(
+        &self,
+        id: &InstanceId,
+        filter: &CheckpointFilter,
+        page: &PageRequest,
+    ) -> StoreResult<Page<CheckpointSummary>> {
+        ask!(self, |connection| history::list_checkpoints(
+            connection, id, filter, page
+        ))
+    }
+
+    async fn checkpoint(
+        &self,
+        id: &InstanceId,
+        checkpoint_id: &CheckpointId,
+    ) -> StoreResult<Option<StoredCheckpoint>> {
+        ask!(self, |connection| history::checkpoint(
+            connection,
+            id,
+            checkpoint_id
+        ))
+    }
+
+    async fn list_events(
+        &self,
+        id: &InstanceId,
+        filter: &EventFilter,
+        page: &PageRequest,
+    ) -> StoreResult<Page<StoredEvent>> {
+        ask!(self, |connection| history::list_events(
+            connection, id, filter, page
+        ))
+    }
+
+    async fn list_steps(
+        &self,
+        id: &InstanceId,
+        filter: &StepFilter,
+        page: &PageRequest,
+    ) -> StoreResult<Page<StepSummary>> {
+        ask!(self, |connection| history::list_steps(
+            connection, id, filter, page
+        ))
+    }
+
+    async fn scope_ancestors(&self, id: &InstanceId, scope_id: &str) -> StoreResult<Vec<Scope>> {
+        ask!(self, |connection| history::scope_ancestors(
+            connection, id, scope_id
+        ))
+    }
+
+    async fn tenant_metrics(&self, query: &MetricsQuery) -> StoreResult<Vec<MetricsBucket>> {
+        ask!(self, |connection| history::metrics(connection, query))
+    }
+}

@@ -1,0 +1,404 @@
+//! What runs say.
+
+use bytes::Bytes;
+use runtara_domain::{
+    Call, Caller, CheckpointId, Checkpointed, Fence, InstanceState, NewEvent, RaisedSignal,
+    Refusal, SaveCheckpoint, SignalId, TenantId, Transition, Word,
+};
+use runtara_domain::{RunNumber, WaitKind, WaitRecord};
+
+use super::instances::make_self_registered;
+use super::sql::{Columns, Sql};
+use super::state::{KeptSignals, Loaded, Write, load, read_with, state_columns};
+use super::writer::Tx;
+use crate::plan::{self, WaitPlan};
+use crate::{Changed, HeldWait, StoreResult, WaitKey, WaitRequest, Waiting};
+
+async fn find(tx: &mut Tx, caller: &Caller) -> StoreResult<Loaded> {
+    let found = load(tx.connection()?, &caller.instance_id).await?;
+    Ok(found.ok_or(Refusal::InstanceUnknown)?)
+}
+
+/// Writes what a transition asks for and nothing else.
+async fn write(tx: &mut Tx, found: &Loaded, next: Transition) -> StoreResult<InstanceState> {
+    Write::new(found, next, tx.now).run(tx).await
+}
+
+fn seen(shows_signal: bool, heartbeat: bool) -> Call {
+    Call::Seen {
+        shows_signal,
+        heartbeat,
+    }
+}
+
+pub(super) async fn register(
+    tx: &mut Tx,
+    caller: &Caller,
+    tenant: &TenantId,
+    checkpoint_id: Option<CheckpointId>,
+) -> StoreResult<()> {
+    let found = match load(tx.connection()?, &caller.instance_id).await? {
+        Some(found) => found,
+        None if caller.fence == Fence::SelfRegistered => {
+            if let Some(id) = checkpoint_id {
+                return Err(Refusal::CheckpointUnknown { id }.into());
+            }
+            make_self_registered(tx, &caller.instance_id, tenant).await?;
+            find(tx, caller).await?
+        }
+        None => return Err(Refusal::InstanceUnknown.into()),
+    };
+    let call = Call::Register {
+        tenant_id: tenant.clone(),
+        checkpoint_id: checkpoint_id.clone(),
+    };
+    let next = plan::call(&found.state, caller, call, tx.now)?;
+    if let Some(id) = checkpoint_id
+        && newest_version(tx, found.id, &id).await?.is_none()
+    {
+        return Err(Refusal::CheckpointUnknown { id }.into());
+    }
+    write(tx, &found, next).await.map(drop)
+}
+
+/// The highest version that is stored under a name.
+async fn newest_version(
+    tx: &mut Tx,
+    instance: i64,
+    checkpoint_id: &CheckpointId,
+) -> StoreResult<Option<i64>> {
+    let mut sql = Sql::new(
+        "select max(version) from runtara_checkpoints \
+         where instance = ? and checkpoint_id = ? and version >= 0",
+    );
+    sql.bind(instance).bind(checkpoint_id.as_str());
+    match sql
+        .row(tx.connection()?, "looking for a checkpoint")
+        .await?
+    {
+        Some(row) => Columns::of(&row).opt_int(),
+        None => Ok(None),
+    }
+}
+
+pub(super) async fn save_checkpoint(
+    tx: &mut Tx,
+    caller: &Caller,
+    request: &SaveCheckpoint,
+) -> StoreResult<Checkpointed> {
+    const FIND: &str = concat!(
+        "select ",
+        state_columns!(),
+        ", c.state, c.request_id, exists (select 1 from runtara_signals s \
+         where s.instance = i.id and s.signal_id = ?) \
+         from runtara_instances i left join runtara_checkpoints c on c.place = \
+         (select place from runtara_checkpoints \
+         where instance = i.id and checkpoint_id = ? and version >= 0 \
+         order by place desc limit 1) \
+         where i.instance_id = ?"
+    );
+    let name = request.checkpoint_id.as_str();
+    let request_id = request.request_id.as_deref();
+    let mut sql = Sql::new(FIND);
+    sql.bind(name).bind(name).bind(caller.instance_id.as_str());
+    let row = sql
+        .row(tx.connection()?, "looking before a checkpoint")
+        .await?;
+    let row = row.ok_or(Refusal::InstanceUnknown)?;
+    let (found, mut columns) = read_with(&row)?;
+    let saved = columns.opt_bytes()?;
+    let saved_by = columns.opt_text()?;
+    let kept = if columns.flag()? {
+        Some(KeptSignals::load(tx, found.id, name).await?)
+    } else {
+        None
+    };
+    let kept = kept
+        .as_ref()
+        .and_then(|kept| kept.of_call(found.state.run_number, request_id));
+    let plan = plan::save_checkpoint(
+        &found.state,
+        caller,
+        request,
+        saved.map(|saved| (saved, saved_by)),
+        kept.map(|kept| kept.signal),
+        tx.now,
+    )?;
+    let mut write = Write::new(&found, plan.transition, tx.now);
+    if plan.store {
+        write.checkpoint(name, 0, &request.state, request_id);
+    }
+    if let Some(kept) = kept.filter(|_| plan.take_signal) {
+        write.take_signal(name, kept.n, request_id);
+    }
+    write.run(tx).await?;
+    Ok(plan.answer)
+}
+
+pub(super) async fn poll_signal(tx: &mut Tx, caller: &Caller) -> StoreResult<Option<RaisedSignal>> {
+    let found = find(tx, caller).await?;
+    let next = plan::call(&found.state, caller, seen(true, false), tx.now)?;
+    let state = write(tx, &found, next).await?;
+    Ok(plan::visible_signal(&state))
+}
+
+pub(super) async fn take_signal(
+    tx: &mut Tx,
+    caller: &Caller,
+    signal_id: &SignalId,
+) -> StoreResult<Option<Option<Bytes>>> {
+    let found = find(tx, caller).await?;
+    let kept = KeptSignals::load(tx, found.id, signal_id.as_str()).await?;
+    let kept = kept.of_call(found.state.run_number, None);
+    let signal = kept.map(|kept| kept.signal);
+    let plan = plan::take_signal(&found.state, caller, signal, tx.now)?;
+    let mut write = Write::new(&found, plan.transition, tx.now);
+    if let Some(kept) = kept.filter(|_| plan.taken.is_some()) {
+        write.take_signal(signal_id.as_str(), kept.n, None);
+    }
+    write.run(tx).await?;
+    Ok(plan.taken)
+}
+
+/// The records of a key, as far as they decide what a call means.
+///
+/// A run that has stored something new begins a new wait unless it repeats a call, so of a long loop of sleeps only the repeated
+/// record and the last one matter; a run that replays counts all of them.
+async fn wait_records(
+    tx: &mut Tx,
+    found: &Loaded,
+    key: &WaitKey,
+    request_id: Option<&str>,
+) -> StoreResult<Vec<WaitRecord>> {
+    let mut sql = Sql::new(
+        "select kind, n, until, state_hash, met_by, request_id from runtara_waits w \
+         where instance = ? and kind = ? and key = ?",
+    );
+    sql.bind(found.id)
+        .bind(kind_of(key).as_str())
+        .bind(key.as_str());
+    if found.state.run.stored_new {
+        sql.push(
+            " and (n = (select max(n) from runtara_waits l \
+             where l.instance = w.instance and l.kind = w.kind and l.key = w.key) \
+             or (met_by = ? and request_id = ?))",
+        )
+        .bind(found.state.run_number.0)
+        .bind(request_id);
+    }
+    sql.push(" order by n");
+    let rows = sql
+        .rows(tx.connection()?, "loading the records of a wait")
+        .await?;
+    rows.iter()
+        .map(|row| read_record(&mut Columns::of(row)))
+        .collect()
+}
+
+fn read_record(columns: &mut Columns<'_>) -> StoreResult<WaitRecord> {
+    Ok(WaitRecord {
+        kind: columns.parsed()?,
+        n: columns.number()?,
+        until: columns.opt_time()?,
+        state_hash: columns.hash()?,
+        met_by: RunNumber(columns.number()?),
+        request_id: columns.opt_text()?,
+    })
+}
+
+fn kind_of(key: &WaitKey) -> WaitKind {
+    match key {
+        WaitKey::Sleep(_) => WaitKind::Sleep,
+        WaitKey::Signal(_) => WaitKind::Signal,
+    }
+}
+
+async fn kept_for(tx: &mut Tx, found: &Loaded, key: &WaitKey) -> StoreResult<Option<KeptSignals>> {
+    match key {
+        WaitKey::Sleep(_) => Ok(None),
+        WaitKey::Signal(id) => KeptSignals::load(tx, found.id, id.as_str()).await.map(Some),
+    }
+}
+
+pub(super) async fn begin_wait(
+    tx: &mut Tx,
+    caller: &Caller,
+    request: &WaitRequest,
+) -> StoreResult<Waiting> {
+    let found = find(tx, caller).await?;
+    let request_id = request.call.request_id.as_deref();
+    let records = wait_records(tx, &found, &request.key, request_id).await?;
+    let kept = kept_for(tx, &found, &request.key).await?;
+    let kept = kept
+        .as_ref()
+        .and_then(|kept| kept.of_call(found.state.run_number, request_id));
+    let signal = kept.map(|kept| kept.signal);
+    let plan = plan::wait(&found.state, caller, request, &records, signal, tx.now)?;
+    let taken = kept.map(|kept| kept.n);
+    write_wait(tx, &found, &request.key, plan, taken, request_id).await
+}
+
+pub(super) async fn continue_wait(
+    tx: &mut Tx,
+    caller: &Caller,
+    held: &HeldWait,
+    park_now: bool,
+) -> StoreResult<Waiting> {
+    let found = find(tx, caller).await?;
+    let record = wait_record(tx, &found, held).await?;
+    let request_id = record
+        .as_ref()
+        .and_then(|record| record.request_id.as_deref());
+    let kept = kept_for(tx, &found, &held.key).await?;
+    let kept = kept
+        .as_ref()
+        .and_then(|kept| kept.of_call(found.state.run_number, request_id));
+    let plan = plan::continue_wait(
+        &found.state,
+        caller,
+        held,
+        record.as_ref(),
+        kept.map(|kept| kept.signal),
+        park_now,
+        tx.now,
+    )?;
+    let taken = kept.map(|kept| kept.n);
+    write_wait(tx, &found, &held.key, plan, taken, request_id).await
+}
+
+async fn wait_record(
+    tx: &mut Tx,
+    found: &Loaded,
+    held: &HeldWait,
+) -> StoreResult<Option<WaitRecord>> {
+    let mut sql = Sql::new(
+        "select kind, n, until, state_hash, met_by, request_id from runtara_waits \
+         where instance = ? and kind = ? and key = ? and n = ?",
+    );
+    sql.bind(found.id)
+        .bind(kind_of(&held.key).as_str())
+        .bind(held.key.as_str())
+        .bind(held.n);
+    let row = sql
+        .row(tx.connection()?, "loading the record of a wait")
+        .await?;
+    row.map(|row| read_record(&mut Columns::of(&row)))
+        .transpose()
+}
+
+async fn write_wait(
+    tx: &mut Tx,
+    found: &Loaded,
+    key: &WaitKey,
+    plan: WaitPlan,
+    signal: Option<i64>,
+    request_id: Option<&str>,
+) -> StoreResult<Waiting> {
+    let version = match &plan.store {
+        Some((name, _)) => newest_version(tx, found.id, name).await?,
+        None => None,
+    };
+    let mut write = Write::new(found, plan.transition, tx.now);
+    write.wait_record(key, kind_of(key), &plan.record);
+    if let Some((name, state)) = &plan.store {
+        let version = version.map_or(1, |newest| newest + 1);
+        write.checkpoint(name.as_str(), version, state, None);
+    }
+    if let Some(n) = signal.filter(|_| plan.take_signal) {
+        write.take_signal(key.as_str(), n, request_id);
+    }
+    write.run(tx).await?;
+    Ok(plan.answer)
+}
+
+pub(super) async fn record_event(
+    tx: &mut Tx,
+    caller: &Caller,
+    event: &NewEvent,
+    request_id: Option<&str>,
+) -> StoreResult<()> {
+    const FIND: &str = concat!(
+        "select ",
+        state_columns!(),
+        ", exists (select 1 from runtara_events e where e.instance = i.id and e.request_id = ?) \
+         from runtara_instances i where i.instance_id = ?"
+    );
+    let mut sql = Sql::new(FIND);
+    sql.bind(request_id).bind(caller.instance_id.as_str());
+    let row = sql.row(tx.connection()?, "looking before an event").await?;
+    let row = row.ok_or(Refusal::InstanceUnknown)?;
+    let (found, mut columns) = read_with(&row)?;
+    let repeated = columns.flag()?;
+    let next = plan::call(&found.state, caller, seen(false, false), tx.now)?;
+    let mut write = Write::new(&found, next, tx.now);
+    if !repeated {
+        write.event(event, request_id);
+    }
+    write.run(tx).await.map(drop)
+}
+
+pub(super) async fn heartbeat(tx: &mut Tx, caller: &Caller) -> StoreResult<()> {
+    let found = find(tx, caller).await?;
+    let next = plan::call(&found.state, caller, seen(false, true), tx.now)?;
+    write(tx, &found, next).await.map(drop)
+}
+
+pub(super) async fn record_retry(
+    tx: &mut Tx,
+    caller: &Caller,
+    checkpoint_id: &CheckpointId,
+    attempt: u32,
+    error: Option<&str>,
+) -> StoreResult<()> {
+    let name = format!("{checkpoint_id}::retry::{attempt}");
+    let found = find(tx, caller).await?;
+    let mut sql = Sql::new(
+        "select 1 from runtara_checkpoints \
+         where instance = ? and checkpoint_id = ? and version = -1",
+    );
+    sql.bind(found.id).bind(name.as_str());
+    let known = sql.row(tx.connection()?, "looking before a retry").await?;
+    let known = known.is_some();
+    let next = plan::record_retry(
+        &found.state,
+        caller,
+        checkpoint_id,
+        attempt,
+        error,
+        known,
+        tx.now,
+    )?;
+    let mut write = Write::new(&found, next, tx.now);
+    if !known {
+        write.checkpoint(&name, -1, &[], None);
+    }
+    write.run(tx).await.map(drop)
+}
+
+pub(super) async fn say(
+    tx: &mut Tx,
+    caller: &Caller,
+    word: &Word,
+    our_fault: bool,
+) -> StoreResult<Changed> {
+    let found = find(tx, caller).await?;
+    let said = Call::Say {
+        word: word.clone(),
+        our_fault,
+    };
+    let next = plan::call(&found.state, caller, said, tx.now)?;
+    let applied = next.applied;
+    let stored =
+        plan::state_of_word(word, &next).map(|(name, state)| (name.clone(), state.clone()));
+    let version = match &stored {
+        Some((name, _)) => newest_version(tx, found.id, name).await?,
+        None => None,
+    };
+    let mut write = Write::new(&found, next, tx.now);
+    if let Some((name, state)) = &stored {
+        let version = version.map_or(0, |newest| newest + 1);
+        write.checkpoint(name.as_str(), version, state, None);
+    }
+    let state = write.run(tx).await?;
+    Ok(Changed { state, applied })
+}

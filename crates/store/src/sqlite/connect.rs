@@ -1,0 +1,126 @@
+//! How connections are set up, and the schema.
+
+use std::path::Path;
+use std::time::Duration;
+
+use runtara_domain::DatabaseId;
+use sqlx::ConnectOptions as _;
+use sqlx::migrate::Migrator;
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteLockingMode, SqliteSynchronous,
+};
+use uuid::Uuid;
+
+use super::failure::{broken, broken_by, failed};
+use super::sql::{Columns, Sql};
+use crate::StoreResult;
+
+static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
+
+/// The settings of every connection.
+///
+/// - A write-ahead log, so that questions and writes do not wait for each other.
+/// - `synchronous=FULL`: with a write-ahead log anything less loses commits at a power failure (<https://sqlite.org/pragma.html#pragma_synchronous>).
+/// - Small caches and no memory mapping: the kernel caches the file already.
+fn common(path: &Path, cache_kib: u32) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .locking_mode(SqliteLockingMode::Normal)
+        // Rows that belong together are written and removed in one transaction; a constraint would only cost look-ups.
+        .foreign_keys(false)
+        // Another process can only be a person with a tool, or a backup.
+        .busy_timeout(Duration::from_secs(5))
+        .pragma("cache_size", format!("-{cache_kib}"))
+        .pragma("mmap_size", "0")
+        .pragma("temp_store", "memory")
+        .disable_statement_logging()
+}
+
+/// The settings of the connection that writes.
+pub(super) fn writer(path: &Path, max_pages: Option<u32>) -> SqliteConnectOptions {
+    let options = common(path, 4_096)
+        .statement_cache_capacity(128)
+        // The log is carried over at 8 MiB and cut down to that where something held it up meanwhile.
+        .pragma("wal_autocheckpoint", "2000")
+        .pragma("journal_size_limit", "16777216");
+    match max_pages {
+        Some(pages) => options.pragma("max_page_count", pages.to_string()),
+        None => options,
+    }
+}
+
+/// The settings of the connections that read.
+pub(super) fn reader(path: &Path) -> SqliteConnectOptions {
+    common(path, 2_048)
+        .create_if_missing(false)
+        .read_only(true)
+        .statement_cache_capacity(48)
+}
+
+/// Brings the schema up to date. Migrations only add, so one that this program does not know does not disturb it.
+pub(super) async fn migrate(connection: &mut SqliteConnection, path: &Path) -> StoreResult<()> {
+    refuse_foreign(connection, path).await?;
+    let mut migrations = Migrator {
+        migrations: MIGRATIONS.migrations.clone(),
+        ..Migrator::DEFAULT
+    };
+    migrations.dangerous_set_table_name("runtara_migrations");
+    migrations
+        .set_ignore_missing(true)
+        .run(&mut *connection)
+        .await
+        .map_err(|error| {
+            broken_by(
+                format!("bringing the schema of {} up to date", path.display()),
+                error,
+            )
+        })
+}
+
+/// Refuses a database that belongs to another program.
+async fn refuse_foreign(connection: &mut SqliteConnection, path: &Path) -> StoreResult<()> {
+    let sql = Sql::new(
+        "select name from sqlite_schema where type = 'table' and name not like 'sqlite@_%' \
+         escape '@' order by name like 'runtara@_%' escape '@' desc, name limit 3",
+    );
+    let rows = sql.rows(connection, "reading the schema").await?;
+    let mut names = Vec::new();
+    for row in &rows {
+        names.push(Columns::of(row).text()?);
+    }
+    match names.first() {
+        Some(first) if !first.starts_with("runtara_") => Err(broken(format!(
+            "the database {} belongs to another program (it has the table {}); name a file of its own for this one, it will be \
+             made",
+            path.display(),
+            names.join(", ")
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// The id of the database. It is made when it is first asked for.
+pub(super) async fn database_id(connection: &mut SqliteConnection) -> StoreResult<DatabaseId> {
+    let mut sql = Sql::default();
+    sql.then("insert or ignore into runtara_meta (key, value) values ('database_id', ?)")
+        .bind(Uuid::new_v4().to_string());
+    sql.execute(connection, "writing the id of the database")
+        .await?;
+    let sql = Sql::new("select value from runtara_meta where key = 'database_id'");
+    let row = sql
+        .row(connection, "reading the id of the database")
+        .await?;
+    let row = row.ok_or_else(|| broken("the database has no id"))?;
+    Columns::of(&row).parsed()
+}
+
+/// Opens the connection that writes.
+pub(super) async fn open_writer(options: &SqliteConnectOptions) -> StoreResult<SqliteConnection> {
+    options
+        .connect()
+        .await
+        .map_err(|error| failed("opening the database", error))
+}

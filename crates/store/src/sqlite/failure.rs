@@ -1,0 +1,59 @@
+//! What an error of SQLite means to a caller.
+
+use std::error::Error as Cause;
+
+use crate::StoreError;
+
+/// Primary result codes after which the same request may succeed later (<https://sqlite.org/rescode.html>): busy, locked, out of
+/// memory, read-only, interrupted, I/O error, disk full, cannot open.
+const PASSING: [i32; 8] = [5, 6, 7, 8, 9, 10, 13, 14];
+
+/// Sorts an error of the database: what may pass is [`StoreError::Unavailable`], everything else [`StoreError::Broken`].
+pub(super) fn failed(context: &str, error: sqlx::Error) -> StoreError {
+    let passing = match &error {
+        sqlx::Error::Database(database) => database
+            .code()
+            .and_then(|code| code.parse::<i32>().ok())
+            .is_some_and(|code| PASSING.contains(&(code & 0xff))),
+        sqlx::Error::Io(_)
+        | sqlx::Error::WorkerCrashed
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::PoolTimedOut => true,
+        _ => false,
+    };
+    let context = context.to_owned();
+    let source = Some(error.into());
+    if passing {
+        StoreError::Unavailable { context, source }
+    } else {
+        tracing::error!(context, error = ?source, "the database answered with an error");
+        StoreError::Broken { context, source }
+    }
+}
+
+/// Says that the store cannot answer now.
+pub(super) fn unavailable(context: impl Into<String>) -> StoreError {
+    StoreError::Unavailable {
+        context: context.into(),
+        source: None,
+    }
+}
+
+/// Says that the store holds, or was asked, something that should not be.
+pub(super) fn broken(context: impl Into<String>) -> StoreError {
+    StoreError::Broken {
+        context: context.into(),
+        source: None,
+    }
+}
+
+/// As [`broken`], with the cause.
+pub(super) fn broken_by(
+    context: impl Into<String>,
+    cause: impl Into<Box<dyn Cause + Send + Sync>>,
+) -> StoreError {
+    StoreError::Broken {
+        context: context.into(),
+        source: Some(cause.into()),
+    }
+}

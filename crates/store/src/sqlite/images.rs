@@ -1,0 +1,260 @@
+//! Images.
+
+use runtara_domain::{
+    Cursor, ImageDigest, ImageId, ImageName, ImageRecord, LabelFilter, NewImage, TenantId,
+};
+use sqlx::SqliteConnection;
+
+use super::sql::{Columns, Sql, json_text};
+use super::writer::Tx;
+use crate::paging::{self, COUNTED};
+use crate::{ImageDeletion, ImageFilter, Page, PageRequest, PageStart, StoreResult};
+
+/// The columns that [`read_image`] reads, of a table called `m`.
+macro_rules! image_columns {
+    () => {
+        "m.image_id, m.tenant_id, m.name, m.description, m.kind, m.digest, m.size, m.metadata, \
+         m.labels, m.created_at, m.current"
+    };
+}
+pub(super) use image_columns;
+
+/// Reads [`image_columns`].
+pub(super) fn read_image(columns: &mut Columns<'_>) -> StoreResult<ImageRecord> {
+    Ok(ImageRecord {
+        image_id: columns.parsed()?,
+        tenant_id: columns.parsed()?,
+        name: columns.parsed()?,
+        description: columns.opt_text()?,
+        kind: columns.parsed()?,
+        digest: ImageDigest(columns.hash()?),
+        size: columns.number()?,
+        metadata: columns.opt_text()?,
+        labels: columns.json()?,
+        created_at: columns.time()?,
+        current: columns.flag()?,
+    })
+}
+
+/// Registers an image, unless that was done under this id before.
+pub(super) async fn register(tx: &mut Tx, image: NewImage) -> StoreResult<ImageRecord> {
+    let mut known = Sql::new(concat!(
+        "select ",
+        image_columns!(),
+        " from runtara_images m where m.image_id = ?"
+    ));
+    known.bind(image.image_id.as_str());
+    if let Some(known) = one(tx.connection()?, known).await? {
+        return Ok(known);
+    }
+    let mut sql = Sql::default();
+    sql.then(
+        "update runtara_images set current = 0 where tenant_id = ? and name = ? and current = 1",
+    )
+    .bind(image.tenant_id.as_str())
+    .bind(image.name.as_str())
+    .then(
+        "insert into runtara_images (image_id, tenant_id, name, description, kind, digest, size, \
+         metadata, labels, created_at) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(image.image_id.as_str())
+    .bind(image.tenant_id.as_str())
+    .bind(image.name.as_str())
+    .bind(image.description.as_deref())
+    .bind(image.kind.as_str())
+    .bind(image.digest.0.to_vec())
+    .bind_u64(image.size)
+    .bind(image.metadata.as_deref())
+    .bind(json_text(&image.labels, image.labels.is_empty())?)
+    .bind_time(tx.now);
+    tx.execute(sql, "registering an image").await?;
+    Ok(ImageRecord {
+        image_id: image.image_id,
+        tenant_id: image.tenant_id,
+        name: image.name,
+        description: image.description,
+        kind: image.kind,
+        digest: image.digest,
+        size: image.size,
+        metadata: image.metadata,
+        labels: image.labels,
+        created_at: tx.now,
+        current: true,
+    })
+}
+
+async fn one(connection: &mut SqliteConnection, sql: Sql) -> StoreResult<Option<ImageRecord>> {
+    let row = sql.row(connection, "loading an image").await?;
+    row.map(|row| read_image(&mut Columns::of(&row)))
+        .transpose()
+}
+
+pub(super) async fn by_id(
+    connection: &mut SqliteConnection,
+    id: &ImageId,
+) -> StoreResult<Option<ImageRecord>> {
+    let mut sql = Sql::new(concat!(
+        "select ",
+        image_columns!(),
+        " from runtara_images m where m.image_id = ? and m.deleted = 0"
+    ));
+    sql.bind(id.as_str());
+    one(connection, sql).await
+}
+
+pub(super) async fn by_name(
+    connection: &mut SqliteConnection,
+    tenant: &TenantId,
+    name: &ImageName,
+) -> StoreResult<Option<ImageRecord>> {
+    let mut sql = Sql::new(concat!(
+        "select ",
+        image_columns!(),
+        " from runtara_images m where m.tenant_id = ? and m.name = ? and m.current = 1 \
+         and m.deleted = 0"
+    ));
+    sql.bind(tenant.as_str()).bind(name.as_str());
+    one(connection, sql).await
+}
+
+/// Which current images are meant. Labels are read from the row: a tenant has few images.
+fn conditions(sql: &mut Sql, filter: &ImageFilter) {
+    sql.push(" from runtara_images m where m.current = 1 and m.deleted = 0");
+    if let Some(tenant) = &filter.tenant_id {
+        sql.push(" and m.tenant_id = ?").bind(tenant.as_str());
+    }
+    if let Some(name) = &filter.name {
+        sql.push(" and m.name = ?").bind(name.as_str());
+    }
+    for LabelFilter { key, value } in &filter.labels {
+        sql.push(" and exists (select 1 from json_each(m.labels) l where l.key = ?")
+            .bind(key.as_str());
+        if let Some(value) = value {
+            sql.push(" and l.value = ?").bind(value.as_str());
+        }
+        sql.push(")");
+    }
+}
+
+pub(super) fn list_sql(filter: &ImageFilter, page: &PageRequest) -> Sql {
+    let mut sql = Sql::new(concat!("select ", image_columns!()));
+    conditions(&mut sql, filter);
+    if let PageStart::After(after) = &page.start {
+        sql.push(" and (m.created_at, m.image_id) < (?, ?)")
+            .bind(after.value)
+            .bind(after.key.as_str());
+    }
+    sql.push(" order by m.created_at desc, m.image_id desc limit ? offset ?")
+        .bind(paging::rows(page) + 1)
+        .bind_u64(offset(page));
+    sql
+}
+
+/// How many rows stand before a page, if it says so.
+pub(super) fn offset(page: &PageRequest) -> u64 {
+    match page.start {
+        PageStart::Offset(offset) => offset,
+        PageStart::After(_) => 0,
+    }
+}
+
+/// Counts the rows of a question, so far as they are counted.
+pub(super) async fn count(connection: &mut SqliteConnection, sql: Sql) -> StoreResult<u64> {
+    let row = sql.row(connection, "counting a list").await?;
+    row.map_or(Ok(0), |row| Columns::of(&row).number())
+}
+
+pub(super) async fn list(
+    connection: &mut SqliteConnection,
+    filter: &ImageFilter,
+    page: &PageRequest,
+) -> StoreResult<Page<ImageRecord>> {
+    let mut sql = Sql::new("select count(*) from (select 1");
+    conditions(&mut sql, filter);
+    sql.push(" limit ?)").bind_u64(COUNTED);
+    let counted = count(connection, sql).await?;
+    let rows = list_sql(filter, page)
+        .rows(connection, "listing images")
+        .await?;
+    let found = rows.iter().map(|row| read_image(&mut Columns::of(row)));
+    let found = found.collect::<StoreResult<Vec<_>>>()?;
+    Ok(paging::page(
+        found,
+        page,
+        paging::total(counted, None),
+        |image| Cursor {
+            value: Some(image.created_at.0),
+            key: image.image_id.as_str().to_owned(),
+        },
+    ))
+}
+
+/// Most instances that a refusal to delete counts.
+const COUNTED_IN_USE: u32 = 1_000;
+
+pub(super) async fn delete(tx: &mut Tx, id: &ImageId) -> StoreResult<ImageDeletion> {
+    let mut sql = Sql::new(
+        "select (select count(*) from (select 1 from runtara_instances i \
+         where i.image_id = m.image_id and i.finished_at is null limit ?)) \
+         from runtara_images m where m.image_id = ? and m.deleted = 0",
+    );
+    sql.bind(COUNTED_IN_USE).bind(id.as_str());
+    let row = sql
+        .row(tx.connection()?, "looking whether an image is in use")
+        .await?;
+    let Some(row) = row else {
+        return Ok(ImageDeletion::NotFound);
+    };
+    let in_use = Columns::of(&row).number()?;
+    if in_use > 0 {
+        return Ok(ImageDeletion::InUse(in_use));
+    }
+    let mut sql = Sql::default();
+    sql.then("update runtara_images set deleted = 1 where image_id = ?")
+        .bind(id.as_str());
+    tx.execute(sql, "deleting an image").await?;
+    Ok(ImageDeletion::Deleted)
+}
+
+pub(super) async fn remove_unneeded(tx: &mut Tx, limit: u32) -> StoreResult<Vec<ImageDigest>> {
+    let mut sql = Sql::new(
+        "select m.image_id, m.digest from runtara_images m where (m.current = 0 or m.deleted = 1) and not exists \
+         (select 1 from runtara_instances i where i.image_id = m.image_id) \
+         order by m.image_id limit ?",
+    );
+    sql.bind(limit);
+    let rows = sql
+        .rows(tx.connection()?, "looking for images that nobody needs")
+        .await?;
+    let mut digests = Vec::new();
+    for row in &rows {
+        let mut columns = Columns::of(row);
+        let mut sql = Sql::default();
+        sql.then("delete from runtara_images where image_id = ?")
+            .bind(columns.text()?);
+        digests.push(ImageDigest(columns.hash()?));
+        tx.execute(sql, "removing an image").await?;
+    }
+    digests.sort_unstable();
+    digests.dedup();
+    let mut unneeded = Vec::new();
+    for digest in digests {
+        if !is_content_needed(tx.connection()?, &digest).await? {
+            unneeded.push(digest);
+        }
+    }
+    Ok(unneeded)
+}
+
+/// Served by `runtara_images_digest`.
+pub(super) async fn is_content_needed(
+    connection: &mut SqliteConnection,
+    digest: &ImageDigest,
+) -> StoreResult<bool> {
+    let mut sql = Sql::new("select 1 from runtara_images where digest = ? limit 1");
+    sql.bind(digest.0.to_vec());
+    let row = sql
+        .row(connection, "looking for an image's content")
+        .await?;
+    Ok(row.is_some())
+}

@@ -1,0 +1,288 @@
+//! What is asked of instances from outside.
+
+use bytes::Bytes;
+use runtara_domain::{
+    Change, InstanceId, InstanceState, Labels, NewInstance, Refusal, SignalId, TenantId, transition,
+};
+use sqlx::SqliteConnection;
+
+use super::failure::{broken, broken_by};
+use super::sql::{Columns, Sql, json_text};
+use super::state::{Write, insert, load, read_with, state_columns};
+use super::writer::Tx;
+use crate::{Changed, InstanceRecord, InstanceValues, Purge, Started, StoreResult};
+
+const FIND_FOR_START: &str = concat!(
+    "select m.kind, n.input, ",
+    state_columns!(),
+    " from (select 1) \
+     left join runtara_instances i on i.instance_id = ? \
+     left join runtara_inputs n on n.instance = i.id \
+     left join runtara_images m on m.image_id = ? and m.tenant_id = ? and m.deleted = 0"
+);
+
+/// Makes the row of an instance, its input and its labels, unless its id is taken.
+pub(super) async fn start(tx: &mut Tx, new: NewInstance) -> StoreResult<Started> {
+    let mut sql = Sql::new(FIND_FOR_START);
+    sql.bind(new.instance_id.as_str())
+        .bind(new.image_id.as_str())
+        .bind(new.tenant_id.as_str());
+    let row = sql.row(tx.connection()?, "looking before a start").await?;
+    let row = row.ok_or_else(|| broken("a question that always has a row had none"))?;
+    let mut columns = Columns::of(&row);
+    let kind = columns.opt_text()?;
+    let input = columns.opt_bytes()?;
+    if columns.peek_is_some()? {
+        let found = super::state::read_state(&mut columns)?.state;
+        return Ok(same_or_taken(found, input.as_ref(), &new));
+    }
+    let Some(kind) = kind else {
+        return Ok(Started::ImageNotFound);
+    };
+    let state = InstanceState::started(&new, tx.now);
+    let mut sql = Sql::default();
+    insert(
+        &mut sql,
+        &state,
+        Some(&kind),
+        json_text(&new.labels, new.labels.is_empty())?.as_deref(),
+    );
+    sql.then(
+        "insert into runtara_inputs (instance, input, env, args) \
+         values (last_insert_rowid(), ?, ?, ?)",
+    )
+    .bind_bytes(Some(&new.input))
+    .bind(json_text(&new.env, new.env.is_empty())?)
+    .bind(json_text(&new.args, new.args.is_empty())?);
+    label(&mut sql, &state, &new.labels);
+    tx.execute(sql, "starting an instance").await?;
+    tx.count(&state.tenant_id, state.status, 1);
+    tx.nudge_after(state.clone());
+    Ok(Started::New(Box::new(state)))
+}
+
+fn same_or_taken(found: InstanceState, input: Option<&Bytes>, new: &NewInstance) -> Started {
+    let same_tenant = found.tenant_id == new.tenant_id;
+    if same_tenant && found.image_id.as_ref() == Some(&new.image_id) && input == Some(&new.input) {
+        Started::Same(Box::new(found))
+    } else {
+        Started::Taken { same_tenant }
+    }
+}
+
+fn label(sql: &mut Sql, state: &InstanceState, labels: &Labels) {
+    for (key, value) in labels.iter() {
+        sql.then(
+            "insert into runtara_instance_labels (tenant_id, key, value, created_at, instance_id) \
+             values (?, ?, ?, ?, ?)",
+        )
+        .bind(state.tenant_id.as_str())
+        .bind(key)
+        .bind(value)
+        .bind_time(state.created_at)
+        .bind(state.instance_id.as_str());
+    }
+}
+
+/// Applies one of the changes that stand for themselves.
+pub(super) async fn change(tx: &mut Tx, id: &InstanceId, change: &Change) -> StoreResult<Changed> {
+    let found = load(tx.connection()?, id).await?;
+    let found = found.ok_or(Refusal::InstanceUnknown)?;
+    let next = transition(&found.state, change, tx.now)?;
+    if matches!(change, Change::Resume) && !has_image(tx, &found.state).await? {
+        return Err(Refusal::NoImage.into());
+    }
+    let applied = next.applied;
+    let state = Write::new(&found, next, tx.now).run(tx).await?;
+    Ok(Changed { state, applied })
+}
+
+async fn has_image(tx: &mut Tx, state: &InstanceState) -> StoreResult<bool> {
+    let Some(image_id) = &state.image_id else {
+        return Ok(false);
+    };
+    let mut sql = Sql::new("select 1 from runtara_images where image_id = ?");
+    sql.bind(image_id.as_str());
+    let row = sql.row(tx.connection()?, "looking for an image").await?;
+    Ok(row.is_some())
+}
+
+/// Keeps a custom signal, and makes the instance due if it waits for it.
+pub(super) async fn send_signal(
+    tx: &mut Tx,
+    id: &InstanceId,
+    signal_id: &SignalId,
+    payload: Option<Bytes>,
+) -> StoreResult<()> {
+    let found = load(tx.connection()?, id).await?;
+    let found = found.ok_or(Refusal::InstanceUnknown)?;
+    let arrived = Change::SignalArrived {
+        signal_id: signal_id.clone(),
+    };
+    let mut next = transition(&found.state, &arrived, tx.now)?;
+    // The signal itself is a change, whether the instance waits for it or not.
+    next.applied = true;
+    let mut write = Write::new(&found, next, tx.now);
+    write.keep_signal(signal_id.as_str(), payload.as_ref());
+    write.run(tx).await.map(drop)
+}
+
+/// Removes an ended instance with everything that belongs to it.
+pub(super) async fn purge(tx: &mut Tx, id: &InstanceId) -> StoreResult<Purge> {
+    const FIND: &str = concat!(
+        "select ",
+        state_columns!(),
+        ", i.labels from runtara_instances i where i.instance_id = ?"
+    );
+    let mut sql = Sql::new(FIND);
+    sql.bind(id.as_str());
+    let Some(row) = sql.row(tx.connection()?, "loading an instance").await? else {
+        return Ok(Purge::NotFound);
+    };
+    let (found, mut columns) = read_with(&row)?;
+    let labels: Labels = columns.json()?;
+    let state = &found.state;
+    if !state.status.is_end() {
+        return Ok(Purge::NotEnded(state.status));
+    }
+    if state.live_node.is_some() {
+        return Ok(Purge::ProcessLeaving);
+    }
+    let mut sql = Sql::default();
+    for table in [
+        "delete from runtara_events where place between ? and ?",
+        "delete from runtara_steps where place between ? and ?",
+        "delete from runtara_checkpoints where place between ? and ?",
+    ] {
+        sql.then(table)
+            .bind(super::state::place(found.id, 0))
+            .bind(super::state::place(found.id + 1, 0) - 1);
+    }
+    for table in [
+        "delete from runtara_signals where instance = ?",
+        "delete from runtara_waits where instance = ?",
+        "delete from runtara_inputs where instance = ?",
+        "delete from runtara_results where instance = ?",
+        "delete from runtara_instances where id = ?",
+    ] {
+        sql.then(table).bind(found.id);
+    }
+    unlabel(&mut sql, state, &labels);
+    tx.execute(sql, "removing an instance").await?;
+    tx.count(&state.tenant_id, state.status, -1);
+    tx.nudge_after(found.state);
+    Ok(Purge::Purged)
+}
+
+fn unlabel(sql: &mut Sql, state: &InstanceState, labels: &Labels) {
+    for (key, value) in labels.iter() {
+        sql.then(
+            "delete from runtara_instance_labels where tenant_id = ? and key = ? and value = ? \
+             and created_at = ? and instance_id = ?",
+        )
+        .bind(state.tenant_id.as_str())
+        .bind(key)
+        .bind(value)
+        .bind_time(state.created_at)
+        .bind(state.instance_id.as_str());
+    }
+}
+
+/// Makes an instance that registers itself: its row, without an image or an input.
+pub(super) async fn make_self_registered(
+    tx: &mut Tx,
+    id: &InstanceId,
+    tenant: &TenantId,
+) -> StoreResult<()> {
+    let state = InstanceState::self_registered(id.clone(), tenant.clone(), tx.now);
+    let mut sql = Sql::default();
+    insert(&mut sql, &state, None, None);
+    tx.execute(sql, "making an instance that registers itself")
+        .await?;
+    tx.count(&state.tenant_id, state.status, 1);
+    Ok(())
+}
+
+/// An instance with the name of its image and its labels.
+pub(super) async fn record(
+    connection: &mut SqliteConnection,
+    id: &InstanceId,
+) -> StoreResult<Option<InstanceRecord>> {
+    const FIND: &str = concat!(
+        "select ",
+        state_columns!(),
+        ", i.labels, m.name from runtara_instances i \
+         left join runtara_images m on m.image_id = i.image_id where i.instance_id = ?"
+    );
+    let mut sql = Sql::new(FIND);
+    sql.bind(id.as_str());
+    let Some(row) = sql.row(connection, "loading an instance").await? else {
+        return Ok(None);
+    };
+    let (found, mut columns) = read_with(&row)?;
+    Ok(Some(InstanceRecord {
+        state: found.state,
+        labels: columns.json()?,
+        image_name: columns.opt_text()?,
+    }))
+}
+
+/// The large values of an instance.
+pub(super) async fn values(
+    connection: &mut SqliteConnection,
+    id: &InstanceId,
+) -> StoreResult<Option<InstanceValues>> {
+    let mut sql = Sql::new(
+        "select n.input, r.output, r.error, r.stderr from runtara_instances i \
+         left join runtara_inputs n on n.instance = i.id \
+         left join runtara_results r on r.instance = i.id where i.instance_id = ?",
+    );
+    sql.bind(id.as_str());
+    let Some(row) = sql
+        .row(connection, "loading the values of an instance")
+        .await?
+    else {
+        return Ok(None);
+    };
+    let mut columns = Columns::of(&row);
+    Ok(Some(InstanceValues {
+        input: columns.opt_bytes()?,
+        output: columns.opt_bytes()?,
+        error: columns.opt_text()?,
+        stderr: columns.opt_text()?,
+    }))
+}
+
+/// The input of an instance.
+pub(super) async fn input(
+    connection: &mut SqliteConnection,
+    id: &InstanceId,
+) -> StoreResult<Option<Option<Bytes>>> {
+    let mut sql = Sql::new(
+        "select n.input from runtara_instances i \
+         left join runtara_inputs n on n.instance = i.id where i.instance_id = ?",
+    );
+    sql.bind(id.as_str());
+    match sql
+        .row(connection, "loading the input of an instance")
+        .await?
+    {
+        Some(row) => Columns::of(&row).opt_bytes().map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Refuses the changes that bring more with them than a state: they have methods of their own.
+pub(super) fn check_stands_alone(change: &Change) -> StoreResult<()> {
+    match change {
+        Change::Cancel { .. }
+        | Change::Pause { .. }
+        | Change::Resume
+        | Change::Stop { .. }
+        | Change::Exit { .. } => Ok(()),
+        Change::Claim { .. } | Change::Call(..) | Change::SignalArrived { .. } => Err(broken_by(
+            "applying a change",
+            "claims, calls and arriving signals have methods of their own",
+        )),
+    }
+}

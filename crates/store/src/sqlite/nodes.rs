@@ -1,0 +1,55 @@
+//! The nodes that share a database: with SQLite one at a time.
+
+use runtara_domain::NodeId;
+
+use super::failure::broken;
+use super::sql::{Columns, Sql};
+use super::writer::Tx;
+use crate::{NodeLease, NodeStanding, StoreResult};
+
+/// Registers a node, or renews its lease, unless another has one that lasts.
+pub(super) async fn renew(tx: &mut Tx, lease: &NodeLease) -> StoreResult<NodeStanding> {
+    let mut sql = Sql::new(
+        "select node_id, name, lease_until from runtara_nodes where node_id <> ? \
+         order by lease_until desc",
+    );
+    sql.bind(lease.node.to_string());
+    let others = sql
+        .rows(tx.connection()?, "looking for other nodes")
+        .await?;
+    if let Some(latest) = others.first() {
+        let mut columns = Columns::of(latest);
+        let (node, name, until) = (columns.text()?, columns.text()?, columns.time()?);
+        if until > tx.now {
+            let left = until.millis_since(tx.now);
+            return Err(broken(format!(
+                "node {name:?} ({node}) is registered in this SQLite database for {left} ms more, and SQLite serves one node \
+                 at a time; wait for that, keep its data directory, or use PostgreSQL for several nodes"
+            )));
+        }
+    }
+    let mut sql = Sql::default();
+    sql.then(
+        "insert into runtara_nodes (node_id, name, lease_until) values (?, ?, ?) \
+         on conflict (node_id) do update \
+         set name = excluded.name, lease_until = excluded.lease_until",
+    )
+    .bind(lease.node.to_string())
+    .bind(lease.name.as_str())
+    .bind_time(tx.now.plus_millis(lease.lease_ms));
+    tx.execute(sql, "renewing a lease").await?;
+    Ok(NodeStanding {
+        others: u32::try_from(others.len()).unwrap_or(u32::MAX),
+    })
+}
+
+/// Takes a node off the list, if no run is recorded as live on it.
+pub(super) async fn release(tx: &mut Tx, node: NodeId) -> StoreResult<()> {
+    let mut sql = Sql::default();
+    sql.then(
+        "delete from runtara_nodes where node_id = ? and not exists \
+         (select 1 from runtara_instances i where i.live_node = runtara_nodes.node_id)",
+    )
+    .bind(node.to_string());
+    tx.execute(sql, "releasing a lease").await.map(drop)
+}

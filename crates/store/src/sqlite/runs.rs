@@ -1,0 +1,228 @@
+//! Claims, and which runs are live.
+
+use runtara_domain::{
+    Change, InstanceId, NodeId, RunExit, RunNumber, RunnerKind, TokenHash, transition,
+};
+use sqlx::SqliteConnection;
+use sqlx::sqlite::SqliteRow;
+
+use super::images::{image_columns, read_image};
+use super::sql::{Columns, Sql, json_text};
+use super::state::{Write, read_with, state_columns};
+use super::writer::Tx;
+use crate::{CLAIMED_INPUT_BYTES, Claim, ClaimedRun, LiveRun, NextDue, StoreResult, TokenOwner};
+use runtara_domain::Timestamp;
+
+/// Served by `runtara_instances_due`.
+const DUE: &str = concat!(
+    "select ",
+    state_columns!(),
+    ", ",
+    image_columns!(),
+    ", case when length(n.input) <= ? then n.input end, n.env, n.args \
+     from runtara_instances i indexed by runtara_instances_due \
+     cross join runtara_images m on m.image_id = i.image_id \
+     left join runtara_inputs n on n.instance = i.id \
+     where i.due_at is not null and i.live_node is null and i.due_at <= ? \
+     and i.kind in (?, ?, ?)"
+);
+
+fn bind_kinds(sql: &mut Sql, kinds: &[RunnerKind]) {
+    for at in 0..3 {
+        sql.bind(kinds.get(at).or(kinds.first()).map(|kind| kind.as_str()));
+    }
+}
+
+pub(super) fn due(claim: &Claim, now: Timestamp) -> StoreResult<Sql> {
+    let mut sql = Sql::new(DUE);
+    sql.bind_u64(CLAIMED_INPUT_BYTES as u64).bind_time(now);
+    bind_kinds(&mut sql, &claim.kinds);
+    if !claim.without_tenants.is_empty() {
+        sql.push(" and i.tenant_id not in (select value from json_each(?))")
+            .bind(json_text(&claim.without_tenants, false)?);
+    }
+    sql.push(" order by i.due_at, i.instance_id limit ?")
+        .bind_u64(claim.tokens.len() as u64);
+    Ok(sql)
+}
+
+/// Gives runs to instances that are due.
+pub(super) async fn claim(tx: &mut Tx, claim: &Claim) -> StoreResult<Vec<ClaimedRun>> {
+    if claim.kinds.is_empty() || claim.tokens.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = due(claim, tx.now)?;
+    let rows = sql
+        .rows(tx.connection()?, "looking for instances that are due")
+        .await?;
+    let mut claimed = Vec::with_capacity(rows.len());
+    for (row, token) in rows.iter().zip(&claim.tokens) {
+        claimed.push(claim_one(tx, row, claim.node, *token).await?);
+    }
+    Ok(claimed)
+}
+
+async fn claim_one(
+    tx: &mut Tx,
+    row: &SqliteRow,
+    node: NodeId,
+    token: TokenHash,
+) -> StoreResult<ClaimedRun> {
+    let (found, mut columns) = read_with(row)?;
+    let image = read_image(&mut columns)?;
+    let input = columns.opt_bytes()?;
+    let env = columns.json()?;
+    let args = columns.json()?;
+    let due_at = found.state.due_at.unwrap_or(tx.now);
+    let next = transition(&found.state, &Change::Claim { node, token }, tx.now)?;
+    let state = Write::new(&found, next, tx.now).run(tx).await?;
+    Ok(ClaimedRun {
+        token,
+        instance_id: state.instance_id,
+        tenant_id: state.tenant_id,
+        run_number: state.run_number,
+        due_at,
+        image,
+        input,
+        env,
+        args,
+        checkpoint_id: state.checkpoint_id,
+        timeout_ms: state.timeout_ms,
+    })
+}
+
+/// Served by `runtara_instances_due`.
+pub(super) fn next_due_sql(kinds: &[RunnerKind]) -> Sql {
+    let mut sql = Sql::new(
+        "select i.due_at from runtara_instances i indexed by runtara_instances_due \
+         where i.due_at is not null and i.live_node is null and i.kind in (?, ?, ?) \
+         order by i.due_at, i.instance_id limit 1",
+    );
+    bind_kinds(&mut sql, kinds);
+    sql
+}
+
+pub(super) async fn next_due(
+    connection: &mut SqliteConnection,
+    kinds: &[RunnerKind],
+    now: Timestamp,
+) -> StoreResult<NextDue> {
+    if kinds.is_empty() {
+        return Ok(NextDue { in_ms: None });
+    }
+    let sql = next_due_sql(kinds);
+    let row = sql.row(connection, "looking for the next due time").await?;
+    let due = row.map(|row| Columns::of(&row).time()).transpose()?;
+    Ok(NextDue {
+        in_ms: due.map(|due| due.millis_since(now)),
+    })
+}
+
+const LIVE: &str = "select i.instance_id, i.run_number, i.token, i.kind, i.live_node, i.status, \
+                    i.leave_by, i.asked_to_leave, i.slept_ms from runtara_instances i";
+
+fn read_live(row: &SqliteRow, now: Timestamp) -> StoreResult<LiveRun> {
+    let mut columns = Columns::of(row);
+    Ok(LiveRun {
+        instance_id: columns.parsed()?,
+        run_number: RunNumber(columns.number()?),
+        token: TokenHash(columns.hash()?),
+        kind: columns.parsed()?,
+        node: columns.parsed()?,
+        status: columns.parsed()?,
+        leave_in_ms: columns.opt_time()?.map(|by| by.millis_since(now)),
+        asked_to_leave: columns.flag()?,
+        slept_ms: columns.number()?,
+    })
+}
+
+/// Served by `runtara_instances_live`.
+pub(super) fn live_runs_sql(node: NodeId, after: Option<&InstanceId>, limit: u32) -> Sql {
+    let mut sql = Sql::new(LIVE);
+    sql.push(" where i.live_node = ?").bind(node.to_string());
+    if let Some(after) = after {
+        sql.push(" and i.instance_id > ?").bind(after.as_str());
+    }
+    sql.push(" order by i.instance_id limit ?").bind(limit);
+    sql
+}
+
+pub(super) async fn live_runs(
+    connection: &mut SqliteConnection,
+    (node, after, limit): (NodeId, Option<&InstanceId>, u32),
+    now: Timestamp,
+) -> StoreResult<Vec<LiveRun>> {
+    let sql = live_runs_sql(node, after, limit);
+    let rows = sql.rows(connection, "listing live runs").await?;
+    rows.iter().map(|row| read_live(row, now)).collect()
+}
+
+pub(super) async fn live_run(
+    connection: &mut SqliteConnection,
+    id: &InstanceId,
+    now: Timestamp,
+) -> StoreResult<Option<LiveRun>> {
+    let mut sql = Sql::new(LIVE);
+    sql.push(" where i.instance_id = ? and i.live_node is not null")
+        .bind(id.as_str());
+    let row = sql.row(connection, "looking for a live run").await?;
+    row.map(|row| read_live(&row, now)).transpose()
+}
+
+/// Served by `runtara_instances_token`.
+pub(super) fn owner_sql(token: TokenHash) -> Sql {
+    let mut sql = Sql::new(
+        "select i.instance_id, i.tenant_id, i.run_number from runtara_instances i \
+         where i.token = ?",
+    );
+    sql.bind(token.0.to_vec());
+    sql
+}
+
+pub(super) async fn owner(
+    connection: &mut SqliteConnection,
+    token: TokenHash,
+) -> StoreResult<Option<TokenOwner>> {
+    let row = owner_sql(token)
+        .row(connection, "looking for the run of a token")
+        .await?;
+    let Some(row) = row else {
+        return Ok(None);
+    };
+    let mut columns = Columns::of(&row);
+    Ok(Some(TokenOwner {
+        instance_id: columns.parsed()?,
+        tenant_id: columns.parsed()?,
+        run_number: RunNumber(columns.number()?),
+    }))
+}
+
+/// Takes runs of nodes whose lease is over for lost.
+pub(super) async fn expire(tx: &mut Tx, me: NodeId, limit: u32) -> StoreResult<Vec<InstanceId>> {
+    const EXPIRED: &str = concat!(
+        "select ",
+        state_columns!(),
+        " from runtara_nodes n \
+         cross join runtara_instances i indexed by runtara_instances_live \
+         on i.live_node = n.node_id \
+         where n.node_id <> ? and n.lease_until <= ? order by i.instance_id limit ?"
+    );
+    let mut sql = Sql::new(EXPIRED);
+    sql.bind(me.to_string()).bind_time(tx.now).bind(limit);
+    let rows = sql
+        .rows(tx.connection()?, "looking for runs of lost nodes")
+        .await?;
+    let mut expired = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let (found, _) = read_with(row)?;
+        let exit = Change::Exit {
+            run_number: found.state.run_number,
+            exit: RunExit::lost(),
+            our_fault: true,
+        };
+        let next = transition(&found.state, &exit, tx.now)?;
+        let state = Write::new(&found, next, tx.now).run(tx).await?;
+        expired.push(state.instance_id);
+    }
+    Ok(expired)
+}

@@ -1,0 +1,681 @@
+//! The state of an instance in its row, and the writing of what was decided.
+
+use runtara_domain::{
+    Attempts, CheckpointId, EventKind, Hold, InstanceState, NewEvent, Origin, Pending,
+    PendingSignal, ResultChange, RunMarks, RunNumber, ScopeKeys, SignalId, Timestamp, TokenHash,
+    Transition, Usage, WaitKind, subtype,
+};
+use sqlx::sqlite::SqliteRow;
+
+use super::sql::{Columns, Sql};
+use super::writer::Tx;
+use crate::paging::is_failed_end;
+use crate::plan::{KeptSignal, RecordChange, signal_for};
+use crate::{StoreResult, WaitKey};
+
+/// The columns that [`read_state`] reads, of a table called `i`.
+macro_rules! state_columns {
+    () => {
+        "i.id, i.instance_id, i.tenant_id, i.image_id, i.origin, i.status, i.reason, i.due_at, \
+         i.waiting_for, i.live_node, i.run_number, i.token, i.claimed_at, i.spoke, \
+         i.heartbeat_seen, i.stored_new, i.cancel_shown, i.pause_shown, i.leave_by, \
+         i.asked_to_leave, i.hold_park, i.hold_until, i.slept_ms, i.cancel_at, i.cancel_payload, \
+         i.pause_at, i.pause_payload, i.resume_waits, i.crash_count, i.max_attempts, i.backoff, \
+         i.interruptions, i.relaunches, i.timeout_ms, i.request_timeout_ms, i.created_at, \
+         i.started_at, i.finished_at, i.last_seen_at, i.checkpoint_id, i.exit_code, i.has_error, \
+         i.has_read_signals, i.cpu_usec, i.memory_peak_bytes, i.running_ms, i.events_recorded, \
+         i.checkpoints_saved"
+    };
+}
+pub(super) use state_columns;
+
+/// An instance as it was found.
+pub(super) struct Loaded {
+    /// Its small number, by which what belongs to it is kept.
+    pub(super) id: i64,
+    pub(super) state: InstanceState,
+    pub(super) events: i64,
+    pub(super) checkpoints: i64,
+}
+
+/// Where the checkpoint, event or step of this number stands.
+pub(super) fn place(instance: i64, seq: i64) -> i64 {
+    instance << 32 | seq
+}
+
+/// The number of what stands at a place.
+pub(super) fn seq_of(place: i64) -> i64 {
+    place & 0xffff_ffff
+}
+
+const LOAD: &str = concat!(
+    "select ",
+    state_columns!(),
+    " from runtara_instances i where i.instance_id = ?"
+);
+
+/// Loads an instance by its id.
+pub(super) async fn load(
+    connection: &mut sqlx::SqliteConnection,
+    id: &runtara_domain::InstanceId,
+) -> StoreResult<Option<Loaded>> {
+    let mut sql = Sql::new(LOAD);
+    sql.bind(id.as_str());
+    match sql.row(connection, "loading an instance").await? {
+        Some(row) => read_state(&mut Columns::of(&row)).map(Some),
+        None => Ok(None),
+    }
+}
+
+fn signal(columns: &mut Columns<'_>) -> StoreResult<Option<PendingSignal>> {
+    let at = columns.opt_time()?;
+    let payload = columns.opt_bytes()?;
+    Ok(at.map(|at| PendingSignal { payload, at }))
+}
+
+fn origin(text: &str) -> Origin {
+    match text {
+        "self_registered" => Origin::SelfRegistered,
+        _ => Origin::Launched,
+    }
+}
+
+fn origin_text(origin: Origin) -> &'static str {
+    match origin {
+        Origin::Launched => "launched",
+        Origin::SelfRegistered => "self_registered",
+    }
+}
+
+fn read_run(columns: &mut Columns<'_>) -> StoreResult<RunMarks> {
+    Ok(RunMarks {
+        token: columns.opt_hash()?.map(TokenHash),
+        claimed_at: columns.opt_time()?,
+        spoke: columns.flag()?,
+        heartbeat_seen: columns.flag()?,
+        stored_new: columns.flag()?,
+        cancel_shown: columns.flag()?,
+        pause_shown: columns.flag()?,
+        leave_by: columns.opt_time()?,
+        asked_to_leave: columns.flag()?,
+        hold: {
+            let park = columns.opt_int()?;
+            let until = columns.opt_time()?;
+            park.map(|park| Hold {
+                until,
+                park: park != 0,
+            })
+        },
+        slept_ms: columns.number()?,
+    })
+}
+
+/// Reads [`state_columns`].
+pub(super) fn read_state(columns: &mut Columns<'_>) -> StoreResult<Loaded> {
+    let id = columns.int()?;
+    let state = InstanceState {
+        instance_id: columns.parsed()?,
+        tenant_id: columns.parsed()?,
+        image_id: columns.opt_parsed()?,
+        origin: origin(&columns.text()?),
+        status: columns.parsed()?,
+        reason: columns.opt_parsed()?,
+        due_at: columns.opt_time()?,
+        waiting_for: columns.opt_parsed()?,
+        live_node: columns.opt_parsed()?,
+        run_number: RunNumber(columns.number()?),
+        run: read_run(columns)?,
+        pending: Pending {
+            cancel: signal(columns)?,
+            pause: signal(columns)?,
+            resume: columns.flag()?,
+        },
+        attempts: Attempts {
+            crash_count: columns.number()?,
+            max_attempts: columns.opt_number()?,
+            backoff: columns.number()?,
+            interruptions: columns.number()?,
+            relaunches: columns.number()?,
+        },
+        timeout_ms: columns.number()?,
+        request_timeout_ms: columns.opt_number()?,
+        created_at: columns.time()?,
+        started_at: columns.opt_time()?,
+        finished_at: columns.opt_time()?,
+        last_seen_at: columns.opt_time()?,
+        checkpoint_id: columns.opt_parsed()?,
+        exit_code: columns.opt_number()?,
+        has_error: columns.flag()?,
+        has_read_signals: columns.flag()?,
+        usage: Usage {
+            cpu_usec: columns.number()?,
+            memory_peak_bytes: columns.number()?,
+            running_ms: columns.number()?,
+        },
+    };
+    Ok(Loaded {
+        id,
+        state,
+        events: columns.int()?,
+        checkpoints: columns.int()?,
+    })
+}
+
+/// The custom signals of one id that are kept for an instance, in the order in which they came.
+pub(super) struct KeptSignals {
+    numbers: Vec<i64>,
+    kept: Vec<KeptSignal>,
+}
+
+impl KeptSignals {
+    /// Loads them.
+    pub(super) async fn load(tx: &mut Tx, instance: i64, signal_id: &str) -> StoreResult<Self> {
+        let mut sql = Sql::new(
+            "select n, payload, read_by, read_request from runtara_signals \
+             where instance = ? and signal_id = ? order by n",
+        );
+        sql.bind(instance).bind(signal_id);
+        let rows = sql.rows(tx.connection()?, "loading custom signals").await?;
+        let mut found = Self {
+            numbers: Vec::new(),
+            kept: Vec::new(),
+        };
+        for row in &rows {
+            found.push(&mut Columns::of(row))?;
+        }
+        Ok(found)
+    }
+
+    fn push(&mut self, columns: &mut Columns<'_>) -> StoreResult<()> {
+        let Some(n) = columns.opt_int()? else {
+            return Ok(());
+        };
+        self.numbers.push(n);
+        self.kept.push(KeptSignal {
+            payload: columns.opt_bytes()?,
+            read_by: columns.opt_number()?.map(RunNumber),
+            read_request: columns.opt_text()?,
+        });
+        Ok(())
+    }
+
+    /// The one that a call is about: see [`signal_for`].
+    pub(super) fn of_call(&self, run: RunNumber, request_id: Option<&str>) -> Option<Chosen<'_>> {
+        let signal = signal_for(&self.kept, run, request_id)?;
+        let at = self
+            .kept
+            .iter()
+            .position(|kept| std::ptr::eq(kept, signal))?;
+        Some(Chosen {
+            n: self.numbers[at],
+            signal,
+        })
+    }
+}
+
+/// A custom signal, and its number among those of its id.
+#[derive(Clone, Copy)]
+pub(super) struct Chosen<'a> {
+    pub(super) n: i64,
+    pub(super) signal: &'a KeptSignal,
+}
+
+/// Writes the row of a new instance. Its number is `last_insert_rowid()` in the statements that follow.
+pub(super) fn insert(
+    sql: &mut Sql,
+    state: &InstanceState,
+    kind: Option<&str>,
+    labels: Option<&str>,
+) {
+    sql.then(
+        "insert into runtara_instances (instance_id, tenant_id, image_id, kind, origin, status, \
+         due_at, run_number, spoke, heartbeat_seen, stored_new, cancel_shown, pause_shown, \
+         asked_to_leave, slept_ms, resume_waits, crash_count, max_attempts, backoff, \
+         interruptions, relaunches, timeout_ms, request_timeout_ms, created_at, has_error, \
+         has_read_signals, cpu_usec, memory_peak_bytes, running_ms, labels) \
+         values (?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ?, 0, 0, 0, ?, ?, ?, 0, 0, 0, 0, 0, ?)",
+    )
+    .bind(state.instance_id.as_str())
+    .bind(state.tenant_id.as_str())
+    .bind(state.image_id.as_ref().map(runtara_domain::ImageId::as_str))
+    .bind(kind)
+    .bind(origin_text(state.origin))
+    .bind(state.status.as_str())
+    .bind_opt_time(state.due_at)
+    .bind(state.attempts.max_attempts)
+    .bind_u64(state.timeout_ms)
+    .bind(state.request_timeout_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX)))
+    .bind_time(state.created_at)
+    .bind(labels);
+}
+
+/// Collects the columns that differ, so that an index whose columns stay as they are is not touched.
+struct Changes<'a> {
+    sql: &'a mut Sql,
+    any: bool,
+}
+
+impl Changes<'_> {
+    fn set<T: PartialEq>(
+        &mut self,
+        column: &'static str,
+        (old, new): (&T, &T),
+        bind: impl FnOnce(&mut Sql, &T),
+    ) {
+        if old == new {
+            return;
+        }
+        if self.any {
+            self.sql.push(", ");
+        } else {
+            self.sql.then("update runtara_instances set ");
+            self.any = true;
+        }
+        self.sql.push(column).push(" = ?");
+        bind(self.sql, new);
+    }
+
+    fn time(&mut self, column: &'static str, values: (&Option<Timestamp>, &Option<Timestamp>)) {
+        self.set(column, values, |sql, time| {
+            sql.bind_opt_time(*time);
+        });
+    }
+
+    fn flag(&mut self, column: &'static str, values: (&bool, &bool)) {
+        self.set(column, values, |sql, flag| {
+            sql.bind(i64::from(*flag));
+        });
+    }
+
+    fn int(&mut self, column: &'static str, old: impl Into<i64>, new: impl Into<i64>) {
+        self.set(column, (&old.into(), &new.into()), |sql, number| {
+            sql.bind(*number);
+        });
+    }
+
+    fn long(&mut self, column: &'static str, values: (&u64, &u64)) {
+        self.set(column, values, |sql, number| {
+            sql.bind_u64(*number);
+        });
+    }
+
+    fn run(&mut self, old: &RunMarks, new: &RunMarks) {
+        self.set("token", (&old.token, &new.token), |sql, token| {
+            sql.bind(token.map(|token| token.0.to_vec()));
+        });
+        self.time("claimed_at", (&old.claimed_at, &new.claimed_at));
+        self.flag("spoke", (&old.spoke, &new.spoke));
+        self.flag("heartbeat_seen", (&old.heartbeat_seen, &new.heartbeat_seen));
+        self.flag("stored_new", (&old.stored_new, &new.stored_new));
+        self.flag("cancel_shown", (&old.cancel_shown, &new.cancel_shown));
+        self.flag("pause_shown", (&old.pause_shown, &new.pause_shown));
+        self.time("leave_by", (&old.leave_by, &new.leave_by));
+        self.flag("asked_to_leave", (&old.asked_to_leave, &new.asked_to_leave));
+        self.set("hold_park", (&old.hold, &new.hold), |sql, hold| {
+            sql.bind(hold.as_ref().map(|hold| i64::from(hold.park)));
+            sql.push(", hold_until = ?")
+                .bind_opt_time(hold.as_ref().and_then(|hold| hold.until));
+        });
+        self.long("slept_ms", (&old.slept_ms, &new.slept_ms));
+    }
+
+    fn pending(&mut self, old: &Pending, new: &Pending) {
+        self.set("cancel_at", (&old.cancel, &new.cancel), |sql, signal| {
+            sql.bind_opt_time(signal.as_ref().map(|signal| signal.at));
+            sql.push(", cancel_payload = ?")
+                .bind_bytes(signal.as_ref().and_then(|signal| signal.payload.as_ref()));
+        });
+        self.set("pause_at", (&old.pause, &new.pause), |sql, signal| {
+            sql.bind_opt_time(signal.as_ref().map(|signal| signal.at));
+            sql.push(", pause_payload = ?")
+                .bind_bytes(signal.as_ref().and_then(|signal| signal.payload.as_ref()));
+        });
+        self.flag("resume_waits", (&old.resume, &new.resume));
+    }
+
+    fn attempts(&mut self, old: Attempts, new: Attempts) {
+        self.int("crash_count", old.crash_count, new.crash_count);
+        self.int("backoff", old.backoff, new.backoff);
+        self.int("interruptions", old.interruptions, new.interruptions);
+        self.int("relaunches", old.relaunches, new.relaunches);
+    }
+
+    fn usage(&mut self, old: &Usage, new: &Usage) {
+        self.long("cpu_usec", (&old.cpu_usec, &new.cpu_usec));
+        self.long(
+            "memory_peak_bytes",
+            (&old.memory_peak_bytes, &new.memory_peak_bytes),
+        );
+        self.long("running_ms", (&old.running_ms, &new.running_ms));
+    }
+
+    /// All but what never changes: ids, origin, limits, the time of the start.
+    fn state(&mut self, old: &InstanceState, new: &InstanceState) {
+        self.set("status", (&old.status, &new.status), |sql, status| {
+            sql.bind(status.as_str());
+        });
+        self.set("reason", (&old.reason, &new.reason), |sql, reason| {
+            sql.bind(reason.map(runtara_domain::Reason::as_str));
+        });
+        self.time("due_at", (&old.due_at, &new.due_at));
+        self.set(
+            "waiting_for",
+            (&old.waiting_for, &new.waiting_for),
+            |sql, id| {
+                sql.bind(id.as_ref().map(SignalId::as_str));
+            },
+        );
+        self.set(
+            "live_node",
+            (&old.live_node, &new.live_node),
+            |sql, node| {
+                sql.bind(node.map(|node| node.to_string()));
+            },
+        );
+        self.int("run_number", old.run_number.0, new.run_number.0);
+        self.run(&old.run, &new.run);
+        self.pending(&old.pending, &new.pending);
+        self.attempts(old.attempts, new.attempts);
+        self.time("started_at", (&old.started_at, &new.started_at));
+        self.time("finished_at", (&old.finished_at, &new.finished_at));
+        self.time("last_seen_at", (&old.last_seen_at, &new.last_seen_at));
+        self.set(
+            "checkpoint_id",
+            (&old.checkpoint_id, &new.checkpoint_id),
+            |sql, id| {
+                sql.bind(id.as_ref().map(CheckpointId::as_str));
+            },
+        );
+        self.set(
+            "exit_code",
+            (&old.exit_code, &new.exit_code),
+            |sql, code| {
+                sql.bind(*code);
+            },
+        );
+        self.flag("has_error", (&old.has_error, &new.has_error));
+        self.flag(
+            "has_read_signals",
+            (&old.has_read_signals, &new.has_read_signals),
+        );
+        self.usage(&old.usage, &new.usage);
+    }
+}
+
+/// Everything that one change of one instance writes: put together, then run as one errand.
+pub(super) struct Write<'a> {
+    found: &'a Loaded,
+    next: Transition,
+    now: Timestamp,
+    events: i64,
+    checkpoints: i64,
+    sql: Sql,
+}
+
+impl<'a> Write<'a> {
+    /// Begins with what a transition asks for. Signals that were read before are confirmed first, so that one which this
+    /// same change takes stays.
+    pub(super) fn new(found: &'a Loaded, next: Transition, now: Timestamp) -> Self {
+        let mut write = Self {
+            events: found.events,
+            checkpoints: found.checkpoints,
+            found,
+            now,
+            sql: Sql::default(),
+            next,
+        };
+        write.signals();
+        write.result();
+        for event in std::mem::take(&mut write.next.events) {
+            write.event(&event, None);
+        }
+        write
+    }
+
+    fn signals(&mut self) {
+        if self.next.clear_signals {
+            self.sql
+                .then("delete from runtara_signals where instance = ?")
+                .bind(self.found.id);
+        } else if self.next.confirm_read_signals {
+            self.sql
+                .then("delete from runtara_signals where instance = ? and read_by = ?")
+                .bind(self.found.id)
+                .bind(self.next.state.run_number.0);
+        }
+    }
+
+    fn result(&mut self) {
+        match &self.next.result {
+            ResultChange::Keep => {}
+            ResultChange::Clear => {
+                self.sql
+                    .then(
+                        "update runtara_results set output = null, error = null where instance = ?",
+                    )
+                    .bind(self.found.id);
+            }
+            ResultChange::Set { output, error } => {
+                self.sql
+                    .then(
+                        "insert into runtara_results (instance, output, error) values (?, ?, ?) \
+                         on conflict (instance) do update \
+                         set output = excluded.output, error = excluded.error",
+                    )
+                    .bind(self.found.id)
+                    .bind_bytes(output.as_ref())
+                    .bind(error.as_deref());
+            }
+        }
+        if let Some(stderr) = &self.next.stderr {
+            self.sql
+                .then(
+                    "insert into runtara_results (instance, stderr) values (?, ?) \
+                     on conflict (instance) do update set stderr = excluded.stderr",
+                )
+                .bind(self.found.id)
+                .bind(stderr.as_str());
+        }
+    }
+
+    /// Appends an event.
+    pub(super) fn event(&mut self, event: &NewEvent, request_id: Option<&str>) {
+        self.events += 1;
+        let place = place(self.found.id, self.events);
+        let payload = event.payload.as_ref();
+        let is_text = payload.is_some_and(|payload| std::str::from_utf8(payload).is_ok());
+        let keys = &event.keys;
+        self.sql
+            .then(
+                "insert into runtara_events (place, instance, kind, subtype, checkpoint_id, \
+                 created_at, run_number, request_id, scope_id, parent_scope_id, is_text, payload) \
+                 values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            )
+            .bind(place)
+            .bind(self.found.id)
+            .bind(event.kind.as_str())
+            .bind(event.subtype.as_deref())
+            .bind(event.checkpoint_id.as_ref().map(CheckpointId::as_str))
+            .bind_time(self.now)
+            .bind(self.next.state.run_number.0)
+            .bind(request_id)
+            .bind(keys.scope_id.as_deref())
+            .bind(keys.parent_scope_id.as_deref())
+            .bind(i64::from(is_text))
+            .bind_bytes(payload);
+        if event.kind == EventKind::Custom {
+            let step_id = keys.step_id.as_deref();
+            match (event.subtype.as_deref(), step_id) {
+                (Some(subtype::STEP_START), Some(step_id)) => self.step_began(place, step_id, keys),
+                (Some(subtype::STEP_END), Some(step_id)) => {
+                    let failed = payload.is_some_and(|payload| is_failed_end(payload));
+                    self.step_ended(place, step_id, keys.scope_id.as_deref(), failed);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn step_began(&mut self, place: i64, step_id: &str, keys: &ScopeKeys) {
+        self.sql
+            .then(
+                "insert into runtara_steps (place, instance, step_id, scope_id, parent_scope_id, \
+                 step_type, status) values (?, ?, ?, ?, ?, ?, 'running')",
+            )
+            .bind(place)
+            .bind(self.found.id)
+            .bind(step_id)
+            .bind(keys.scope_id.as_deref())
+            .bind(keys.parent_scope_id.as_deref())
+            .bind(keys.step_type.as_deref());
+    }
+
+    /// Notes the end with the newest step of these keys, unless that has one.
+    fn step_ended(&mut self, place: i64, step_id: &str, scope_id: Option<&str>, failed: bool) {
+        let status = if failed { "failed" } else { "completed" };
+        self.sql
+            .then(
+                "update runtara_steps set status = ?, end_place = ? \
+                 where end_place is null and place = (select max(place) from runtara_steps \
+                 where instance = ? and step_id = ? and scope_id is ?)",
+            )
+            .bind(status)
+            .bind(place)
+            .bind(self.found.id)
+            .bind(step_id)
+            .bind(scope_id);
+    }
+
+    /// Stores a state under a name.
+    pub(super) fn checkpoint(
+        &mut self,
+        name: &str,
+        version: i64,
+        state: &[u8],
+        request_id: Option<&str>,
+    ) {
+        self.checkpoints += 1;
+        let size = i64::try_from(state.len()).unwrap_or(i64::MAX);
+        self.sql
+            .then(
+                "insert into runtara_checkpoints (place, instance, checkpoint_id, version, \
+                 created_at, run_number, size, request_id, state) \
+                 values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            )
+            .bind(place(self.found.id, self.checkpoints))
+            .bind(self.found.id)
+            .bind(name)
+            .bind(version)
+            .bind_time(self.now)
+            .bind(self.next.state.run_number.0)
+            .bind(size)
+            .bind(request_id)
+            .bind(state.to_vec());
+    }
+
+    /// Notes that a call of the current run has read a custom signal.
+    pub(super) fn take_signal(&mut self, signal_id: &str, n: i64, request_id: Option<&str>) {
+        self.sql
+            .then(
+                "update runtara_signals set read_by = ?, read_request = ? \
+                 where instance = ? and signal_id = ? and n = ?",
+            )
+            .bind(self.next.state.run_number.0)
+            .bind(request_id)
+            .bind(self.found.id)
+            .bind(signal_id)
+            .bind(n);
+    }
+
+    /// Keeps a custom signal, in place of those of the same id that the current run has not read.
+    pub(super) fn keep_signal(&mut self, signal_id: &str, payload: Option<&bytes::Bytes>) {
+        self.sql
+            .then(
+                "delete from runtara_signals where instance = ? and signal_id = ? \
+                 and (read_by is null or read_by < ?)",
+            )
+            .bind(self.found.id)
+            .bind(signal_id)
+            .bind(self.next.state.run_number.0)
+            .then(
+                "insert into runtara_signals (instance, signal_id, n, payload) \
+                 select ?, ?, coalesce(max(n), 0) + 1, ? from runtara_signals \
+                 where instance = ? and signal_id = ?",
+            )
+            .bind(self.found.id)
+            .bind(signal_id)
+            .bind_bytes(payload)
+            .bind(self.found.id)
+            .bind(signal_id);
+    }
+
+    /// Writes what becomes of the records of a wait.
+    pub(super) fn wait_record(&mut self, key: &WaitKey, kind: WaitKind, change: &RecordChange) {
+        match change {
+            RecordChange::None => {}
+            RecordChange::Insert(record) => {
+                self.sql
+                    .then(
+                        "insert into runtara_waits (instance, kind, key, n, until, state_hash, \
+                         met_by, request_id) values (?, ?, ?, ?, ?, ?, ?, ?)",
+                    )
+                    .bind(self.found.id)
+                    .bind(kind.as_str())
+                    .bind(key.as_str())
+                    .bind(record.n)
+                    .bind_opt_time(record.until)
+                    .bind(record.state_hash.to_vec())
+                    .bind(record.met_by.0)
+                    .bind(record.request_id.as_deref());
+            }
+            RecordChange::Met { n, request_id } => {
+                self.sql
+                    .then(
+                        "update runtara_waits set met_by = ?, request_id = ? \
+                         where instance = ? and kind = ? and key = ? and n = ?",
+                    )
+                    .bind(self.next.state.run_number.0)
+                    .bind(request_id.as_deref())
+                    .bind(self.found.id)
+                    .bind(kind.as_str())
+                    .bind(key.as_str())
+                    .bind(*n);
+            }
+        }
+    }
+
+    /// Runs what was put together. Answers with the state after it.
+    pub(super) async fn run(mut self, tx: &mut Tx) -> StoreResult<InstanceState> {
+        let (old, new) = (&self.found.state, &self.next.state);
+        let mut changes = Changes {
+            sql: &mut self.sql,
+            any: false,
+        };
+        changes.state(old, new);
+        changes.int("events_recorded", self.found.events, self.events);
+        changes.int(
+            "checkpoints_saved",
+            self.found.checkpoints,
+            self.checkpoints,
+        );
+        if changes.any {
+            self.sql.push(" where id = ?").bind(self.found.id);
+        }
+        if old.status != new.status {
+            tx.count(&new.tenant_id, old.status, -1);
+            tx.count(&new.tenant_id, new.status, 1);
+        }
+        tx.execute(self.sql, "writing an instance").await?;
+        if self.next.applied {
+            tx.nudge_after(self.next.state.clone());
+        }
+        Ok(self.next.state)
+    }
+}
+
+/// Reads the first row as the state of an instance with what was joined to it.
+pub(super) fn read_with<'r>(row: &'r SqliteRow) -> StoreResult<(Loaded, Columns<'r>)> {
+    let mut columns = Columns::of(row);
+    let found = read_state(&mut columns)?;
+    Ok((found, columns))
+}
