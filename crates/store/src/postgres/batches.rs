@@ -1,0 +1,364 @@
+//! The statements of the queues: what many instances write at once.
+//!
+//! Each is `Call::…` of the domain for the ordinary case, as one statement for many rows. The fence is a join: a row whose token is
+//! not that of the instance's current run, or whose instance does not run, is left out and told alone what is wrong, as is
+//! everything that is not ordinary. Rows are locked in the order of their ids, so that two statements cannot wait for each other.
+
+use bytes::Bytes;
+use runtara_domain::{
+    CheckpointId, InstanceId, NewEvent, RaisedSignal, TenantId, TokenHash,
+};
+use sqlx::PgPool;
+use sqlx::postgres::PgRow;
+
+use crate::Nudges;
+
+use super::error::Answer;
+use super::lanes::Batch;
+use super::row;
+use super::write::{StepMark, request_key};
+
+/// What a batch is written to, and who is told.
+#[derive(Clone)]
+pub(super) struct Target {
+    pub(super) pool: PgPool,
+    pub(super) nudges: Nudges,
+}
+
+impl Target {
+    fn nudge(&self, found: &PgRow, id: &InstanceId) -> Answer<()> {
+        if row::get(found, "look")? {
+            self.nudges.look_at_run(id);
+        }
+        self.nudges.changed(id);
+        Ok(())
+    }
+}
+
+/// The columns by which a caller is told of the signal that waits for its instance, and whether whoever minds the run should look.
+macro_rules! told_columns {
+    () => {
+        "i.instance_id, i.cancel_at, i.cancel_payload, i.pause_at, i.pause_payload, i.resume_pending,
+         i.live_node is not null and (i.leave_by is not null or i.slept_ms > 0) as look"
+    };
+}
+
+fn signal(found: &PgRow) -> Answer<Option<RaisedSignal>> {
+    let pending = row::pending(found)?;
+    let visible = pending.visible();
+    Ok(visible.map(|(kind, payload)| RaisedSignal { kind, payload }))
+}
+
+/// Puts what was written, in whatever order, beside what was asked for.
+fn in_order<'a, T>(
+    asked: impl Iterator<Item = &'a InstanceId>,
+    written: &[PgRow],
+    told: impl Fn(&PgRow, &InstanceId) -> Answer<T>,
+) -> Answer<Vec<Option<T>>> {
+    let mut by_id = std::collections::HashMap::with_capacity(written.len());
+    for found in written {
+        by_id.insert(row::get::<&str>(found, "instance_id")?, found);
+    }
+    asked
+        .map(|id| by_id.get(id.as_str()).map(|found| told(found, id)).transpose())
+        .collect()
+}
+
+/// A save of a checkpoint with a state.
+pub(super) struct Save {
+    pub(super) instance_id: InstanceId,
+    pub(super) token: TokenHash,
+    pub(super) checkpoint_id: CheckpointId,
+    pub(super) state: Bytes,
+    pub(super) request_id: String,
+}
+
+/// Saves that find their name free.
+pub(super) struct Saves(pub(super) Target);
+
+/// Left out besides refused rows: names that are taken (also by a save that commits meanwhile: the unique index sees it), and
+/// instances with custom signals to be taken or confirmed. Indexes: primary keys and `runtara_checkpoints_name`.
+pub(super) const SAVE: &str = concat!(
+    "with input as materialized (
+         select * from unnest($1::text[], $2::bytea[], $3::text[], $4::bytea[], $5::text[])
+                    as input (instance_id, token_hash, checkpoint_id, state, request_id)
+     ),
+     locked as materialized (
+         select i.instance_id, i.run_number, i.checkpoint_seq, n.checkpoint_id, n.state, n.request_id
+           from input n join runtara_instances i on i.instance_id = n.instance_id
+          where i.token_hash = n.token_hash and i.status = 'running' and not i.has_read_signals
+            and not exists (select from runtara_signals s
+                             where s.instance_id = n.instance_id and s.signal_id = n.checkpoint_id)
+            and not exists (select from runtara_checkpoints c
+                             where c.instance_id = n.instance_id and c.checkpoint_id = n.checkpoint_id and c.version = 1)
+          order by i.instance_id
+            for no key update of i
+     ),
+     saved as (
+         insert into runtara_checkpoints
+                (instance_id, seq, checkpoint_id, version, state, size, created_at, run_number, request_id)
+         select instance_id, checkpoint_seq + 1, checkpoint_id, 1, state, length(state), runtara_now(), run_number,
+                request_id
+           from locked
+         on conflict (instance_id, checkpoint_id, version) do nothing
+         returning instance_id, checkpoint_id
+     )
+     update runtara_instances i
+        set version = i.version + 1, checkpoint_id = s.checkpoint_id, checkpoint_seq = i.checkpoint_seq + 1,
+            last_seen_at = runtara_now(), spoke = true, stored_new = true, crash_count = 0, interruptions = 0,
+            cancel_shown = i.cancel_shown or i.cancel_at is not null,
+            pause_shown = i.pause_shown or (i.cancel_at is null and i.pause_at is not null and not i.resume_pending)
+       from saved s
+      where i.instance_id = s.instance_id
+  returning ",
+    told_columns!()
+);
+
+impl Batch for Saves {
+    type Row = Save;
+    type Told = Option<RaisedSignal>;
+
+    fn instance(row: &Save) -> &InstanceId {
+        &row.instance_id
+    }
+
+    fn bytes(row: &Save) -> usize {
+        row.state.len() + row.checkpoint_id.as_str().len() + 256
+    }
+
+    async fn commit(&self, rows: &[Save]) -> Answer<Vec<Option<Self::Told>>> {
+        let written = sqlx::query(SAVE)
+            .bind(rows.iter().map(|row| row.instance_id.as_str()).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| &row.token.0[..]).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| row.checkpoint_id.as_str()).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| &row.state[..]).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| row.request_id.as_str()).collect::<Vec<_>>())
+            .fetch_all(&self.0.pool)
+            .await?;
+        in_order(rows.iter().map(|row| &row.instance_id), &written, |found, id| {
+            self.0.nudge(found, id)?;
+            signal(found)
+        })
+    }
+}
+
+/// A custom event.
+pub(super) struct Record {
+    pub(super) instance_id: InstanceId,
+    pub(super) token: TokenHash,
+    pub(super) event: NewEvent,
+    pub(super) request_id: String,
+}
+
+/// Custom events.
+pub(super) struct Records(pub(super) Target);
+
+/// Left out besides refused rows: events that are recorded already. Indexes: primary keys and `runtara_events_request`.
+pub(super) const RECORD: &str = concat!(
+    "with input as materialized (
+         select * from unnest($1::text[], $2::bytea[], $3::bytea[], $4::text[], $5::text[], $6::text[], $7::bytea[],
+                              $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::boolean[])
+                    as input (instance_id, token_hash, request_key, kind, subtype, checkpoint_id, payload,
+                              scope_id, parent_scope_id, step_id, step_type, step_key, step_failed)
+     ),
+     locked as materialized (
+         select i.instance_id, i.run_number, i.event_seq, n.request_key, n.kind, n.subtype, n.checkpoint_id, n.payload,
+                n.scope_id, n.parent_scope_id, n.step_id, n.step_type, n.step_key, n.step_failed
+           from input n join runtara_instances i on i.instance_id = n.instance_id
+          where i.token_hash = n.token_hash and i.status = 'running'
+            and not exists (select from runtara_events e
+                             where e.instance_id = n.instance_id and e.request_key = n.request_key)
+          order by i.instance_id
+            for no key update of i
+     ),
+     recorded as (
+         insert into runtara_events
+                (instance_id, seq, kind, subtype, checkpoint_id, payload, created_at, run_number,
+                 scope_id, parent_scope_id, step_id, step_type, step_key, step_failed, request_key)
+         select instance_id, event_seq + 1, kind, subtype, checkpoint_id, payload, runtara_now(), run_number,
+                scope_id, parent_scope_id, step_id, step_type, step_key, step_failed, request_key
+           from locked
+         on conflict (instance_id, request_key) where request_key is not null do nothing
+         returning instance_id
+     )
+     update runtara_instances i
+        set version = i.version + 1, event_seq = i.event_seq + 1, last_seen_at = runtara_now(), spoke = true
+       from recorded r
+      where i.instance_id = r.instance_id
+  returning ",
+    told_columns!()
+);
+
+impl Batch for Records {
+    type Row = Record;
+    type Told = ();
+
+    fn instance(row: &Record) -> &InstanceId {
+        &row.instance_id
+    }
+
+    fn bytes(row: &Record) -> usize {
+        row.event.payload.as_ref().map_or(0, Bytes::len) + 512
+    }
+
+    async fn commit(&self, rows: &[Record]) -> Answer<Vec<Option<()>>> {
+        let texts = |part: fn(&NewEvent) -> Option<&str>| {
+            rows.iter().map(|row| part(&row.event)).collect::<Vec<_>>()
+        };
+        let keys: Vec<_> = rows.iter().map(|row| request_key(&row.request_id)).collect();
+        let (step_keys, failed): (Vec<_>, Vec<_>) = rows
+            .iter()
+            .map(|row| StepMark::of(&row.event))
+            .map(|mark| (mark.key, mark.failed))
+            .unzip();
+        let written = sqlx::query(RECORD)
+            .bind(rows.iter().map(|row| row.instance_id.as_str()).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| &row.token.0[..]).collect::<Vec<_>>())
+            .bind(keys)
+            .bind(texts(|event| Some(event.kind.as_str())))
+            .bind(texts(|event| event.subtype.as_deref()))
+            .bind(texts(|event| event.checkpoint_id.as_ref().map(AsRef::as_ref)))
+            .bind(rows.iter().map(|row| row.event.payload.as_deref()).collect::<Vec<_>>())
+            .bind(texts(|event| event.keys.scope_id.as_deref()))
+            .bind(texts(|event| event.keys.parent_scope_id.as_deref()))
+            .bind(texts(|event| event.keys.step_id.as_deref()))
+            .bind(texts(|event| event.keys.step_type.as_deref()))
+            .bind(step_keys)
+            .bind(failed)
+            .fetch_all(&self.0.pool)
+            .await?;
+        in_order(rows.iter().map(|row| &row.instance_id), &written, |found, id| {
+            self.0.nudge(found, id)
+        })
+    }
+}
+
+/// What a run gives a sign of life with.
+pub(super) enum Sign {
+    /// It is there, and belongs to this tenant.
+    Register(TenantId),
+    /// It lives.
+    Heartbeat,
+    /// It asks for the signal that waits.
+    Poll,
+    /// It looks for a checkpoint.
+    Look(CheckpointId),
+}
+
+impl Sign {
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Register(_) => "register",
+            Self::Heartbeat => "heartbeat",
+            Self::Poll => "poll",
+            Self::Look(_) => "look",
+        }
+    }
+}
+
+/// A sign of life.
+pub(super) struct Mark {
+    pub(super) instance_id: InstanceId,
+    pub(super) token: TokenHash,
+    pub(super) sign: Sign,
+}
+
+/// What a sign of life is answered with.
+pub(super) struct Marked {
+    /// The signal that waits.
+    pub(super) signal: Option<RaisedSignal>,
+    /// The state that was looked for, and the request that saved it.
+    pub(super) saved: Option<(Bytes, Option<String>)>,
+}
+
+/// Signs of life.
+pub(super) struct Marks(pub(super) Target);
+
+/// Left out besides refused rows: looks at names for which a custom signal is kept, as they may take it. Indexes: primary keys and
+/// `runtara_checkpoints_name`.
+pub(super) const MARK: &str = concat!(
+    "with input as materialized (
+         select * from unnest($1::text[], $2::bytea[], $3::text[], $4::text[], $5::text[])
+                    as input (instance_id, token_hash, sign, tenant_id, checkpoint_id)
+     ),
+     locked as materialized (
+         select i.instance_id, i.run_number, i.event_seq, n.sign, n.checkpoint_id,
+                case n.sign when 'register' then not i.spoke when 'heartbeat' then not i.heartbeat_seen else false end
+                    as records
+           from input n join runtara_instances i on i.instance_id = n.instance_id
+          where i.token_hash = n.token_hash and i.status = 'running'
+            and (n.tenant_id is null or i.tenant_id = n.tenant_id)
+            and (n.sign <> 'look'
+                 or not exists (select from runtara_signals s
+                                 where s.instance_id = n.instance_id and s.signal_id = n.checkpoint_id))
+          order by i.instance_id
+            for no key update of i
+     ),
+     recorded as (
+         insert into runtara_events (instance_id, seq, kind, created_at, run_number)
+         select instance_id, event_seq + 1, case sign when 'register' then 'started' else 'heartbeat' end, runtara_now(),
+                run_number
+           from locked where records
+     )
+     update runtara_instances i
+        set version = i.version + 1, event_seq = i.event_seq + l.records::integer, last_seen_at = runtara_now(),
+            spoke = true, heartbeat_seen = i.heartbeat_seen or l.sign = 'heartbeat',
+            cancel_shown = i.cancel_shown or (l.sign in ('poll', 'look') and i.cancel_at is not null),
+            pause_shown = i.pause_shown
+                or (l.sign in ('poll', 'look') and i.cancel_at is null and i.pause_at is not null
+                    and not i.resume_pending)
+       from locked l
+      where i.instance_id = l.instance_id
+  returning case when l.sign = 'look' then (
+                select c.state from runtara_checkpoints c
+                 where c.instance_id = l.instance_id and c.checkpoint_id = l.checkpoint_id and c.version > 0
+                 order by c.version desc limit 1) end as saved,
+            case when l.sign = 'look' then (
+                select c.request_id from runtara_checkpoints c
+                 where c.instance_id = l.instance_id and c.checkpoint_id = l.checkpoint_id and c.version > 0
+                 order by c.version desc limit 1) end as saved_by, ",
+    told_columns!()
+);
+
+impl Batch for Marks {
+    type Row = Mark;
+    type Told = Marked;
+
+    fn instance(row: &Mark) -> &InstanceId {
+        &row.instance_id
+    }
+
+    fn bytes(_row: &Mark) -> usize {
+        1024
+    }
+
+    async fn commit(&self, rows: &[Mark]) -> Answer<Vec<Option<Marked>>> {
+        let tenant = |row: &Mark| match &row.sign {
+            Sign::Register(tenant) => Some(tenant.as_str().to_owned()),
+            _ => None,
+        };
+        let name = |row: &Mark| match &row.sign {
+            Sign::Look(name) => Some(name.as_str().to_owned()),
+            _ => None,
+        };
+        let written = sqlx::query(MARK)
+            .bind(rows.iter().map(|row| row.instance_id.as_str()).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| &row.token.0[..]).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| row.sign.word()).collect::<Vec<_>>())
+            .bind(rows.iter().map(tenant).collect::<Vec<_>>())
+            .bind(rows.iter().map(name).collect::<Vec<_>>())
+            .fetch_all(&self.0.pool)
+            .await?;
+        in_order(rows.iter().map(|row| &row.instance_id), &written, |found, id| {
+            self.0.nudge(found, id)?;
+            let saved = match row::bytes(found, "saved")? {
+                Some(state) => Some((state, row::get(found, "saved_by")?)),
+                None => None,
+            };
+            Ok(Marked {
+                signal: signal(found)?,
+                saved,
+            })
+        })
+    }
+}

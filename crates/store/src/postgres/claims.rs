@@ -1,0 +1,233 @@
+//! Runs: who takes what is due, and what is recorded as live.
+
+use runtara_domain::{InstanceId, NodeId, RunnerKind, TokenHash};
+use sqlx::postgres::PgRow;
+
+use crate::{CLAIMED_INPUT_BYTES, Claim, ClaimedRun, LiveRun, NextDue, TokenOwner};
+
+use super::PostgresStore;
+use super::error::{Answer, Fault};
+use super::row::{self, image_columns};
+
+/// Everything that the claim of a row writes: `Change::Claim` of the domain. Parameters: node, tokens, largest input.
+macro_rules! claim_picked {
+    ($picked:literal) => {
+        concat!(
+            "with ",
+            $picked,
+            ",
+             numbered as (
+                 select instance_id, due_at, row_number() over (order by due_at, instance_id) as n from picked
+             ),
+             claimed as (
+                 update runtara_instances i
+                    set version = i.version + 1, status = 'running', reason = null, due_at = null, waiting_for = null,
+                        live_node = $1, run_number = i.run_number + 1,
+                        started_at = coalesce(i.started_at, runtara_now()),
+                        token_hash = t.token_hash, claimed_at = runtara_now(),
+                        spoke = false, heartbeat_seen = false, stored_new = false, cancel_shown = false,
+                        pause_shown = false, leave_by = null, asked_to_leave = false, held = false,
+                        hold_until = null, hold_park = false, slept_ms = 0
+                   from numbered p join unnest($2::bytea[]) with ordinality as t (token_hash, n) on t.n = p.n
+                  where i.instance_id = p.instance_id
+              returning i.instance_id, i.tenant_id as owner, i.image_id, i.run_number, i.token_hash, i.checkpoint_id,
+                        i.timeout_ms, p.due_at, p.n
+             )
+             select c.instance_id, c.owner, c.run_number, c.token_hash, c.checkpoint_id, c.timeout_ms, c.due_at,
+                    case when length(b.input) <= $3 then b.input end as input, b.env, b.args, ",
+            image_columns!(),
+            "  from claimed c
+               join runtara_images m on m.image_id = c.image_id
+               left join runtara_instance_inputs b on b.instance_id = c.instance_id
+              order by c.n"
+        )
+    };
+}
+
+/// Plain claim: the oldest due times, whoever owns them. Index `runtara_instances_due`.
+pub(super) const CLAIM: &str = claim_picked!(
+    "picked as (
+         select instance_id, due_at from runtara_instances
+          where due_at <= runtara_now() and live_node is null and runner_kind = any($4::text[])
+          order by due_at, instance_id
+          limit cardinality($2::bytea[])
+            for update skip locked
+     )"
+);
+
+/// Claim that leaves out tenants. It hops from tenant to tenant along `runtara_instances_tenant_due`, so that a tenant with a
+/// million due instances costs no more than one with a single one, and takes the oldest of each.
+pub(super) const CLAIM_WITHOUT: &str = claim_picked!(
+    "recursive tenants as (
+         (select tenant_id from runtara_instances
+           where due_at is not null and live_node is null
+           order by tenant_id limit 1)
+         union all
+         select (select i.tenant_id from runtara_instances i
+                  where i.due_at is not null and i.live_node is null and i.tenant_id > t.tenant_id
+                  order by i.tenant_id limit 1)
+           from tenants t where t.tenant_id is not null
+     ),
+     candidates as (
+         select due.instance_id
+           from (select tenant_id from tenants where tenant_id <> all($5::text[]) limit 10000) t
+          cross join lateral (
+               select i.instance_id, i.due_at from runtara_instances i
+                where i.tenant_id = t.tenant_id and i.due_at <= runtara_now() and i.live_node is null
+                  and i.runner_kind = any($4::text[])
+                order by i.due_at, i.instance_id
+                limit cardinality($2::bytea[])) due
+          order by due.due_at, due.instance_id
+          limit 2 * cardinality($2::bytea[])
+     ),
+     picked as (
+         select i.instance_id, i.due_at
+           from runtara_instances i
+          where i.instance_id = any(array(select instance_id from candidates))
+            and i.due_at <= runtara_now() and i.live_node is null
+          order by i.due_at, i.instance_id
+          limit cardinality($2::bytea[])
+            for update skip locked
+     )"
+);
+
+fn words(kinds: &[RunnerKind]) -> Vec<&'static str> {
+    kinds.iter().map(|kind| kind.as_str()).collect()
+}
+
+/// Claims what is due in one statement: no two claimers lock one row, and a locked row is passed over.
+pub(super) async fn claim(store: &PostgresStore, claim: Claim) -> Answer<Vec<ClaimedRun>> {
+    if claim.tokens.is_empty() || claim.kinds.is_empty() {
+        return Ok(Vec::new());
+    }
+    let plain = claim.without_tenants.is_empty();
+    let tokens: Vec<Vec<u8>> = claim.tokens.iter().map(|token| token.0.to_vec()).collect();
+    let mut statement = sqlx::query(if plain { CLAIM } else { CLAIM_WITHOUT })
+        .bind(claim.node.to_string())
+        .bind(tokens)
+        .bind(i32::try_from(CLAIMED_INPUT_BYTES).unwrap_or(i32::MAX))
+        .bind(words(&claim.kinds));
+    if !plain {
+        let without = claim.without_tenants.iter().map(|tenant| tenant.as_str().to_owned());
+        statement = statement.bind(without.collect::<Vec<_>>());
+    }
+    let rows = statement.fetch_all(&store.pool).await?;
+    let claimed: Vec<_> = rows.iter().map(claimed).collect::<Answer<_>>()?;
+    for run in &claimed {
+        store.nudges.changed(&run.instance_id);
+    }
+    Ok(claimed)
+}
+
+fn claimed(found: &PgRow) -> Answer<ClaimedRun> {
+    Ok(ClaimedRun {
+        token: required_token(found)?,
+        instance_id: row::instance_id(found)?,
+        tenant_id: runtara_domain::TenantId::new(row::get::<&str>(found, "owner")?)?,
+        run_number: row::run_number(found, "run_number")?,
+        due_at: runtara_domain::Timestamp(row::get(found, "due_at")?),
+        image: row::image(found)?,
+        input: row::bytes(found, "input")?,
+        env: row::json(found, "env")?,
+        args: row::json(found, "args")?,
+        checkpoint_id: row::checkpoint_id(found)?,
+        timeout_ms: row::unsigned(row::get(found, "timeout_ms")?),
+    })
+}
+
+fn required_token(found: &PgRow) -> Answer<TokenHash> {
+    row::token(found, "token_hash")?
+        .ok_or_else(|| Fault::Stored("a live run has no token".to_owned()))
+}
+
+/// How long until something is due, along `runtara_instances_due`.
+pub(super) async fn next_due(store: &PostgresStore, kinds: &[RunnerKind]) -> Answer<NextDue> {
+    let in_ms: Option<i64> = sqlx::query_scalar(
+        "select greatest(due_at - runtara_now(), 0) from runtara_instances
+          where due_at is not null and live_node is null and runner_kind = any($1::text[])
+          order by due_at, instance_id limit 1",
+    )
+    .bind(words(kinds))
+    .fetch_optional(&store.pool)
+    .await?;
+    Ok(NextDue {
+        in_ms: in_ms.map(row::unsigned),
+    })
+}
+
+macro_rules! live_columns {
+    () => {
+        "select instance_id, run_number, token_hash, runner_kind, live_node, status,
+                greatest(leave_by - runtara_now(), 0) as leave_in_ms, asked_to_leave, slept_ms
+           from runtara_instances"
+    };
+}
+
+fn live(found: &PgRow) -> Answer<LiveRun> {
+    let missing = |what: &str| Fault::Stored(format!("a live run has no {what}"));
+    Ok(LiveRun {
+        instance_id: row::instance_id(found)?,
+        run_number: row::run_number(found, "run_number")?,
+        token: required_token(found)?,
+        kind: row::get::<Option<&str>>(found, "runner_kind")?
+            .ok_or_else(|| missing("runner kind"))?
+            .parse()?,
+        node: row::node(found, "live_node")?.ok_or_else(|| missing("node"))?,
+        status: row::status(found)?,
+        leave_in_ms: row::get::<Option<i64>>(found, "leave_in_ms")?.map(row::unsigned),
+        asked_to_leave: row::get(found, "asked_to_leave")?,
+        slept_ms: row::unsigned(row::get(found, "slept_ms")?),
+    })
+}
+
+/// The live runs of a node, along `runtara_instances_live`.
+pub(super) async fn live_runs(
+    store: &PostgresStore,
+    node: NodeId,
+    after: Option<&InstanceId>,
+    limit: u32,
+) -> Answer<Vec<LiveRun>> {
+    let rows = sqlx::query(concat!(
+        live_columns!(),
+        " where live_node = $1 and instance_id > $2 order by instance_id limit $3"
+    ))
+    .bind(node.to_string())
+    .bind(after.map_or("", InstanceId::as_str))
+    .bind(i64::from(limit))
+    .fetch_all(&store.pool)
+    .await?;
+    rows.iter().map(live).collect()
+}
+
+/// The live run of one instance, by its primary key.
+pub(super) async fn live_run(store: &PostgresStore, id: &InstanceId) -> Answer<Option<LiveRun>> {
+    let found = sqlx::query(concat!(
+        live_columns!(),
+        " where instance_id = $1 and live_node is not null"
+    ))
+    .bind(id.as_str())
+    .fetch_optional(&store.pool)
+    .await?;
+    found.as_ref().map(live).transpose()
+}
+
+/// Whose a token is, along `runtara_instances_token`.
+pub(super) async fn run_of_token(
+    store: &PostgresStore,
+    token: TokenHash,
+) -> Answer<Option<TokenOwner>> {
+    let found = sqlx::query(
+        "select instance_id, tenant_id, run_number from runtara_instances where token_hash = $1",
+    )
+    .bind(token.0)
+    .fetch_optional(&store.pool)
+    .await?;
+    let Some(found) = found else {
+        return Ok(None);
+    };
+    Ok(Some(TokenOwner {
+        instance_id: row::instance_id(&found)?,
+        tenant_id: row::tenant_id(&found)?,
+        run_number: row::run_number(&found, "run_number")?,
+    }))
+}

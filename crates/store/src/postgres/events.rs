@@ -1,0 +1,189 @@
+//! Questions about events, and what is derived from them: steps and scopes.
+
+use bytes::Bytes;
+use runtara_domain::{InstanceId, Timestamp};
+use sqlx::postgres::PgRow;
+use sqlx::{Postgres, QueryBuilder};
+
+use crate::{
+    EventFilter, Page, PageRequest, Scope, StepFilter, StepStatus, StepSummary, StoredEvent, paging,
+};
+
+use super::PostgresStore;
+use super::error::Answer;
+use super::{numbered, row};
+
+fn push_text(sql: &mut QueryBuilder<Postgres>, column: &str, wanted: Option<&String>) {
+    if let Some(wanted) = wanted {
+        sql.push(format_args!(" and {column} = "));
+        sql.push_bind(wanted.clone());
+    }
+}
+
+fn push_filter(sql: &mut QueryBuilder<Postgres>, id: &InstanceId, filter: &EventFilter) {
+    sql.push(" from runtara_events e where e.instance_id = ");
+    sql.push_bind(id.as_str().to_owned());
+    if let Some(kind) = filter.kind {
+        sql.push(" and e.kind = ");
+        sql.push_bind(kind.as_str());
+    }
+    push_text(sql, "e.subtype", filter.subtype.as_ref());
+    numbered::push_time(sql, "e.created_at", filter.created_after, filter.created_before);
+    push_text(sql, "e.scope_id", filter.scope_id.as_ref());
+    push_text(sql, "e.parent_scope_id", filter.parent_scope_id.as_ref());
+    if filter.root_scopes_only {
+        sql.push(" and e.parent_scope_id is null");
+    }
+    if let Some(text) = &filter.payload_contains {
+        // In collation "C" only letters of ASCII have another case.
+        sql.push(" and strpos(lower(runtara_payload_text(e.payload) collate \"C\"), lower(");
+        sql.push_bind(text.replace('\0', "\u{1}"));
+        sql.push(" collate \"C\")) > 0");
+    }
+}
+
+fn event(found: &PgRow) -> Answer<StoredEvent> {
+    Ok(StoredEvent {
+        seq: row::unsigned(row::get(found, "seq")?),
+        kind: row::get::<&str>(found, "kind")?.parse()?,
+        subtype: row::get(found, "subtype")?,
+        checkpoint_id: row::checkpoint_id(found)?,
+        payload: row::bytes(found, "payload")?,
+        created_at: Timestamp(row::get(found, "created_at")?),
+        run_number: row::run_number(found, "run_number")?,
+    })
+}
+
+/// Events by their number, along the primary key, `runtara_events_subtype` or `runtara_events_scope`.
+pub(super) async fn list(
+    store: &PostgresStore,
+    id: &InstanceId,
+    filter: &EventFilter,
+    page: &PageRequest,
+) -> Answer<Page<StoredEvent>> {
+    let mut sql = QueryBuilder::new(
+        "select e.seq, e.kind, e.subtype, e.checkpoint_id, e.payload, e.created_at, e.run_number",
+    );
+    push_filter(&mut sql, id, filter);
+    let rows = numbered::rows(store, sql, "e.seq", filter.ascending, page).await?;
+    let mut sql = QueryBuilder::new("select count(*) from (select 1");
+    push_filter(&mut sql, id, filter);
+    let total = numbered::total(store, sql).await?;
+    let found: Vec<_> = rows.iter().map(event).collect::<Answer<_>>()?;
+    Ok(paging::page(found, page, total, |row| paging::cursor_at(row.seq)))
+}
+
+/// A step is a start with the first end of the same step that follows it before the next start of the same: the next event of the
+/// same key, if that is an end.
+fn push_steps(sql: &mut QueryBuilder<Postgres>, id: &InstanceId, filter: &StepFilter) {
+    sql.push(
+        " from runtara_events s
+          left join lateral (
+               select n.subtype, n.payload, n.created_at, n.step_failed from runtara_events n
+                where n.instance_id = s.instance_id and n.step_key = s.step_key and n.seq > s.seq
+                order by n.seq limit 1) n on n.subtype = 'step_debug_end'
+         where s.instance_id = ",
+    );
+    sql.push_bind(id.as_str().to_owned());
+    sql.push(" and s.subtype = 'step_debug_start' and s.step_key is not null");
+    match filter.status {
+        None => {}
+        Some(StepStatus::Running) => {
+            sql.push(" and n.subtype is null");
+        }
+        Some(StepStatus::Completed) => {
+            sql.push(" and not n.step_failed");
+        }
+        Some(StepStatus::Failed) => {
+            sql.push(" and n.step_failed");
+        }
+    }
+    push_text(sql, "s.step_type", filter.step_type.as_ref());
+    push_text(sql, "s.scope_id", filter.scope_id.as_ref());
+    push_text(sql, "s.parent_scope_id", filter.parent_scope_id.as_ref());
+    if filter.root_scopes_only {
+        sql.push(" and s.parent_scope_id is null");
+    }
+    if !filter.step_ids.is_empty() {
+        sql.push(" and s.step_id = any(");
+        sql.push_bind(filter.step_ids.clone());
+        sql.push(")");
+    }
+}
+
+fn step(found: &PgRow) -> Answer<StepSummary> {
+    let failed: Option<bool> = row::get(found, "step_failed")?;
+    let ended_at = row::time(found, "ended_at")?;
+    Ok(StepSummary {
+        seq: row::unsigned(row::get(found, "seq")?),
+        start: row::bytes(found, "start_payload")?.unwrap_or_default(),
+        started_at: Timestamp(row::get(found, "started_at")?),
+        end: match ended_at {
+            Some(_) => Some(row::bytes(found, "end_payload")?.unwrap_or_default()),
+            None => None,
+        },
+        ended_at,
+        status: match failed.filter(|_| ended_at.is_some()) {
+            None => StepStatus::Running,
+            Some(false) => StepStatus::Completed,
+            Some(true) => StepStatus::Failed,
+        },
+    })
+}
+
+/// Steps by the number of their start, along `runtara_events_subtype`, each with its end along `runtara_events_step`.
+pub(super) async fn steps(
+    store: &PostgresStore,
+    id: &InstanceId,
+    filter: &StepFilter,
+    page: &PageRequest,
+) -> Answer<Page<StepSummary>> {
+    let mut sql = QueryBuilder::new(
+        "select s.seq, s.payload as start_payload, s.created_at as started_at, n.payload as end_payload,
+                n.created_at as ended_at, n.step_failed",
+    );
+    push_steps(&mut sql, id, filter);
+    let rows = numbered::rows(store, sql, "s.seq", filter.ascending, page).await?;
+    let mut sql = QueryBuilder::new("select count(*) from (select 1");
+    push_steps(&mut sql, id, filter);
+    let total = numbered::total(store, sql).await?;
+    let found: Vec<_> = rows.iter().map(step).collect::<Answer<_>>()?;
+    Ok(paging::page(found, page, total, |row| paging::cursor_at(row.seq)))
+}
+
+/// A scope and those around it, each along `runtara_events_scope`.
+pub(super) async fn scope_ancestors(
+    store: &PostgresStore,
+    id: &InstanceId,
+    scope_id: &str,
+) -> Answer<Vec<Scope>> {
+    let rows = sqlx::query(
+        "with recursive outward as (
+             (select 1 as depth, e.scope_id, e.parent_scope_id, e.payload, e.created_at, array[e.scope_id] as met
+                from runtara_events e
+               where e.instance_id = $1 and e.scope_id = $2 and e.subtype = 'scope_enter' and e.kind = 'custom'
+               order by e.seq desc limit 1)
+             union all
+             select o.depth + 1, p.scope_id, p.parent_scope_id, p.payload, p.created_at, o.met || p.scope_id
+               from outward o
+              cross join lateral (
+                    select e.scope_id, e.parent_scope_id, e.payload, e.created_at from runtara_events e
+                     where e.instance_id = $1 and e.scope_id = o.parent_scope_id and e.subtype = 'scope_enter'
+                       and e.kind = 'custom'
+                     order by e.seq desc limit 1) p
+              where o.depth < 1000 and p.scope_id <> all(o.met)
+         )
+         select payload, created_at from outward order by depth",
+    )
+    .bind(id.as_str())
+    .bind(scope_id)
+    .fetch_all(&store.pool)
+    .await?;
+    let scope = |found: &PgRow| {
+        Ok(Scope {
+            payload: row::bytes(found, "payload")?.unwrap_or_else(Bytes::new),
+            created_at: Timestamp(row::get(found, "created_at")?),
+        })
+    };
+    rows.iter().map(scope).collect()
+}

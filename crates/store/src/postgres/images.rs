@@ -1,0 +1,259 @@
+//! Registered programs.
+
+use runtara_domain::{
+    Cursor, ImageDigest, ImageId, ImageName, ImageRecord, LabelFilter, NewImage, TenantId,
+};
+use sqlx::{Postgres, QueryBuilder};
+
+use crate::{ImageDeletion, ImageFilter, Page, PageRequest, PageStart, paging};
+
+use super::PostgresStore;
+use super::error::{Answer, Fault};
+use super::instances::label_arrays;
+use super::row::{self, image_columns};
+
+/// Up to how many instances are counted that keep an image.
+const COUNTED_USERS: i64 = 1_000;
+
+/// Registers an image, under a lock of its name: two registrations of one name come one after the other.
+pub(super) async fn register(store: &PostgresStore, new: NewImage) -> Answer<ImageRecord> {
+    let (keys, values) = label_arrays(&new.labels);
+    let mut connection = store.pool.begin().await?;
+    sqlx::query("select pg_advisory_xact_lock(hashtextextended($1 || chr(10) || $2, 1))")
+        .bind(new.tenant_id.as_str())
+        .bind(new.name.as_str())
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query(
+        "update runtara_images set current = false
+          where tenant_id = $1 and name = $2 and current
+            and not exists (select from runtara_images where image_id = $3)",
+    )
+    .bind(new.tenant_id.as_str())
+    .bind(new.name.as_str())
+    .bind(new.image_id.as_str())
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query(
+        "with made as (
+             insert into runtara_images
+                    (image_id, tenant_id, name, description, kind, digest, size, metadata, created_at)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, runtara_now())
+             on conflict (image_id) do nothing
+             returning image_id
+         )
+         insert into runtara_image_labels (image_id, key, value)
+         select image_id, l.key, l.value from made, unnest($9::text[], $10::text[]) as l (key, value)",
+    )
+    .bind(new.image_id.as_str())
+    .bind(new.tenant_id.as_str())
+    .bind(new.name.as_str())
+    .bind(new.description)
+    .bind(new.kind.as_str())
+    .bind(new.digest.0)
+    .bind(row::signed(new.size))
+    .bind(new.metadata)
+    .bind(keys)
+    .bind(values)
+    .execute(&mut *connection)
+    .await?;
+    let found = sqlx::query(concat!(
+        "select ", image_columns!(), " from runtara_images m where m.image_id = $1"
+    ))
+    .bind(new.image_id.as_str())
+    .fetch_one(&mut *connection)
+    .await?;
+    connection.commit().await?;
+    row::image(&found)
+}
+
+/// An image that is not deleted, by its primary key.
+pub(super) async fn by_id(store: &PostgresStore, id: &ImageId) -> Answer<Option<ImageRecord>> {
+    let found = sqlx::query(concat!(
+        "select ", image_columns!(), " from runtara_images m where m.image_id = $1 and m.deleted_at is null"
+    ))
+    .bind(id.as_str())
+    .fetch_optional(&store.pool)
+    .await?;
+    found.as_ref().map(row::image).transpose()
+}
+
+/// The current image of a name, along `runtara_images_name`.
+pub(super) async fn by_name(
+    store: &PostgresStore,
+    tenant: &TenantId,
+    name: &ImageName,
+) -> Answer<Option<ImageRecord>> {
+    let found = sqlx::query(concat!(
+        "select ", image_columns!(), " from runtara_images m
+          where m.tenant_id = $1 and m.name = $2 and m.current and m.deleted_at is null"
+    ))
+    .bind(tenant.as_str())
+    .bind(name.as_str())
+    .fetch_optional(&store.pool)
+    .await?;
+    found.as_ref().map(row::image).transpose()
+}
+
+/// Demands that a row has all these labels, along the index of labels by key and value.
+pub(super) fn push_labels(
+    sql: &mut QueryBuilder<Postgres>,
+    table: &str,
+    id: &str,
+    owner: &str,
+    labels: &[LabelFilter],
+) {
+    for label in labels {
+        sql.push(format_args!(
+            " and exists (select from {table} l where l.{id} = {owner}.{id} and l.key = "
+        ));
+        sql.push_bind(label.key.clone());
+        if let Some(value) = &label.value {
+            sql.push(" and l.value = ");
+            sql.push_bind(value.clone());
+        }
+        sql.push(")");
+    }
+}
+
+fn push_filter(sql: &mut QueryBuilder<Postgres>, filter: &ImageFilter) {
+    sql.push(" from runtara_images m where m.current and m.deleted_at is null");
+    if let Some(tenant) = &filter.tenant_id {
+        sql.push(" and m.tenant_id = ");
+        sql.push_bind(tenant.as_str().to_owned());
+    }
+    if let Some(name) = &filter.name {
+        sql.push(" and m.name = ");
+        sql.push_bind(name.clone());
+    }
+    push_labels(sql, "runtara_image_labels", "image_id", "m", &filter.labels);
+}
+
+/// Current images, newest first, along `runtara_images_created` or `runtara_images_tenant_created`.
+pub(super) async fn list(
+    store: &PostgresStore,
+    filter: &ImageFilter,
+    page: &PageRequest,
+) -> Answer<Page<ImageRecord>> {
+    let mut sql = QueryBuilder::new(concat!("select ", image_columns!()));
+    push_filter(&mut sql, filter);
+    let mut offset = 0;
+    match &page.start {
+        PageStart::Offset(skipped) => offset = *skipped,
+        PageStart::After(cursor) => {
+            sql.push(" and (m.created_at, m.image_id) < (");
+            sql.push_bind(cursor.value.unwrap_or(i64::MIN));
+            sql.push(", ");
+            sql.push_bind(cursor.key.clone());
+            sql.push(")");
+        }
+    }
+    sql.push(" order by m.created_at desc, m.image_id desc limit ");
+    sql.push_bind(i64::from(paging::rows(page)) + 1);
+    sql.push(" offset ");
+    sql.push_bind(row::signed(offset));
+    let rows = sql.build().fetch_all(&store.pool).await?;
+    let found: Vec<_> = rows.iter().map(row::image).collect::<Answer<_>>()?;
+    let mut sql = QueryBuilder::new("select count(*) from (select 1");
+    push_filter(&mut sql, filter);
+    sql.push(" limit ");
+    sql.push_bind(row::signed(paging::COUNTED));
+    sql.push(") counted");
+    let counted: i64 = sql.build_query_scalar().fetch_one(&store.pool).await?;
+    let total = paging::total(row::unsigned(counted), None);
+    Ok(paging::page(found, page, total, |image| Cursor {
+        value: Some(image.created_at.0),
+        key: image.image_id.as_str().to_owned(),
+    }))
+}
+
+/// Deletes an image. Its row is locked first, which keeps off the starts that would use it: they hold it by a lock for share.
+pub(super) async fn delete(store: &PostgresStore, id: &ImageId) -> Answer<ImageDeletion> {
+    let mut connection = store.pool.begin().await?;
+    let found = sqlx::query(
+        "select image_id from runtara_images where image_id = $1 and deleted_at is null for update",
+    )
+    .bind(id.as_str())
+    .fetch_optional(&mut *connection)
+    .await?;
+    if found.is_none() {
+        return Ok(ImageDeletion::NotFound);
+    }
+    let users: i64 = sqlx::query_scalar(
+        "select count(*) from (
+             select 1 from runtara_instances
+              where image_id = $1 and status in ('pending', 'running', 'suspended')
+              limit $2) used",
+    )
+    .bind(id.as_str())
+    .bind(COUNTED_USERS)
+    .fetch_one(&mut *connection)
+    .await?;
+    if users > 0 {
+        return Ok(ImageDeletion::InUse(u32::try_from(users).unwrap_or(u32::MAX)));
+    }
+    sqlx::query("update runtara_images set deleted_at = runtara_now() where image_id = $1")
+        .bind(id.as_str())
+        .execute(&mut *connection)
+        .await?;
+    connection.commit().await?;
+    Ok(ImageDeletion::Deleted)
+}
+
+/// Removes images that nothing needs. They are locked first and looked at again in a second statement, which sees every start that
+/// held one of them before.
+pub(super) async fn remove_unneeded(
+    store: &PostgresStore,
+    limit: u32,
+) -> Answer<Vec<ImageDigest>> {
+    let mut connection = store.pool.begin().await?;
+    let candidates: Vec<String> = sqlx::query_scalar(
+        "select m.image_id from runtara_images m
+          where (not m.current or m.deleted_at is not null)
+            and not exists (select from runtara_instances i where i.image_id = m.image_id)
+          order by m.image_id limit $1
+            for update skip locked",
+    )
+    .bind(i64::from(limit))
+    .fetch_all(&mut *connection)
+    .await?;
+    if candidates.is_empty() {
+        return Ok(Vec::new());
+    }
+    let removed: Vec<Vec<u8>> = sqlx::query_scalar(
+        "delete from runtara_images m
+          where m.image_id = any($1)
+            and not exists (select from runtara_instances i where i.image_id = m.image_id)
+      returning m.digest",
+    )
+    .bind(candidates)
+    .fetch_all(&mut *connection)
+    .await?;
+    let unneeded: Vec<Vec<u8>> = sqlx::query_scalar(
+        "select distinct d.digest from unnest($1::bytea[]) as d (digest)
+          where not exists (select from runtara_images m where m.digest = d.digest)
+          order by d.digest",
+    )
+    .bind(removed)
+    .fetch_all(&mut *connection)
+    .await?;
+    connection.commit().await?;
+    let digest = |bytes: Vec<u8>| {
+        let bytes = bytes.try_into();
+        bytes.map(ImageDigest).map_err(|_| Fault::Stored("an image has no digest".to_owned()))
+    };
+    unneeded.into_iter().map(digest).collect()
+}
+
+/// Whether an image has this content, along `runtara_images_digest`.
+pub(super) async fn is_content_needed(
+    store: &PostgresStore,
+    digest: &ImageDigest,
+) -> Answer<bool> {
+    let found =
+        sqlx::query_scalar("select exists (select from runtara_images where digest = $1)")
+            .bind(digest.0)
+            .fetch_one(&store.pool)
+            .await?;
+    Ok(found)
+}

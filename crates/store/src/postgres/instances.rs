@@ -1,0 +1,338 @@
+//! Instances: what is asked of them, and what is kept of them.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use runtara_domain::{
+    Change, ImageId, InstanceId, InstanceState, Labels, NewInstance, Refusal, SignalId, TenantId,
+    Timestamp, transition,
+};
+
+use crate::{Changed, InstanceRecord, InstanceValues, Purge, Started};
+
+use super::PostgresStore;
+use super::error::{Answer, Fault};
+use super::row::{self, state_columns};
+use super::write::{Loaded, SignalPlace, TRIES, Write, loaded_columns, write};
+
+/// Starts an instance: its row, its labels and its input in one statement, which also holds the image against deletion.
+pub(super) async fn start(store: &PostgresStore, new: NewInstance) -> Answer<Started> {
+    // Between two looks the instance of that id may be purged; then the start is tried again.
+    for _ in 0..TRIES {
+        if let Some(now) = insert(store, &new).await? {
+            let state = InstanceState::started(&new, now);
+            store.after(&state);
+            return Ok(Started::New(Box::new(state)));
+        }
+        if let Some(found) = find_same(store, &new).await? {
+            return Ok(found);
+        }
+        if !is_startable(store, &new.image_id, &new.tenant_id).await? {
+            return Ok(Started::ImageNotFound);
+        }
+    }
+    Err(Fault::Contended)
+}
+
+fn map_json(map: &BTreeMap<String, String>) -> Answer<Option<String>> {
+    let write = |map| serde_json::to_string(map).map_err(|error| Fault::Stored(error.to_string()));
+    (!map.is_empty()).then(|| write(map)).transpose()
+}
+
+async fn insert(store: &PostgresStore, new: &NewInstance) -> Answer<Option<Timestamp>> {
+    let (keys, values) = label_arrays(&new.labels);
+    let args = (!new.args.is_empty())
+        .then(|| serde_json::to_string(&new.args))
+        .transpose()
+        .map_err(|error| Fault::Stored(error.to_string()))?;
+    let now: Option<i64> = sqlx::query_scalar(
+        "with image as (
+             select image_id, kind from runtara_images
+              where image_id = $2 and tenant_id = $3 and deleted_at is null
+                and not exists (select from runtara_instances where instance_id = $1)
+                for key share
+         ),
+         made as (
+             insert into runtara_instances
+                    (instance_id, tenant_id, image_id, runner_kind, origin, status, due_at, max_attempts, timeout_ms,
+                     request_timeout_ms, created_at)
+             select $1, $3, image_id, kind, 'launched', 'pending', coalesce($4, runtara_now()), $5, $6, $7, runtara_now()
+               from image
+             on conflict (instance_id) do nothing
+             returning instance_id, created_at
+         ),
+         brought as (
+             insert into runtara_instance_inputs (instance_id, input, env, args)
+             select instance_id, $8, $9, $10 from made
+         ),
+         labelled as (
+             insert into runtara_instance_labels (instance_id, key, value)
+             select instance_id, l.key, l.value from made, unnest($11::text[], $12::text[]) as l (key, value)
+         )
+         select created_at from made",
+    )
+    .bind(new.instance_id.as_str())
+    .bind(new.image_id.as_str())
+    .bind(new.tenant_id.as_str())
+    .bind(new.due_at.map(|due| due.0))
+    .bind(new.max_attempts.map(row::stored_small))
+    .bind(row::signed(new.timeout_ms))
+    .bind(new.request_timeout_ms.map(row::signed))
+    .bind(&*new.input)
+    .bind(map_json(&new.env)?)
+    .bind(args)
+    .bind(keys)
+    .bind(values)
+    .fetch_optional(&store.pool)
+    .await?;
+    Ok(now.map(Timestamp))
+}
+
+/// Labels as two arrays of one length.
+pub(super) fn label_arrays(labels: &Labels) -> (Vec<String>, Vec<String>) {
+    labels
+        .iter()
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .unzip()
+}
+
+/// The instance that already has this id, compared with the start where it is stored: inputs may be large.
+async fn find_same(store: &PostgresStore, new: &NewInstance) -> Answer<Option<Started>> {
+    let found = sqlx::query(concat!(
+        "select ", state_columns!(), ", coalesce(b.input = $2, false) as same_input
+           from runtara_instances i left join runtara_instance_inputs b on b.instance_id = i.instance_id
+          where i.instance_id = $1"
+    ))
+    .bind(new.instance_id.as_str())
+    .bind(&*new.input)
+    .fetch_optional(&store.pool)
+    .await?;
+    let Some(found) = found else {
+        return Ok(None);
+    };
+    let state = row::state(&found)?;
+    let same_tenant = state.tenant_id == new.tenant_id;
+    let same = same_tenant
+        && state.image_id.as_ref() == Some(&new.image_id)
+        && row::get(&found, "same_input")?;
+    Ok(Some(if same {
+        Started::Same(Box::new(state))
+    } else {
+        Started::Taken { same_tenant }
+    }))
+}
+
+async fn is_startable(store: &PostgresStore, image: &ImageId, tenant: &TenantId) -> Answer<bool> {
+    let found = sqlx::query_scalar(
+        "select exists (
+             select from runtara_images where image_id = $1 and tenant_id = $2 and deleted_at is null)",
+    )
+    .bind(image.as_str())
+    .bind(tenant.as_str())
+    .fetch_one(&store.pool)
+    .await?;
+    Ok(found)
+}
+
+/// Reads an instance to change it.
+pub(super) async fn load(store: &PostgresStore, id: &InstanceId) -> Answer<Loaded> {
+    let found = sqlx::query(concat!(
+        "select ", loaded_columns!(), " from runtara_instances i where i.instance_id = $1"
+    ))
+    .bind(id.as_str())
+    .fetch_optional(&store.pool)
+    .await?;
+    Loaded::of(&found.ok_or(Refusal::InstanceUnknown)?)
+}
+
+/// Applies a change that brings nothing of its own.
+pub(super) async fn change(
+    store: &PostgresStore,
+    id: &InstanceId,
+    change: Change,
+) -> Answer<Changed> {
+    if let Change::Claim { .. } | Change::Call(..) | Change::SignalArrived { .. } = change {
+        return Err(Fault::Misplaced);
+    }
+    for _ in 0..TRIES {
+        let loaded = load(store, id).await?;
+        let state = &loaded.state;
+        let decided = transition(state, &change, loaded.now)?;
+        if change == Change::Resume && !has_image(store, state).await? {
+            return Err(Refusal::NoImage.into());
+        }
+        if !decided.applied {
+            return Ok(Changed {
+                state: decided.state,
+                applied: false,
+            });
+        }
+        if write(&store.pool, &loaded, &Write::of(&decided)).await? {
+            store.after(&decided.state);
+            return Ok(Changed {
+                state: decided.state,
+                applied: true,
+            });
+        }
+    }
+    Err(Fault::Contended)
+}
+
+/// Whether the image of an instance can still be launched.
+async fn has_image(store: &PostgresStore, state: &InstanceState) -> Answer<bool> {
+    let found = sqlx::query_scalar("select exists (select from runtara_images where image_id = $1)")
+        .bind(state.image_id.as_ref().map(ImageId::as_str))
+        .fetch_one(&store.pool)
+        .await?;
+    Ok(found)
+}
+
+/// Keeps a custom signal, in place of those of its id that the current run may still read. What it has read is kept beside it: what
+/// the run did with that may not be saved yet.
+pub(super) async fn send_signal(
+    store: &PostgresStore,
+    id: &InstanceId,
+    signal_id: &SignalId,
+    payload: Option<Bytes>,
+) -> Answer<()> {
+    let arrived = Change::SignalArrived {
+        signal_id: signal_id.clone(),
+    };
+    for _ in 0..TRIES {
+        let found = sqlx::query(concat!(
+            "select ", loaded_columns!(), ",
+                    (select max(s.n) from runtara_signals s
+                      where s.instance_id = i.instance_id and s.signal_id = $2) as newest
+               from runtara_instances i where i.instance_id = $1"
+        ))
+        .bind(id.as_str())
+        .bind(signal_id.as_str())
+        .fetch_optional(&store.pool)
+        .await?
+        .ok_or(Refusal::InstanceUnknown)?;
+        let loaded = Loaded::of(&found)?;
+        let decided = transition(&loaded.state, &arrived, loaded.now)?;
+        let newest: Option<i32> = row::get(&found, "newest")?;
+        let place = SignalPlace {
+            signal_id: signal_id.as_str().to_owned(),
+            n: newest.unwrap_or(0) + 1,
+            request_id: None,
+        };
+        let mut sent = Write::of(&decided);
+        sent.send = Some((place, payload.clone()));
+        if write(&store.pool, &loaded, &sent).await? {
+            store.after(&decided.state);
+            return Ok(());
+        }
+    }
+    Err(Fault::Contended)
+}
+
+/// Removes an ended instance with everything that belongs to it, in one statement under the lock of its row.
+pub(super) async fn purge(store: &PostgresStore, id: &InstanceId) -> Answer<Purge> {
+    for _ in 0..TRIES {
+        let purged: i64 = sqlx::query_scalar(
+            "with gone as (
+                 delete from runtara_instances
+                  where instance_id = $1 and status in ('completed', 'failed', 'cancelled') and live_node is null
+              returning instance_id
+             ),
+             labels as (delete from runtara_instance_labels t using gone where t.instance_id = gone.instance_id),
+             inputs as (delete from runtara_instance_inputs t using gone where t.instance_id = gone.instance_id),
+             results as (delete from runtara_instance_results t using gone where t.instance_id = gone.instance_id),
+             checkpoints as (delete from runtara_checkpoints t using gone where t.instance_id = gone.instance_id),
+             events as (delete from runtara_events t using gone where t.instance_id = gone.instance_id),
+             waits as (delete from runtara_waits t using gone where t.instance_id = gone.instance_id),
+             signals as (delete from runtara_signals t using gone where t.instance_id = gone.instance_id)
+             select count(*) from gone",
+        )
+        .bind(id.as_str())
+        .fetch_one(&store.pool)
+        .await?;
+        if purged == 1 {
+            store.nudges.changed(id);
+            return Ok(Purge::Purged);
+        }
+        let found = sqlx::query(
+            "select status, live_node is not null as live from runtara_instances where instance_id = $1",
+        )
+        .bind(id.as_str())
+        .fetch_optional(&store.pool)
+        .await?;
+        let Some(found) = found else {
+            return Ok(Purge::NotFound);
+        };
+        let status = row::status(&found)?;
+        if !status.is_end() {
+            return Ok(Purge::NotEnded(status));
+        }
+        if row::get(&found, "live")? {
+            return Ok(Purge::ProcessLeaving);
+        }
+    }
+    Err(Fault::Contended)
+}
+
+/// An instance without its large values, by its primary key.
+pub(super) async fn record(
+    store: &PostgresStore,
+    id: &InstanceId,
+) -> Answer<Option<InstanceRecord>> {
+    let found = sqlx::query(concat!(
+        "select ", state_columns!(), ", m.name as image_name,
+                (select json_object_agg(l.key, l.value)::text
+                   from runtara_instance_labels l where l.instance_id = i.instance_id) as labels
+           from runtara_instances i left join runtara_images m on m.image_id = i.image_id
+          where i.instance_id = $1"
+    ))
+    .bind(id.as_str())
+    .fetch_optional(&store.pool)
+    .await?;
+    let Some(found) = found else {
+        return Ok(None);
+    };
+    Ok(Some(InstanceRecord {
+        state: row::state(&found)?,
+        image_name: row::get(&found, "image_name")?,
+        labels: row::labels(&found)?,
+    }))
+}
+
+/// The large values of an instance, by primary keys.
+pub(super) async fn values(
+    store: &PostgresStore,
+    id: &InstanceId,
+) -> Answer<Option<InstanceValues>> {
+    let found = sqlx::query(
+        "select b.input, r.output, r.error, r.stderr
+           from runtara_instances i
+           left join runtara_instance_inputs b on b.instance_id = i.instance_id
+           left join runtara_instance_results r on r.instance_id = i.instance_id
+          where i.instance_id = $1",
+    )
+    .bind(id.as_str())
+    .fetch_optional(&store.pool)
+    .await?;
+    let Some(found) = found else {
+        return Ok(None);
+    };
+    Ok(Some(InstanceValues {
+        input: row::bytes(&found, "input")?,
+        output: row::bytes(&found, "output")?,
+        error: row::get(&found, "error")?,
+        stderr: row::get(&found, "stderr")?,
+    }))
+}
+
+/// The input of an instance, by primary keys.
+pub(super) async fn input(store: &PostgresStore, id: &InstanceId) -> Answer<Option<Option<Bytes>>> {
+    let found = sqlx::query(
+        "select b.input
+           from runtara_instances i left join runtara_instance_inputs b on b.instance_id = i.instance_id
+          where i.instance_id = $1",
+    )
+    .bind(id.as_str())
+    .fetch_optional(&store.pool)
+    .await?;
+    found.map(|found| row::bytes(&found, "input")).transpose()
+}

@@ -1,0 +1,131 @@
+//! How a PostgreSQL is connected to.
+
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{ConnectOptions as _, Connection as _};
+
+use crate::{Nudges, StoreError, StoreResult};
+
+use super::error::Fault;
+
+/// A connection that has rested for longer is asked whether it still lives before it is used.
+const RESTED: Duration = Duration::from_millis(500);
+
+/// How a [`super::PostgresStore`] connects.
+///
+/// It shows no password: it does not implement `Debug`.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct PostgresOptions {
+    /// Where the database is: `postgres://user:password@host:port/database?options`.
+    pub url: String,
+    /// Most connections at once.
+    pub max_connections: u32,
+    /// How long anyone waits for a free connection, or for room in a queue.
+    pub acquire_timeout: Duration,
+    /// How long one statement may take.
+    pub statement_timeout: Duration,
+    /// Whether to bring the database to the schema of this build.
+    pub migrate: bool,
+    /// Whom the store tells that something changed.
+    pub nudges: Nudges,
+}
+
+impl PostgresOptions {
+    /// Options for a database, all others being usual: 20 connections, 10 s for a connection, 30 s for a statement, migrations.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            max_connections: 20,
+            acquire_timeout: Duration::from_secs(10),
+            statement_timeout: Duration::from_secs(30),
+            migrate: true,
+            nudges: Nudges::new(),
+        }
+    }
+
+    /// Changes how many connections there are at most.
+    #[must_use]
+    pub fn max_connections(mut self, connections: u32) -> Self {
+        self.max_connections = connections.max(2);
+        self
+    }
+
+    /// Changes how long anyone waits for a free connection.
+    #[must_use]
+    pub fn acquire_timeout(mut self, timeout: Duration) -> Self {
+        self.acquire_timeout = timeout;
+        self
+    }
+
+    /// Changes how long one statement may take.
+    #[must_use]
+    pub fn statement_timeout(mut self, timeout: Duration) -> Self {
+        self.statement_timeout = timeout;
+        self
+    }
+
+    /// Changes whether the database is brought to the schema of this build.
+    #[must_use]
+    pub fn migrate(mut self, migrate: bool) -> Self {
+        self.migrate = migrate;
+        self
+    }
+
+    /// Changes whom the store tells that something changed.
+    #[must_use]
+    pub fn nudges(mut self, nudges: Nudges) -> Self {
+        self.nudges = nudges;
+        self
+    }
+
+    fn connect_options(&self) -> StoreResult<PgConnectOptions> {
+        let options: PgConnectOptions =
+            self.url.parse().map_err(|error| StoreError::Broken {
+                // The error of the parser may show parts of the URL, and so of the password.
+                context: match error {
+                    sqlx::Error::Configuration(_) => {
+                        "the URL of the database is not of the form postgres://user:password@host:port/database"
+                            .to_owned()
+                    }
+                    _ => "the URL of the database cannot be read".to_owned(),
+                },
+                source: None,
+            })?;
+        let timeout = format!("{}ms", self.statement_timeout.as_millis());
+        // Each statement here has an index that serves it. While tables are small or newly filled the planner thinks that reading
+        // them whole is cheaper, and keeps that plan; compiling statements that take a millisecond takes longer than they do.
+        Ok(options
+            .application_name("runtara")
+            .options([
+                ("statement_timeout", timeout.as_str()),
+                ("idle_in_transaction_session_timeout", timeout.as_str()),
+                ("enable_seqscan", "off"),
+                ("jit", "off"),
+                ("random_page_cost", "1.1"),
+            ])
+            .disable_statement_logging())
+    }
+
+    pub(super) async fn pool(&self) -> StoreResult<PgPool> {
+        PgPoolOptions::new()
+            .max_connections(self.max_connections)
+            .acquire_timeout(self.acquire_timeout)
+            .idle_timeout(Duration::from_secs(600))
+            .max_lifetime(Duration::from_secs(3_600))
+            // A question before each use would double the round trips of a busy store.
+            .test_before_acquire(false)
+            .before_acquire(|connection, rested| {
+                Box::pin(async move {
+                    if rested.idle_for > RESTED {
+                        connection.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
+            .connect_with(self.connect_options()?)
+            .await
+            .map_err(|error| Fault::from(error).during("connecting to the database"))
+    }
+}
