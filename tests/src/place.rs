@@ -1,0 +1,131 @@
+//! The directory of one test, gone with it.
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use crate::processes;
+use crate::wait::eventually;
+
+const PREFIX: &str = "runtara-test-";
+
+/// A directory that is removed with this value, after the processes that have to do with it. What a killed test has left is
+/// removed by the next one.
+pub(crate) struct Place {
+    directory: TempDir,
+    /// Held for the whole life: a place whose lock is free has lost its test.
+    _alive: File,
+}
+
+impl Place {
+    pub(crate) fn make() -> Self {
+        // Short, because the path of a socket in it must be: unix(7) has room for 108 bytes. And where every user can get,
+        // because programs run as another one.
+        let base = Path::new("/tmp");
+        sweep(base);
+        let directory = tempfile::Builder::new()
+            .prefix(PREFIX)
+            .permissions(Permissions::from_mode(0o755))
+            .tempdir_in(base)
+            .expect("a directory can be made in /tmp");
+        // Locked before it has its name: whoever sees it unlocked knows that its test is dead.
+        let (unnamed, named) = (directory.path().join("new"), directory.path().join("alive"));
+        let alive = File::create(&unnamed).expect("the directory is ours");
+        alive.try_lock().expect("nobody else knows this file");
+        fs::rename(&unnamed, &named).expect("the directory is ours");
+        Self {
+            directory,
+            _alive: alive,
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.directory.path()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        processes::kill_all(self.path());
+        if std::thread::panicking() && std::env::var_os("RUNTARA_TEST_KEEP").is_some() {
+            self.directory.disable_cleanup(true);
+            eprintln!("kept: {}", self.path().display());
+        }
+    }
+}
+
+fn sweep(base: &Path) {
+    let entries = fs::read_dir(base).into_iter().flatten().flatten();
+    for path in entries.map(|entry| entry.path()) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let left = name.starts_with(PREFIX)
+            && File::open(path.join("alive")).is_ok_and(|file| file.try_lock().is_ok());
+        if left {
+            processes::kill_all(&path);
+            // Another test may be sweeping, too.
+            let _removed_by_either = fs::remove_dir_all(&path);
+        }
+    }
+}
+
+/// Files by which a test and the programs that it starts tell each other how far they are. Every user may write here: programs run
+/// as another one.
+pub struct Shared(PathBuf);
+
+impl Shared {
+    pub(crate) fn make(place: &Path) -> Self {
+        let path = place.join("shared");
+        if !path.exists() {
+            fs::create_dir(&path).expect("the directory is ours");
+            fs::set_permissions(&path, Permissions::from_mode(0o777)).expect("it is ours");
+        }
+        Self(path)
+    }
+
+    /// The path of a file, for the program.
+    #[must_use]
+    pub fn path(&self, name: &str) -> String {
+        self.0.join(name).display().to_string()
+    }
+
+    /// Makes a file, for a program that waits for it.
+    pub fn touch(&self, name: &str) {
+        fs::write(self.0.join(name), "").expect("the directory is ours");
+    }
+
+    /// What is in a file now, if there is one.
+    #[must_use]
+    pub fn text(&self, name: &str) -> Option<String> {
+        fs::read_to_string(self.0.join(name)).ok()
+    }
+
+    /// The lines of a file now.
+    #[must_use]
+    pub fn lines(&self, name: &str) -> Vec<String> {
+        let text = self.text(name).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// Waits until a file is there, and gives its text.
+    #[must_use]
+    pub fn wait_for(&self, name: &str) -> String {
+        eventually(&format!("the file '{name}' of a program"), || {
+            self.text(name).ok_or("nothing")
+        })
+    }
+
+    /// Waits until a file has that many lines, and gives them.
+    #[must_use]
+    pub fn wait_for_lines(&self, name: &str, count: usize) -> Vec<String> {
+        eventually(&format!("{count} lines in the file '{name}'"), || {
+            let lines = self.lines(name);
+            if lines.len() >= count {
+                Ok(lines)
+            } else {
+                Err(lines)
+            }
+        })
+    }
+}

@@ -1,0 +1,129 @@
+//! Which processes there are because of a server: told by what they have of its directory.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// A process as `/proc` shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    /// Its id.
+    pub pid: i32,
+    /// Its state letter: `Z` is a dead one that nobody has waited for.
+    pub state: char,
+    /// The words of its command line.
+    pub command_line: Vec<String>,
+    environment: Vec<u8>,
+}
+
+impl Process {
+    /// The value of a variable that it was started with.
+    #[must_use]
+    pub fn variable(&self, name: &str) -> Option<String> {
+        let prefix = format!("{name}=");
+        self.environment
+            .split(|byte| *byte == 0)
+            .find_map(|pair| pair.strip_prefix(prefix.as_bytes()))
+            .map(|value| String::from_utf8_lossy(value).into_owned())
+    }
+
+    /// All that it was started with: command line and environment.
+    #[must_use]
+    pub fn words(&self) -> String {
+        format!(
+            "{} {}",
+            self.command_line.join(" "),
+            String::from_utf8_lossy(&self.environment)
+        )
+    }
+}
+
+/// All living processes that have something of this directory: in their command line or environment, as their program or working
+/// directory, or open.
+#[must_use]
+pub fn of_directory(directory: &Path) -> Vec<Process> {
+    let needle = directory.as_os_str().as_bytes();
+    all()
+        .filter(|pid| belongs(*pid, needle))
+        .filter_map(read)
+        .collect()
+}
+
+/// A living process.
+#[must_use]
+pub fn read(pid: i32) -> Option<Process> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // proc(5): the name stands in parentheses and may hold anything; the state comes after the last one.
+    let state = stat.rsplit_once(") ")?.1.chars().next()?;
+    if matches!(state, 'Z' | 'X') {
+        return None;
+    }
+    let command_line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let words = command_line
+        .split(|byte| *byte == 0)
+        .map(|word| String::from_utf8_lossy(word).into_owned())
+        .filter(|word| !word.is_empty());
+    Some(Process {
+        pid,
+        state,
+        command_line: words.collect(),
+        environment: fs::read(format!("/proc/{pid}/environ")).unwrap_or_default(),
+    })
+}
+
+/// Whether a process lives; a dead one that nobody has waited for does not.
+#[must_use]
+pub fn lives(pid: i32) -> bool {
+    read(pid).is_some()
+}
+
+/// Sends a signal to a process that the caller knows to be its own. One that has gone meanwhile is left alone.
+pub fn send(pid: i32, signal: Signal) {
+    match kill(Pid::from_raw(pid), signal) {
+        Ok(()) | Err(Errno::ESRCH) => {}
+        Err(error) => panic!("cannot send {signal} to process {pid}: {error}"),
+    }
+}
+
+/// Kills every process that has something of this directory, and looks again until there is none.
+pub fn kill_all(directory: &Path) {
+    let me = i32::try_from(std::process::id()).expect("process ids fit");
+    for _ in 0..200 {
+        let found = of_directory(directory);
+        let others: Vec<_> = found.iter().filter(|process| process.pid != me).collect();
+        if others.is_empty() {
+            return;
+        }
+        for process in others {
+            send(process.pid, Signal::SIGKILL);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
+fn all() -> impl Iterator<Item = i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+fn belongs(pid: i32, needle: &[u8]) -> bool {
+    let holds = |bytes: &[u8]| bytes.windows(needle.len()).any(|window| window == needle);
+    let file = |name: &str| fs::read(format!("/proc/{pid}/{name}")).is_ok_and(|it| holds(&it));
+    let link = |path: &Path| fs::read_link(path).is_ok_and(|it| holds(it.as_os_str().as_bytes()));
+    let open = || {
+        let entries = fs::read_dir(format!("/proc/{pid}/fd"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        entries.into_iter().any(|entry| link(&entry.path()))
+    };
+    file("cmdline")
+        || file("environ")
+        || link(Path::new(&format!("/proc/{pid}/cwd")))
+        || link(Path::new(&format!("/proc/{pid}/exe")))
+        || open()
+}

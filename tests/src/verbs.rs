@@ -1,0 +1,474 @@
+//! What tests do with a server again and again.
+
+use std::fs;
+use std::time::{Duration, SystemTime};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use crate::http::{Answer, Request};
+use crate::processes::Process;
+use crate::programs::program;
+use crate::server::Server;
+use crate::wait::{DEADLINE, eventually, eventually_within};
+
+/// The tenant of everything that belongs to nobody in particular.
+pub const TENANT: &str = "acme";
+
+/// Encodes as the protocol does.
+#[must_use]
+pub fn base64(bytes: impl AsRef<[u8]>) -> String {
+    STANDARD.encode(bytes)
+}
+
+/// Decodes what the protocol has encoded.
+///
+/// # Panics
+/// If it is not base64.
+#[must_use]
+#[track_caller]
+pub fn from_base64(value: &Value) -> String {
+    let text = value
+        .as_str()
+        .unwrap_or_else(|| panic!("{value} is no base64 text"));
+    let bytes = STANDARD
+        .decode(text)
+        .unwrap_or_else(|error| panic!("{text}: {error}"));
+    String::from_utf8(bytes).expect("tests store text")
+}
+
+/// Now, in milliseconds since the epoch.
+#[must_use]
+pub fn milliseconds() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    i64::try_from(since.expect("the clock is right").as_millis()).expect("times fit")
+}
+
+/// A registered image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image(pub String);
+
+impl Server {
+    /// Registers a program's content under a name, for [`TENANT`].
+    #[must_use]
+    #[track_caller]
+    pub fn register(&self, name: &str, content: &[u8]) -> Image {
+        self.register_for(TENANT, name, content)
+    }
+
+    /// Registers a program's content under a name.
+    ///
+    /// # Panics
+    /// If it is refused.
+    #[must_use]
+    #[track_caller]
+    pub fn register_for(&self, tenant: &str, name: &str, content: &[u8]) -> Image {
+        let form = Request::form(
+            "/api/v1/images/upload",
+            &[
+                ("tenant_id", tenant),
+                ("name", name),
+                ("runner_type", "native"),
+            ],
+            &[("binary", content)],
+        );
+        let body = self.ask(&form).expect(201);
+        Image(
+            body["image_id"]
+                .as_str()
+                .expect("an id is a text")
+                .to_owned(),
+        )
+    }
+
+    /// Registers a shell script.
+    #[must_use]
+    #[track_caller]
+    pub fn shell(&self, script: &str) -> Image {
+        self.register("shell", format!("#!/bin/sh\n{script}\n").as_bytes())
+    }
+
+    /// Registers one of the programs of this workspace.
+    ///
+    /// # Panics
+    /// If it was not built.
+    #[must_use]
+    #[track_caller]
+    pub fn program(&self, name: &str) -> Image {
+        let path = program(name);
+        let content = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        self.register(name, &content)
+    }
+
+    /// Registers the program that does what its input says, as programs with the published blocking client do.
+    #[must_use]
+    #[track_caller]
+    pub fn scripted(&self) -> Image {
+        self.program("speaks_the_protocol")
+    }
+
+    /// Starts an instance; `more` has further keys of the request.
+    ///
+    /// # Panics
+    /// If it is refused.
+    #[must_use]
+    #[track_caller]
+    pub fn launch(&self, image: &Image, more: &Value) -> Run<'_> {
+        let body = self.try_launch(image, more).expect(201);
+        let id = body["instance_id"]
+            .as_str()
+            .expect("an id is a text")
+            .to_owned();
+        Run { server: self, id }
+    }
+
+    /// Asks for an instance, and gives the answer.
+    #[must_use]
+    #[track_caller]
+    pub fn try_launch(&self, image: &Image, more: &Value) -> Answer {
+        let mut body = json!({ "image_id": image.0, "tenant_id": TENANT });
+        let fields = body.as_object_mut().expect("it is one");
+        fields.extend(more.as_object().cloned().unwrap_or_default());
+        self.ask(&Request::post("/api/v1/instances", &body))
+    }
+
+    /// Starts an instance of the scripted program.
+    #[must_use]
+    #[track_caller]
+    pub fn follow(&self, image: &Image, actions: &Value) -> Run<'_> {
+        self.launch(image, &json!({ "input": { "actions": actions } }))
+    }
+
+    /// Starts an instance of the scripted program under an id.
+    #[must_use]
+    #[track_caller]
+    pub fn follow_as(&self, image: &Image, id: &str, actions: &Value) -> Run<'_> {
+        self.launch(
+            image,
+            &json!({ "instance_id": id, "input": { "actions": actions } }),
+        )
+    }
+
+    /// The verbs of an instance that exists.
+    #[must_use]
+    pub fn instance(&self, id: &str) -> Run<'_> {
+        Run {
+            server: self,
+            id: id.to_owned(),
+        }
+    }
+
+    /// Sends JSON to the core for an instance without a token, as one that registered itself does.
+    #[must_use]
+    #[track_caller]
+    pub fn say(&self, id: &str, call: &str, body: &Value) -> Answer {
+        self.ask_core(&Request::post(
+            &format!("/api/v1/instances/{id}/{call}"),
+            body,
+        ))
+    }
+
+    /// Asks the core for an instance without a token, as one that registered itself does.
+    #[must_use]
+    #[track_caller]
+    pub fn look(&self, id: &str, call: &str) -> Answer {
+        self.ask_core(&Request::get(&format!("/api/v1/instances/{id}/{call}")))
+    }
+
+    /// Makes an instance that registered itself.
+    #[track_caller]
+    pub fn self_register(&self, id: &str) {
+        let answer = self.say(id, "register", &json!({ "tenant_id": TENANT }));
+        assert_eq!(answer.expect(200)["success"], true, "{answer}");
+    }
+}
+
+/// The verbs of one instance.
+pub struct Run<'a> {
+    /// Its server.
+    pub server: &'a Server,
+    /// Its id.
+    pub id: String,
+}
+
+impl Run<'_> {
+    fn path(&self, rest: &str) -> String {
+        format!("/api/v1/instances/{}{rest}", self.id)
+    }
+
+    /// Asks for something of the instance.
+    #[must_use]
+    #[track_caller]
+    pub fn get(&self, rest: &str) -> Answer {
+        self.server.ask(&Request::get(&self.path(rest)))
+    }
+
+    /// Sends something to the instance.
+    #[must_use]
+    #[track_caller]
+    pub fn post(&self, rest: &str, body: &Value) -> Answer {
+        self.server.ask(&Request::post(&self.path(rest), body))
+    }
+
+    /// Where it stands.
+    #[must_use]
+    #[track_caller]
+    pub fn status(&self) -> Value {
+        self.get("").expect(200)
+    }
+
+    /// Waits until it has this status, and gives all that is told with it.
+    ///
+    /// # Panics
+    /// If it does not come, or another end does; with what is known of the instance.
+    #[track_caller]
+    pub fn wait_for(&self, status: &str) -> Value {
+        self.wait_within(DEADLINE, status)
+    }
+
+    /// Waits that long until it has this status.
+    ///
+    /// # Panics
+    /// If it does not come, or another end does; with what is known of the instance.
+    #[track_caller]
+    pub fn wait_within(&self, limit: Duration, status: &str) -> Value {
+        self.wait_until_within(limit, &format!("status '{status}'"), |found| {
+            found["status"] == status
+        })
+    }
+
+    /// Waits until it is suspended for this reason.
+    #[track_caller]
+    pub fn wait_for_reason(&self, reason: &str) -> Value {
+        self.wait_until(&format!("reason '{reason}'"), |found| {
+            found["status_reason"] == reason
+        })
+    }
+
+    /// Waits until what is told of it is as wanted.
+    #[track_caller]
+    pub fn wait_until(&self, what: &str, is_wanted: impl Fn(&Value) -> bool) -> Value {
+        self.wait_until_within(DEADLINE, what, is_wanted)
+    }
+
+    /// Waits that long until what is told of it is as wanted.
+    ///
+    /// # Panics
+    /// If it does not come, or an end does; with what is known of the instance.
+    #[track_caller]
+    pub fn wait_until_within(
+        &self,
+        limit: Duration,
+        what: &str,
+        is_wanted: impl Fn(&Value) -> bool,
+    ) -> Value {
+        let is_end = |found: &Value| {
+            ["completed", "failed", "cancelled"]
+                .iter()
+                .any(|end| found["status"] == *end)
+        };
+        let look = || {
+            let found = self.status();
+            if is_wanted(&found) || is_end(&found) {
+                Ok(found)
+            } else {
+                Err(found)
+            }
+        };
+        let end = std::time::Instant::now() + limit;
+        loop {
+            match look() {
+                Ok(found) if is_wanted(&found) => return found,
+                Ok(found) => panic!(
+                    "instance '{}' came to another end than {what}: {found:#}\n{}",
+                    self.id,
+                    self.story()
+                ),
+                Err(found) if std::time::Instant::now() >= end => panic!(
+                    "instance '{}': {what} did not come within {limit:?}: {found:#}\n{}",
+                    self.id,
+                    self.story()
+                ),
+                Err(_) => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+
+    /// Waits for its completion and gives its output.
+    #[track_caller]
+    pub fn output(&self) -> Value {
+        let found = self.wait_for("completed");
+        let text = from_base64(&found["output"]);
+        serde_json::from_str(&text).unwrap_or_else(|_| panic!("the output is not JSON: {text}"))
+    }
+
+    /// Its events in their order, all of them.
+    #[must_use]
+    #[track_caller]
+    pub fn events(&self) -> Vec<Value> {
+        let body = self.get("/events?sort_order=asc&limit=1000").expect(200);
+        body["events"].as_array().expect("it is a list").clone()
+    }
+
+    /// Type and subtype of its events in their order.
+    #[must_use]
+    #[track_caller]
+    pub fn event_names(&self) -> Vec<String> {
+        let name = |event: &Value| {
+            let kind = event["event_type"].as_str().unwrap_or("?");
+            match event["subtype"].as_str() {
+                Some(subtype) => format!("{kind}/{subtype}"),
+                None => kind.to_owned(),
+            }
+        };
+        self.events().iter().map(name).collect()
+    }
+
+    /// Its checkpoints in the order in which they were saved.
+    #[must_use]
+    #[track_caller]
+    pub fn checkpoints(&self) -> Vec<String> {
+        let body = self.get("/checkpoints?limit=1000").expect(200);
+        let rows = body["checkpoints"].as_array().expect("it is a list");
+        let mut ids: Vec<String> = rows
+            .iter()
+            .map(|row| {
+                row["checkpoint_id"]
+                    .as_str()
+                    .expect("an id is a text")
+                    .to_owned()
+            })
+            .collect();
+        ids.reverse();
+        ids
+    }
+
+    /// What its newest run, or the one given, wrote to a stream.
+    #[must_use]
+    #[track_caller]
+    pub fn logs(&self, query: &str) -> Answer {
+        self.get(&format!("/logs?{query}"))
+    }
+
+    /// Sends it a signal.
+    #[must_use]
+    #[track_caller]
+    pub fn signal(&self, signal: &str) -> Answer {
+        self.post(
+            "/signals",
+            &json!({ "signal_type": signal, "payload": null }),
+        )
+    }
+
+    /// Sends it a custom signal.
+    #[track_caller]
+    pub fn custom_signal(&self, signal_id: &str, payload: &str) {
+        let body = json!({ "checkpoint_id": signal_id, "payload": payload });
+        let answer = self.post("/signals/custom", &body);
+        assert_eq!(answer.expect(200)["success"], true, "{answer}");
+    }
+
+    /// Resumes it.
+    #[track_caller]
+    pub fn resume(&self) {
+        let answer = self
+            .server
+            .ask(&Request::new("POST", &self.path("/resume")));
+        assert_eq!(answer.expect(200)["success"], true, "{answer}");
+    }
+
+    /// Stops it.
+    #[must_use]
+    #[track_caller]
+    pub fn stop(&self, grace_seconds: u64) -> Value {
+        let body = json!({ "reason": "the test says so", "grace_period_seconds": grace_seconds });
+        self.post("/stop", &body).expect(200)
+    }
+
+    /// The processes that run its program.
+    #[must_use]
+    pub fn processes(&self) -> Vec<Process> {
+        self.server.processes_of(&self.id)
+    }
+
+    /// Waits until its program runs, and gives its process.
+    #[must_use]
+    #[track_caller]
+    pub fn wait_for_process(&self) -> Process {
+        eventually(&format!("a process of '{}'", self.id), || {
+            self.processes().into_iter().next().ok_or("none")
+        })
+    }
+
+    /// The token of its live run, in the path by which it speaks: `/r/<token>`. With it a test can speak for it.
+    ///
+    /// # Panics
+    /// If no process of it comes.
+    #[must_use]
+    #[track_caller]
+    pub fn token_path(&self) -> String {
+        let process = self.wait_for_process();
+        let url = process
+            .variable("RUNTARA_HTTP_URL")
+            .expect("every program is given it");
+        let path = url.split_once("/r/").expect("the URL holds the token").1;
+        format!("/r/{path}")
+    }
+
+    /// Speaks for it, with the token in this path.
+    #[must_use]
+    #[track_caller]
+    pub fn say_with(&self, token_path: &str, call: &str, body: &Value) -> Answer {
+        let path = format!("{token_path}/api/v1/instances/{}/{call}", self.id);
+        self.server.ask_core(&Request::post(&path, body))
+    }
+
+    /// Asks for it, with the token in this path.
+    #[must_use]
+    #[track_caller]
+    pub fn look_with(&self, token_path: &str, call: &str) -> Answer {
+        let path = format!("{token_path}/api/v1/instances/{}/{call}", self.id);
+        self.server.ask_core(&Request::get(&path))
+    }
+
+    /// Waits until no process of it is left.
+    #[track_caller]
+    pub fn wait_until_no_process(&self) {
+        eventually_within(
+            DEADLINE,
+            &format!("the end of the processes of '{}'", self.id),
+            || {
+                let found = self.processes();
+                if found.is_empty() { Ok(()) } else { Err(found) }
+            },
+        );
+    }
+
+    /// All that the server tells of it, for a failure's text.
+    #[must_use]
+    pub fn story(&self) -> String {
+        let ask = |rest: &str| {
+            let request = Request::get(&self.path(rest));
+            crate::http::exchange(&self.server.environment(), &request)
+                .map_or_else(|error| error.to_string(), |answer| answer.text())
+        };
+        let events: Value =
+            serde_json::from_str(&ask("/events?sort_order=asc")).unwrap_or_default();
+        let mut story = String::from("its events:\n");
+        for event in events["events"].as_array().into_iter().flatten() {
+            let payload = event["payload"].as_str().map(|text| STANDARD.decode(text));
+            let payload = payload.and_then(Result::ok).unwrap_or_default();
+            story.push_str(&format!(
+                "  run {} {} {} {}\n",
+                event["run_number"],
+                event["event_type"],
+                event["subtype"],
+                String::from_utf8_lossy(&payload)
+            ));
+        }
+        story.push_str(&format!("its stdout:\n{}\n", ask("/logs?stream=stdout")));
+        story.push_str(&format!("its stderr:\n{}\n", ask("/logs?stream=stderr")));
+        story
+    }
+}
