@@ -18,6 +18,7 @@
 //! The simple ones take [`Options`]; the last two take a [`script`] as input.
 
 pub mod blocking;
+pub mod fake_core;
 mod http;
 mod options;
 pub mod script;
