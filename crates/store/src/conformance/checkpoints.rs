@@ -4,7 +4,8 @@ use bytes::Bytes;
 use runtara_domain::{Checkpointed, EventKind, Refusal, SaveCheckpoint, Word, limits};
 
 use super::Harness;
-use super::world::{World, checkpoint, refusal, save, sleep};
+use super::make::{checkpoint, refusal, save, sleep};
+use super::world::World;
 use crate::{CheckpointFilter, PageRequest, PageStart};
 
 /// What was saved is found, what is sent again is dropped.
@@ -46,7 +47,7 @@ pub async fn a_new_checkpoint_is_progress(harness: &dyn Harness) {
     let world = World::new(harness).await;
     let first = world.launch("order-1").await;
     first.register().await;
-    first.exit(super::world::exit_code(1)).await;
+    first.exit(super::make::exit_code(1)).await;
     world.advance(120_000).await;
     let run = world.claim_only(first.id()).await;
     assert_eq!(world.state(run.id()).await.attempts.crash_count, 1);
@@ -158,7 +159,7 @@ pub async fn a_word_brings_a_state(harness: &dyn Harness) {
     let world = World::new(harness).await;
     let mut run = world.launch("order-1").await;
     for (n, state) in [&b"one"[..], b"twoo", b"three"].into_iter().enumerate() {
-        let now = world.now().await;
+        let now = world.now();
         let said = run
             .say(Word::SuspendedUntil {
                 wake_at: now.plus_millis(1_000),
@@ -182,7 +183,7 @@ pub async fn a_word_brings_a_state(harness: &dyn Harness) {
             Some(state)
         );
         assert_eq!(world.saved(run.id()).await.len(), n + 1);
-        run.exit(super::world::exit_code(0)).await;
+        run.exit(super::make::exit_code(0)).await;
         world.advance(1_000).await;
         run = world.claim_only(&run.caller.instance_id.clone()).await;
     }
@@ -198,14 +199,14 @@ pub async fn versions_of_a_name_follow_each_other(harness: &dyn Harness) {
     run.save("n", b"1").await;
     run.wait(sleep(Some("n"), 1_000, b"22")).await;
     run.wait(sleep(Some("n"), 1_000, b"333")).await;
-    let now = world.now().await;
+    let now = world.now();
     run.say(Word::SuspendedUntil {
         wake_at: now,
         checkpoint_id: checkpoint("n"),
         state: Bytes::from_static(b"4444"),
     })
     .await;
-    run.exit(super::world::exit_code(0)).await;
+    run.exit(super::make::exit_code(0)).await;
     let run = world.claim_only(run.id()).await;
     run.save("other", b"o").await;
     run.wait(sleep(Some("n"), 1_000, b"55555")).await;
@@ -270,7 +271,7 @@ pub async fn the_list_is_cut_into_pages(harness: &dyn Harness) {
     let mut times = Vec::new();
     for n in 0..7 {
         run.save(&format!("step-{n}"), &vec![b'x'; n + 1]).await;
-        times.push(world.now().await);
+        times.push(world.now());
         world.advance(10).await;
     }
     let list = |filter: CheckpointFilter, start, limit| {

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use runtara_domain::{Change, NodeId, RunExit, RunNumber, RunnerKind, Status, Timestamp, Word};
 
 use super::Harness;
-use super::world::{KINDS, World, exit_code, new_image, sleep, tenant};
+use super::make::{KINDS, exit_code, new_image, sleep, tenant};
+use super::world::World;
 use crate::{CLAIMED_INPUT_BYTES, Claim, NextDue};
 
 /// A claim sets everything that a run begins with, and brings what its launch needs.
@@ -152,7 +153,7 @@ pub async fn a_relaunch_brings_the_last_checkpoint(harness: &dyn Harness) {
     run.exit(RunExit::lost()).await;
     let claimed = world.claim(1).await;
     let last = claimed[0].checkpoint_id.clone();
-    assert_eq!(last, Some(super::world::checkpoint("two")));
+    assert_eq!(last, Some(super::make::checkpoint("two")));
 }
 
 /// A large input is not brought along, and can be asked for.
@@ -177,10 +178,10 @@ pub async fn a_large_input_is_asked_for(harness: &dyn Harness) {
 pub async fn a_self_registered_instance_is_never_claimed(harness: &dyn Harness) {
     let world = World::new(harness).await;
     let run = world.self_registered("outside").await;
-    let now = world.now().await;
+    let now = world.now();
     run.say(Word::SuspendedUntil {
         wake_at: now,
-        checkpoint_id: super::world::checkpoint("c"),
+        checkpoint_id: super::make::checkpoint("c"),
         state: Bytes::from_static(b"s"),
     })
     .await;

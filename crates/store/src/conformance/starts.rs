@@ -3,7 +3,8 @@
 use runtara_domain::{Change, InstanceState, RunNumber, Status, Timestamp};
 
 use super::Harness;
-use super::world::{World, instance, labels, new_image, tenant};
+use super::make::{instance, labels, new_image, tenant};
+use super::world::World;
 use crate::{NextDue, Started};
 
 /// A started instance is pending, due at once, and is read back as it was given.
@@ -117,18 +118,18 @@ pub async fn a_start_needs_an_image_of_its_tenant(harness: &dyn Harness) {
 /// A delayed start is claimed when it is due, not before.
 pub async fn a_delayed_start_waits_for_its_time(harness: &dyn Harness) {
     let world = World::new(harness).await;
-    let now = world.now().await;
+    let now = world.now();
     let mut new = world.new_instance("later");
     new.due_at = Some(now.plus_millis(5_000));
     let state = world.start_as(new).await;
     assert_eq!(state.due_at, Some(now.plus_millis(5_000)));
     assert!(world.claim(1).await.is_empty());
-    let next = world.store.next_due(&super::world::KINDS).await.unwrap();
+    let next = world.store.next_due(&super::make::KINDS).await.unwrap();
     assert_eq!(next, NextDue { in_ms: Some(5_000) });
     world.advance(4_999).await;
     assert!(world.claim(1).await.is_empty());
     world.advance(1).await;
-    let next = world.store.next_due(&super::world::KINDS).await.unwrap();
+    let next = world.store.next_due(&super::make::KINDS).await.unwrap();
     assert_eq!(next, NextDue { in_ms: Some(0) });
     let claimed = world.claim(1).await;
     assert_eq!(claimed[0].due_at, now.plus_millis(5_000));
@@ -187,7 +188,7 @@ pub async fn an_unknown_instance_is_named_unknown(harness: &dyn Harness) {
         },
         Change::Exit {
             run_number: RunNumber(1),
-            exit: super::world::exit_code(0),
+            exit: super::make::exit_code(0),
             our_fault: false,
         },
     ] {
@@ -195,9 +196,9 @@ pub async fn an_unknown_instance_is_named_unknown(harness: &dyn Harness) {
     }
     let sent = world
         .store
-        .send_signal(&id, &super::world::signal("s"), None)
+        .send_signal(&id, &super::make::signal("s"), None)
         .await;
-    assert_eq!(super::world::refusal(sent), Some(InstanceUnknown));
+    assert_eq!(super::make::refusal(sent), Some(InstanceUnknown));
     assert_eq!(world.store.instance(&id).await.unwrap(), None);
     assert_eq!(world.store.instance_values(&id).await.unwrap(), None);
     assert_eq!(world.store.instance_input(&id).await.unwrap(), None);

@@ -2,23 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use bytes::Bytes;
 use runtara_domain::{
-    Call, Caller, Change, CheckpointId, Checkpointed, ExitCause, Fence, ImageDigest, ImageId,
-    ImageName, ImageRecord, InstanceId, InstanceState, Labels, NewEvent, NewImage, NewInstance,
-    NodeId, Refusal, RunExit, RunNumber, RunToken, RunnerKind, SaveCheckpoint, SignalId, TenantId,
-    Timestamp, TokenHash, WaitCall, WaitKind, Word, limits,
+    Caller, Change, Checkpointed, Fence, ImageRecord, InstanceId, InstanceState, Labels, NewEvent,
+    NewInstance, NodeId, Refusal, RunExit, RunNumber, RunToken, SaveCheckpoint, TenantId,
+    Timestamp, TokenHash, Word, limits,
 };
 
 use super::Harness;
+use super::make::{KINDS, checkpoint, instance, new_image, refusal, save, signal, tenant};
 use crate::{
     Changed, Claim, ClaimedRun, EventFilter, InstanceRecord, InstanceValues, NodeLease,
-    PageRequest, Started, Store, StoreError, StoreResult, StoredEvent, WaitKey, WaitRequest,
+    PageRequest, Started, Store, StoreResult, StoredEvent, WaitRequest,
 };
-
-/// All kinds of runners.
-pub const KINDS: [RunnerKind; 3] = [RunnerKind::Oci, RunnerKind::Native, RunnerKind::Wasm];
 
 /// How long the lease of the world's node lasts: longer than any case.
 pub const LEASE_MS: u64 = 1_000 * 366 * 86_400_000;
@@ -35,106 +33,7 @@ pub struct World<'a> {
     pub node: NodeId,
     /// The image that is started unless another is named.
     pub image: ImageRecord,
-}
-
-/// Makes a tenant id.
-pub fn tenant(text: &str) -> TenantId {
-    TenantId::new(text).expect("tenant ids of the suite are valid")
-}
-
-/// Makes an instance id.
-pub fn instance(text: &str) -> InstanceId {
-    InstanceId::new(text).expect("instance ids of the suite are valid")
-}
-
-/// Makes the name of a checkpoint.
-pub fn checkpoint(text: &str) -> CheckpointId {
-    CheckpointId::new(text).expect("checkpoint ids of the suite are valid")
-}
-
-/// Makes the id of a signal.
-pub fn signal(text: &str) -> SignalId {
-    SignalId::new(text).expect("signal ids of the suite are valid")
-}
-
-/// Makes labels.
-pub fn labels(pairs: &[(&str, &str)]) -> Labels {
-    let owned = pairs
-        .iter()
-        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-    Labels::new(owned.collect()).expect("labels of the suite are valid")
-}
-
-/// Makes an image that is to be registered.
-pub fn new_image(tenant: &TenantId, name: &str, content: &[u8]) -> NewImage {
-    NewImage {
-        image_id: ImageId::generate(),
-        tenant_id: tenant.clone(),
-        name: ImageName::new(name).expect("image names of the suite are valid"),
-        description: None,
-        kind: RunnerKind::Native,
-        digest: ImageDigest::of(content),
-        size: content.len() as u64,
-        metadata: None,
-        labels: Labels::default(),
-    }
-}
-
-/// The exit of a process that left with a code.
-pub fn exit_code(code: i32) -> RunExit {
-    RunExit {
-        cause: ExitCause::Code(code),
-        ..RunExit::lost()
-    }
-}
-
-/// A demand to save.
-pub fn save(name: &str, state: &[u8]) -> SaveCheckpoint {
-    SaveCheckpoint {
-        checkpoint_id: checkpoint(name),
-        state: Bytes::copy_from_slice(state),
-        request_id: None,
-    }
-}
-
-/// A durable sleep under a name, with a state that its length tells from others.
-pub fn sleep(name: Option<&str>, millis: u64, state: &[u8]) -> WaitRequest {
-    WaitRequest {
-        key: WaitKey::Sleep(name.map(checkpoint)),
-        call: WaitCall {
-            kind: WaitKind::Sleep,
-            duration_ms: Some(millis),
-            state_hash: ImageDigest::of(state).0,
-            request_id: None,
-            park: true,
-        },
-        state: Bytes::copy_from_slice(state),
-        hold_ms: limits::HOLD_MS,
-    }
-}
-
-/// A wait for a custom signal.
-pub fn wait_for(name: &str, timeout_ms: Option<u64>) -> WaitRequest {
-    WaitRequest {
-        key: WaitKey::Signal(signal(name)),
-        call: WaitCall {
-            kind: WaitKind::Signal,
-            duration_ms: timeout_ms,
-            state_hash: [0; 32],
-            request_id: None,
-            park: true,
-        },
-        state: Bytes::new(),
-        hold_ms: limits::HOLD_MS,
-    }
-}
-
-/// The refusal in an answer; `None` if it was another error or none.
-pub fn refusal<T>(answer: StoreResult<T>) -> Option<Refusal> {
-    match answer {
-        Err(StoreError::Refused(refusal)) => Some(refusal),
-        _ => None,
-    }
+    now: AtomicI64,
 }
 
 impl<'a> World<'a> {
@@ -148,12 +47,14 @@ impl<'a> World<'a> {
             .register_image(image)
             .await
             .expect("an image is registered");
+        let now = AtomicI64::new(image.created_at.0);
         let world = Self {
             harness,
             store,
             tenant,
             node,
             image,
+            now,
         };
         world.join(node).await;
         world
@@ -175,25 +76,13 @@ impl<'a> World<'a> {
     /// Moves the clock on.
     pub async fn advance(&self, millis: u64) {
         self.harness.advance(millis).await;
+        let millis = i64::try_from(millis).expect("cases move by less than an age");
+        self.now.fetch_add(millis, Ordering::SeqCst);
     }
 
     /// The time of the store.
-    pub async fn now(&self) -> Timestamp {
-        let probe = NewInstance {
-            instance_id: InstanceId::generate(),
-            due_at: Some(Timestamp(i64::MAX / 2)),
-            ..self.new_instance("probe")
-        };
-        let id = probe.instance_id.clone();
-        let Ok(Started::New(state)) = self.store.start_instance(probe).await else {
-            panic!("the probe was not started");
-        };
-        self.change(&id, Change::Cancel { payload: None }).await;
-        self.store
-            .purge_instance(&id)
-            .await
-            .expect("the probe is purged");
-        state.created_at
+    pub fn now(&self) -> Timestamp {
+        Timestamp(self.now.load(Ordering::SeqCst))
     }
 
     /// An instance of the world's image that is to be started.
@@ -520,10 +409,5 @@ impl<'w> Run<'w> {
         let next = next.first().expect("a lost run is launched again at once");
         assert_eq!(&next.instance_id, self.id());
         Run::of(self.world, next)
-    }
-
-    /// What a call of this run changes, as the domain has it.
-    pub fn change(&self, call: Call) -> Change {
-        Change::Call(self.caller.fence, call)
     }
 }

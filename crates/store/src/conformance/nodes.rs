@@ -1,0 +1,217 @@
+//! Nodes: leases that last, and runs that are lost with them.
+
+use runtara_domain::{NodeId, Reason, RunNumber, Status};
+
+use super::Harness;
+use super::world::World;
+use crate::{Claim, NodeLease, NodeStanding};
+
+async fn renew(world: &World<'_>, node: NodeId, lease_ms: u64) -> NodeStanding {
+    let lease = NodeLease {
+        node,
+        name: format!("node {node}"),
+        lease_ms,
+    };
+    world
+        .store
+        .renew_node(lease)
+        .await
+        .expect("a lease is renewed")
+}
+
+async fn claim_by(world: &World<'_>, node: NodeId, most: usize) -> Vec<String> {
+    let claim = Claim {
+        node,
+        ..world.claim_of(most)
+    };
+    let claimed = world
+        .store
+        .claim_due(claim)
+        .await
+        .expect("a claim is answered");
+    claimed
+        .iter()
+        .map(|run| run.instance_id.as_str().to_owned())
+        .collect()
+}
+
+/// A node is told how many others there are, those whose lease is over included, until they are taken off.
+pub async fn a_node_knows_how_many_others_there_are(harness: &dyn Harness) {
+    let world = World::new(harness).await;
+    let other = NodeId::generate();
+    assert_eq!(renew(&world, world.node, 15_000).await.others, 0);
+    assert_eq!(renew(&world, other, 15_000).await.others, 1);
+    world.advance(60_000).await;
+    assert_eq!(renew(&world, world.node, 15_000).await.others, 1);
+    world.store.release_node(other).await.unwrap();
+    assert_eq!(renew(&world, world.node, 15_000).await.others, 0);
+    world.store.release_node(other).await.unwrap();
+}
+
+/// A node with a live run is not taken off.
+pub async fn a_node_with_a_live_run_stays(harness: &dyn Harness) {
+    let world = World::new(harness).await;
+    let other = NodeId::generate();
+    renew(&world, other, 15_000).await;
+    let id = world.start("order-1").await.instance_id;
+    assert_eq!(claim_by(&world, other, 1).await, ["order-1"]);
+    world.store.release_node(other).await.unwrap();
+    assert_eq!(renew(&world, world.node, 15_000).await.others, 1);
+    world.advance(15_000).await;
+    assert_eq!(world.store.expire_nodes(world.node, 9).await.unwrap(), [id]);
+    world.store.release_node(other).await.unwrap();
+    assert_eq!(renew(&world, world.node, 15_000).await.others, 0);
+}
+
+/// Runs of a node whose lease is over are lost, uncounted, and due at once; a renewed lease lasts.
+pub async fn runs_are_lost_with_the_lease_of_their_node(harness: &dyn Harness) {
+    let world = World::new(harness).await;
+    let other = NodeId::generate();
+    renew(&world, other, 15_000).await;
+    let id = world.start("order-1").await.instance_id;
+    assert_eq!(claim_by(&world, other, 1).await.len(), 1);
+    let expire = || world.store.expire_nodes(world.node, 9);
+    world.advance(14_999).await;
+    assert!(expire().await.unwrap().is_empty());
+    renew(&world, other, 15_000).await;
+    world.advance(14_999).await;
+    assert!(expire().await.unwrap().is_empty());
+    world.advance(1).await;
+    assert_eq!(expire().await.unwrap(), std::slice::from_ref(&id));
+    assert!(expire().await.unwrap().is_empty());
+    let state = world.state(&id).await;
+    assert_eq!(
+        (state.status, state.reason),
+        (Status::Suspended, Some(Reason::Interrupted))
+    );
+    assert_eq!((state.live_node, state.due_at), (None, Some(world.now())));
+    assert_eq!(
+        (state.attempts.crash_count, state.attempts.interruptions),
+        (0, 1)
+    );
+    assert_eq!(world.history(&id).await, ["runtara.interrupted"]);
+    let run = world.claim_only(&id).await;
+    assert_eq!(run.run_number, RunNumber(2));
+}
+
+/// The own runs of who asks are not lost, even if its lease is over.
+pub async fn nobody_loses_its_own_runs(harness: &dyn Harness) {
+    let world = World::new(harness).await;
+    renew(&world, world.node, 15_000).await;
+    let run = world.launch("order-1").await;
+    world.advance(60_000).await;
+    assert!(
+        world
+            .store
+            .expire_nodes(world.node, 9)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    let lost = world
+        .store
+        .expire_nodes(NodeId::generate(), 9)
+        .await
+        .unwrap();
+    assert_eq!(lost, [run.id().clone()]);
+}
+
+/// What had been asked of a lost run is done: a cancel cancels, a pause pauses, an end stands.
+pub async fn what_was_asked_of_a_lost_run_is_done(harness: &dyn Harness) {
+    let world = World::new(harness).await;
+    renew(&world, world.node, 15_000).await;
+    let cancelled = world.launch("a").await;
+    cancelled.register().await;
+    world.cancel(cancelled.id()).await;
+    let paused = world.launch("b").await;
+    paused.register().await;
+    world.pause(paused.id()).await;
+    let completed = world.launch("c").await;
+    completed.complete(b"1").await;
+    world.advance(60_000).await;
+    let lost = world
+        .store
+        .expire_nodes(NodeId::generate(), 9)
+        .await
+        .unwrap();
+    assert_eq!(lost.len(), 3);
+    for (run, status) in [
+        (&cancelled, Status::Cancelled),
+        (&paused, Status::Suspended),
+        (&completed, Status::Completed),
+    ] {
+        let state = world.state(run.id()).await;
+        assert_eq!(
+            (state.status, state.live_node, state.due_at),
+            (status, None, None)
+        );
+    }
+}
+
+/// No more are lost at once than was asked for, and asking again finds the rest.
+pub async fn losing_is_bounded(harness: &dyn Harness) {
+    let world = World::new(harness).await;
+    renew(&world, world.node, 1_000).await;
+    for n in 0..5 {
+        world.start(&format!("i-{n}")).await;
+    }
+    assert_eq!(world.claim(9).await.len(), 5);
+    world.advance(1_000).await;
+    let me = NodeId::generate();
+    let mut counts = Vec::new();
+    for _ in 0..4 {
+        counts.push(world.store.expire_nodes(me, 2).await.unwrap().len());
+    }
+    assert_eq!(counts, [2, 2, 1, 0]);
+}
+
+/// Several nodes that look at once lose each run once.
+pub async fn a_run_is_lost_once(harness: &dyn Harness) {
+    let world = World::new(harness).await;
+    renew(&world, world.node, 1_000).await;
+    for n in 0..40 {
+        world.start(&format!("i-{n}")).await;
+    }
+    assert_eq!(world.claim(40).await.len(), 40);
+    world.advance(1_000).await;
+    let lookers: Vec<_> = (0..4)
+        .map(|_| {
+            let store = world.store.clone();
+            tokio::spawn(async move { store.expire_nodes(NodeId::generate(), 100).await })
+        })
+        .collect();
+    let mut lost = Vec::new();
+    for looker in lookers {
+        lost.extend(
+            looker
+                .await
+                .expect("no looker panics")
+                .expect("it is answered"),
+        );
+    }
+    lost.sort();
+    let before = lost.len();
+    lost.dedup();
+    assert_eq!((before, lost.len()), (40, 40));
+    for id in lost {
+        assert_eq!(world.state(&id).await.attempts.interruptions, 1, "{id}");
+    }
+}
+
+/// A database has an id of its own, which stays.
+pub async fn a_database_has_an_id(harness: &dyn Harness) {
+    let world = World::new(harness).await;
+    world.store.ping().await.unwrap();
+    let first = world.store.database_id().await.unwrap();
+    assert_eq!(world.store.database_id().await.unwrap(), first);
+}
+
+/// A store that was closed says that it is away.
+pub async fn a_closed_store_is_away(harness: &dyn Harness) {
+    let world = World::new(harness).await;
+    world.store.close().await;
+    let away = |error: crate::StoreError| matches!(error, crate::StoreError::Unavailable { .. });
+    assert!(world.store.ping().await.is_err_and(away));
+    let start = world.store.start_instance(world.new_instance("late")).await;
+    assert!(start.is_err_and(away));
+}
