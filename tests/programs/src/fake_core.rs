@@ -194,22 +194,27 @@ fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
     while let Some((path, body)) = read_request(&mut reader)? {
         let what = path.strip_prefix(PREFIX).unwrap_or("not behind the prefix");
         let what = what.strip_prefix("/api/v1/instances/i-1/").unwrap_or(what);
-        let cut = {
+        let (cut, reply) = {
+            // Noted and done in one, so that a test that sees the call sees all that came of it.
             let mut state = shared.lock();
             state.calls.push((what.to_owned(), body.clone()));
-            state.cut_at == Some(state.calls.len())
+            let cut = state.cut_at == Some(state.calls.len());
+            (cut, reply(what, &body, &mut state))
         };
         shared.changed.notify_all();
-        let answer = answer(what, &body, shared);
-        shared.changed.notify_all();
-        if cut {
-            return Ok(());
-        }
-        let Some(answer) = answer else {
-            // Parked: the connection stays open until the process is gone.
-            let mut rest = Vec::new();
-            reader.take(BODY_BYTES).read_to_end(&mut rest)?;
-            return Ok(());
+        let answer = match reply {
+            _ if cut => return Ok(()),
+            Reply::Now(answer) => answer,
+            Reply::At(until) => {
+                thread::sleep(until.saturating_duration_since(Instant::now()));
+                json!({"success": true})
+            }
+            Reply::Parked => {
+                // The connection stays open until the process is gone.
+                let mut rest = Vec::new();
+                reader.take(BODY_BYTES).read_to_end(&mut rest)?;
+                return Ok(());
+            }
         };
         let answer = answer.to_string();
         write!(
@@ -247,59 +252,42 @@ fn read_request(reader: &mut BufReader<TcpStream>) -> io::Result<Option<(String,
     )))
 }
 
-/// The answer to a call; `None` if it is parked.
-fn answer(what: &str, body: &Value, shared: &Shared) -> Option<Value> {
-    let mut state = shared.lock();
-    let signal = |state: &State| json!(state.pending.map(|kind| json!({"signal_type": kind})));
-    Some(match what {
+/// How a call is answered.
+enum Reply {
+    Now(Value),
+    /// When a sleep is over.
+    At(Instant),
+    Parked,
+}
+
+fn reply(what: &str, body: &Value, state: &mut State) -> Reply {
+    let id = |key: &str| body[key].as_str().unwrap_or_default().to_owned();
+    Reply::Now(match what {
         "input" => json!({"found": true, "input": STANDARD.encode(state.input.to_string())}),
-        "checkpoint" => {
-            let signal = signal(&state);
-            let id = body["checkpoint_id"].as_str().unwrap_or_default();
-            let sent = decoded(&body["state"]);
-            match state.checkpoints.get(id) {
-                Some(stored) => {
-                    json!({"found": true, "state": STANDARD.encode(stored), "signal": signal})
-                }
-                None => {
-                    if !sent.is_empty() {
-                        state.checkpoints.insert(id.to_owned(), sent);
-                    }
-                    json!({"found": false, "signal": signal})
-                }
-            }
-        }
-        "signals" => json!({"signal": signal(&state)}),
+        "checkpoint" => checkpoint(state, id("checkpoint_id"), decoded(&body["state"])),
+        "signals" => json!({"signal": signal(state)}),
         "signals/ack" => {
             state.pending = None;
             json!({"success": true})
         }
         "sleep" => {
-            let id = body["checkpoint_id"]
-                .as_str()
-                .unwrap_or_default()
-                .to_owned();
+            let id = id("checkpoint_id");
+            let now = Instant::now();
             let duration = Duration::from_millis(body["duration_ms"].as_u64().unwrap_or(0));
-            state
-                .checkpoints
-                .insert(id.clone(), decoded(&body["state"]));
-            let until = *state
-                .sleeps
-                .entry(id)
-                .or_insert_with(|| Instant::now() + duration);
-            drop(state);
-            let left = until.saturating_duration_since(Instant::now());
-            if left > HOLD && body["park"] != false {
-                return None;
-            }
-            thread::sleep(left);
-            json!({"success": true})
+            let until = *state.sleeps.entry(id.clone()).or_insert(now + duration);
+            state.checkpoints.insert(id, decoded(&body["state"]));
+            let parked = until > now + HOLD && body["park"] != false;
+            return if parked {
+                Reply::Parked
+            } else {
+                Reply::At(until)
+            };
         }
         "signals/wait" => {
-            let id = body["signal_id"].as_str().unwrap_or_default();
-            match state.custom.remove(id) {
-                Some(text) => json!({"signal": custom(id, &text), "timed_out": false}),
-                None => return None,
+            let id = id("signal_id");
+            match state.custom.remove(&id) {
+                Some(text) => json!({"signal": custom(&id, &text), "timed_out": false}),
+                None => return Reply::Parked,
             }
         }
         other => match other.strip_prefix("signals/") {
@@ -310,6 +298,21 @@ fn answer(what: &str, body: &Value, shared: &Shared) -> Option<Value> {
             None => json!({"success": true}),
         },
     })
+}
+
+fn checkpoint(state: &mut State, id: String, sent: Vec<u8>) -> Value {
+    let signal = signal(state);
+    if let Some(stored) = state.checkpoints.get(&id) {
+        return json!({"found": true, "state": STANDARD.encode(stored), "signal": signal});
+    }
+    if !sent.is_empty() {
+        state.checkpoints.insert(id, sent);
+    }
+    json!({"found": false, "signal": signal})
+}
+
+fn signal(state: &State) -> Value {
+    json!(state.pending.map(|kind| json!({"signal_type": kind})))
 }
 
 fn custom(id: &str, text: &str) -> Value {
