@@ -85,6 +85,12 @@ impl Instance {
         &self.settings().tenant_id
     }
 
+    /// Which run of the instance this is, from 1.
+    #[must_use]
+    pub fn run_number(&self) -> u32 {
+        self.settings().run_number
+    }
+
     /// Gives the input that the instance was started with, the same in all of its runs. Without one it is `null`.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ use crate::Error;
 pub struct Settings {
     pub(crate) instance_id: String,
     pub(crate) tenant_id: String,
+    pub(crate) run_number: u32,
     pub(crate) endpoint: Endpoint,
     pub(crate) request_timeout: Duration,
     pub(crate) retry_deadline: Duration,
@@ -34,6 +35,7 @@ impl Settings {
         Ok(Self {
             instance_id: instance_id.into(),
             tenant_id: tenant_id.into(),
+            run_number: 1,
             endpoint: Endpoint::parse("RUNTARA_HTTP_URL", http_url)?,
             request_timeout: Duration::from_secs(30),
             retry_deadline: Duration::from_secs(600),
@@ -45,6 +47,7 @@ impl Settings {
     /// | variable | |
     /// |---|---|
     /// | `RUNTARA_INSTANCE_ID`, `RUNTARA_TENANT_ID` | required |
+    /// | `RUNTARA_RUN_NUMBER` | which run of the instance this is; 1 |
     /// | `RUNTARA_HTTP_URL` | the server, a path in front of every call included |
     /// | `RUNTARA_SERVER_ADDR` | used if that is not set: `host:port`, where HTTP is two ports further up |
     /// | `RUNTARA_CORE_HTTP_PORT` | the port, in place of that rule |
@@ -77,14 +80,26 @@ impl Settings {
             "http://127.0.0.1:8003",
         )?;
         settings.endpoint = endpoint(get)?;
-        if let Some(text) = get("RUNTARA_REQUEST_TIMEOUT_MS") {
-            let millis = text.parse().ok().filter(|millis| *millis > 0);
-            settings.request_timeout =
-                Duration::from_millis(millis.ok_or_else(|| Error::Settings {
-                    variable: "RUNTARA_REQUEST_TIMEOUT_MS",
+        let number = |name: &'static str, wanted| {
+            let parse = |text: String| {
+                let number = text.parse::<u32>().ok().filter(|number| *number > 0);
+                number.ok_or_else(|| Error::Settings {
+                    variable: name,
                     found: format!("{text:?}"),
-                    wanted: "a number of milliseconds above 0",
-                })?);
+                    wanted,
+                })
+            };
+            get(name).map(parse).transpose()
+        };
+        if let Some(run) = number("RUNTARA_RUN_NUMBER", "a number above 0")? {
+            settings.run_number = run;
+        }
+        let timeout = number(
+            "RUNTARA_REQUEST_TIMEOUT_MS",
+            "a number of milliseconds from 1 to 4294967295",
+        )?;
+        if let Some(millis) = timeout {
+            settings.request_timeout = Duration::from_millis(millis.into());
         }
         Ok(settings)
     }
@@ -263,6 +278,7 @@ mod tests {
         );
         for (variable, value) in [
             ("RUNTARA_REQUEST_TIMEOUT_MS", "0"),
+            ("RUNTARA_RUN_NUMBER", "first"),
             ("RUNTARA_HTTP_URL", "core:8001"),
             ("RUNTARA_SERVER_ADDR", "core"),
             ("RUNTARA_SERVER_ADDR", "core:65534"),

@@ -35,7 +35,7 @@ impl Default for Order {
     }
 }
 
-/// What the person at the door tells: `{"signed_by": "…"}`.
+/// What the person at the door may tell: `{"signed_by": "…"}`.
 #[derive(Deserialize)]
 struct Delivery {
     signed_by: String,
@@ -52,6 +52,7 @@ struct Step {
 struct Receipt {
     order: String,
     total_cents: u64,
+    delivered: bool,
     signed_by: Option<String>,
     steps: Vec<Step>,
 }
@@ -81,7 +82,8 @@ async fn fulfil(instance: Instance) -> Result<Receipt, Error> {
 
     instance.progress("waiting for the delivery", 80.0).await?;
     let limit = Duration::from_millis(order.delivery_ms);
-    let delivery: Option<Delivery> = instance.signal_within("delivered", limit).await?;
+    // `None` outside: it did not come in time. Inside: it came without saying more.
+    let signal: Option<Option<Delivery>> = instance.signal_within("delivered", limit).await?;
 
     instance.progress("sending the receipt", 90.0).await?;
     steps.push(work(&instance, "send_receipt", &order).await?);
@@ -90,20 +92,21 @@ async fn fulfil(instance: Instance) -> Result<Receipt, Error> {
     Ok(Receipt {
         order: order.order,
         total_cents,
-        signed_by: delivery.map(|delivery| delivery.signed_by),
+        delivered: signal.is_some(),
+        signed_by: signal.flatten().map(|delivery| delivery.signed_by),
         steps,
     })
 }
 
 /// Does a step once; every later run is given the result of the run that did it.
 async fn work(instance: &Instance, name: &str, order: &Order) -> Result<Step, Error> {
-    let run = std::env::var("RUNTARA_RUN_NUMBER").ok();
-    let run = run.and_then(|number| number.parse().ok()).unwrap_or(1);
     let body = || async move {
         // Here an order would call the warehouse or the bank, with "<order>/<name>" as idempotency key.
         tokio::time::sleep(Duration::from_millis(order.step_ms)).await;
-        let step = name.to_owned();
-        Step { step, run }
+        Step {
+            step: name.to_owned(),
+            run: instance.run_number(),
+        }
     };
     instance.checkpoint(name, body).await
 }

@@ -39,6 +39,7 @@ fn an_order_that_is_killed_goes_on_and_says_which_run_did_what() {
     let expected = json!({
         "order": "A-7",
         "total_cents": 1_100,
+        "delivered": true,
         "signed_by": "Ann",
         "steps": [
             step("reserve_stock", 1), step("charge_card", 2), step("pack_parcel", 2),

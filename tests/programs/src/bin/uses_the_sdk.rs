@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use runtara_sdk::{BoxError, Instance};
-use runtara_test_programs::script::{Action, Checkpoint, Script, Seen, act_alone, run_number};
+use runtara_test_programs::script::{Action, Checkpoint, Script, Seen, act_alone};
 use serde_json::{Value, json};
 
 /// How often it looks for a signal.
@@ -15,7 +15,7 @@ fn main() -> ExitCode {
 }
 
 async fn play(instance: Instance) -> Result<Value, BoxError> {
-    let run = run_number();
+    let run = instance.run_number();
     let input: Value = instance.input().await?;
     let script = Script::read(&input, run)?;
     let mut seen = Seen::default();
