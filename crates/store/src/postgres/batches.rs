@@ -5,9 +5,7 @@
 //! everything that is not ordinary. Rows are locked in the order of their ids, so that two statements cannot wait for each other.
 
 use bytes::Bytes;
-use runtara_domain::{
-    CheckpointId, InstanceId, NewEvent, RaisedSignal, TenantId, TokenHash,
-};
+use runtara_domain::{CheckpointId, InstanceId, NewEvent, RaisedSignal, TenantId, TokenHash};
 use sqlx::PgPool;
 use sqlx::postgres::PgRow;
 
@@ -60,7 +58,12 @@ fn in_order<'a, T>(
         by_id.insert(row::get::<&str>(found, "instance_id")?, found);
     }
     asked
-        .map(|id| by_id.get(id.as_str()).map(|found| told(found, id)).transpose())
+        .map(|id| {
+            by_id
+                .get(id.as_str())
+                .map(|found| told(found, id))
+                .transpose()
+        })
         .collect()
 }
 
@@ -128,17 +131,33 @@ impl Batch for Saves {
 
     async fn commit(&self, rows: &[Save]) -> Answer<Vec<Option<Self::Told>>> {
         let written = sqlx::query(SAVE)
-            .bind(rows.iter().map(|row| row.instance_id.as_str()).collect::<Vec<_>>())
+            .bind(
+                rows.iter()
+                    .map(|row| row.instance_id.as_str())
+                    .collect::<Vec<_>>(),
+            )
             .bind(rows.iter().map(|row| &row.token.0[..]).collect::<Vec<_>>())
-            .bind(rows.iter().map(|row| row.checkpoint_id.as_str()).collect::<Vec<_>>())
+            .bind(
+                rows.iter()
+                    .map(|row| row.checkpoint_id.as_str())
+                    .collect::<Vec<_>>(),
+            )
             .bind(rows.iter().map(|row| &row.state[..]).collect::<Vec<_>>())
-            .bind(rows.iter().map(|row| row.request_id.as_str()).collect::<Vec<_>>())
+            .bind(
+                rows.iter()
+                    .map(|row| row.request_id.as_str())
+                    .collect::<Vec<_>>(),
+            )
             .fetch_all(&self.0.pool)
             .await?;
-        in_order(rows.iter().map(|row| &row.instance_id), &written, |found, id| {
-            self.0.nudge(found, id)?;
-            signal(found)
-        })
+        in_order(
+            rows.iter().map(|row| &row.instance_id),
+            &written,
+            |found, id| {
+                self.0.nudge(found, id)?;
+                signal(found)
+            },
+        )
     }
 }
 
@@ -205,20 +224,33 @@ impl Batch for Records {
         let texts = |part: fn(&NewEvent) -> Option<&str>| {
             rows.iter().map(|row| part(&row.event)).collect::<Vec<_>>()
         };
-        let keys: Vec<_> = rows.iter().map(|row| request_key(&row.request_id)).collect();
+        let keys: Vec<_> = rows
+            .iter()
+            .map(|row| request_key(&row.request_id))
+            .collect();
         let (step_keys, failed): (Vec<_>, Vec<_>) = rows
             .iter()
             .map(|row| StepMark::of(&row.event))
             .map(|mark| (mark.key, mark.failed))
             .unzip();
         let written = sqlx::query(RECORD)
-            .bind(rows.iter().map(|row| row.instance_id.as_str()).collect::<Vec<_>>())
+            .bind(
+                rows.iter()
+                    .map(|row| row.instance_id.as_str())
+                    .collect::<Vec<_>>(),
+            )
             .bind(rows.iter().map(|row| &row.token.0[..]).collect::<Vec<_>>())
             .bind(keys)
             .bind(texts(|event| Some(event.kind.as_str())))
             .bind(texts(|event| event.subtype.as_deref()))
-            .bind(texts(|event| event.checkpoint_id.as_ref().map(AsRef::as_ref)))
-            .bind(rows.iter().map(|row| row.event.payload.as_deref()).collect::<Vec<_>>())
+            .bind(texts(|event| {
+                event.checkpoint_id.as_ref().map(AsRef::as_ref)
+            }))
+            .bind(
+                rows.iter()
+                    .map(|row| row.event.payload.as_deref())
+                    .collect::<Vec<_>>(),
+            )
             .bind(texts(|event| event.keys.scope_id.as_deref()))
             .bind(texts(|event| event.keys.parent_scope_id.as_deref()))
             .bind(texts(|event| event.keys.step_id.as_deref()))
@@ -227,9 +259,11 @@ impl Batch for Records {
             .bind(failed)
             .fetch_all(&self.0.pool)
             .await?;
-        in_order(rows.iter().map(|row| &row.instance_id), &written, |found, id| {
-            self.0.nudge(found, id)
-        })
+        in_order(
+            rows.iter().map(|row| &row.instance_id),
+            &written,
+            |found, id| self.0.nudge(found, id),
+        )
     }
 }
 
@@ -342,23 +376,31 @@ impl Batch for Marks {
             _ => None,
         };
         let written = sqlx::query(MARK)
-            .bind(rows.iter().map(|row| row.instance_id.as_str()).collect::<Vec<_>>())
+            .bind(
+                rows.iter()
+                    .map(|row| row.instance_id.as_str())
+                    .collect::<Vec<_>>(),
+            )
             .bind(rows.iter().map(|row| &row.token.0[..]).collect::<Vec<_>>())
             .bind(rows.iter().map(|row| row.sign.word()).collect::<Vec<_>>())
             .bind(rows.iter().map(tenant).collect::<Vec<_>>())
             .bind(rows.iter().map(name).collect::<Vec<_>>())
             .fetch_all(&self.0.pool)
             .await?;
-        in_order(rows.iter().map(|row| &row.instance_id), &written, |found, id| {
-            self.0.nudge(found, id)?;
-            let saved = match row::bytes(found, "saved")? {
-                Some(state) => Some((state, row::get(found, "saved_by")?)),
-                None => None,
-            };
-            Ok(Marked {
-                signal: signal(found)?,
-                saved,
-            })
-        })
+        in_order(
+            rows.iter().map(|row| &row.instance_id),
+            &written,
+            |found, id| {
+                self.0.nudge(found, id)?;
+                let saved = match row::bytes(found, "saved")? {
+                    Some(state) => Some((state, row::get(found, "saved_by")?)),
+                    None => None,
+                };
+                Ok(Marked {
+                    signal: signal(found)?,
+                    saved,
+                })
+            },
+        )
     }
 }

@@ -5,13 +5,13 @@
 
 use bytes::Bytes;
 use runtara_domain::{
-    Call, Caller, CheckpointId, Checkpointed, Fence, InstanceState, NewEvent, RaisedSignal, Refusal,
-    RunNumber, SaveCheckpoint, SignalId, TenantId, Timestamp, Word,
+    Call, Caller, CheckpointId, Checkpointed, Fence, InstanceState, NewEvent, RaisedSignal,
+    Refusal, RunNumber, SaveCheckpoint, SignalId, TenantId, Timestamp, Word,
 };
 use sqlx::postgres::PgRow;
 
-use crate::plan::{self, KeptSignal};
 use crate::Changed;
+use crate::plan::{self, KeptSignal};
 
 use super::PostgresStore;
 use super::error::{Answer, Fault};
@@ -70,11 +70,8 @@ async fn register_unknown(
         return Err(Refusal::CheckpointUnknown { id: id.clone() }.into());
     }
     let mut connection = store.pool.begin().await?;
-    let blank = InstanceState::self_registered(
-        caller.instance_id.clone(),
-        tenant.clone(),
-        Timestamp(0),
-    );
+    let blank =
+        InstanceState::self_registered(caller.instance_id.clone(), tenant.clone(), Timestamp(0));
     let now: Option<i64> = sqlx::query_scalar(
         "insert into runtara_instances (instance_id, tenant_id, origin, status, timeout_ms, created_at)
          values ($1, $2, $3, 'pending', $4, runtara_now())
@@ -175,7 +172,10 @@ impl Kept {
     /// Where the one that a call is about is noted as read.
     pub(super) fn place(&self, run: RunNumber, request_id: Option<&str>) -> Option<SignalPlace> {
         let signal = self.for_call(run, request_id)?;
-        let at = self.signals.iter().position(|kept| std::ptr::eq(kept, signal))?;
+        let at = self
+            .signals
+            .iter()
+            .position(|kept| std::ptr::eq(kept, signal))?;
         Some(SignalPlace {
             signal_id: self.signal_id.clone(),
             n: *self.ns.get(at)?,
@@ -193,9 +193,12 @@ pub(super) async fn save_checkpoint(
     let name = request.checkpoint_id.as_str();
     for _ in 0..TRIES {
         let found = sqlx::query(concat!(
-            "select ", loaded_columns!(), ", c.state as saved, c.request_id as saved_by,
+            "select ",
+            loaded_columns!(),
+            ", c.state as saved, c.request_id as saved_by,
 ",
-            kept_columns!(), "
+            kept_columns!(),
+            "
                from runtara_instances i
                left join lateral (
                     select c.state, c.request_id from runtara_checkpoints c
@@ -267,7 +270,12 @@ pub(super) async fn take_signal(
 ) -> Answer<Option<Option<Bytes>>> {
     for _ in 0..TRIES {
         let found = sqlx::query(concat!(
-            "select ", loaded_columns!(), ", ", kept_columns!(), " from runtara_instances i ", kept_signals!(),
+            "select ",
+            loaded_columns!(),
+            ", ",
+            kept_columns!(),
+            " from runtara_instances i ",
+            kept_signals!(),
             " where i.instance_id = $1"
         ))
         .bind(caller.instance_id.as_str())
@@ -305,7 +313,9 @@ pub(super) async fn record_event(
     };
     for _ in 0..TRIES {
         let found = sqlx::query(concat!(
-            "select ", loaded_columns!(), ",
+            "select ",
+            loaded_columns!(),
+            ",
                     exists (select from runtara_events e
                              where e.instance_id = i.instance_id and e.request_key = $2) as repeated
                from runtara_instances i where i.instance_id = $1"
@@ -356,8 +366,15 @@ pub(super) async fn record_retry(
         let loaded = Loaded::of(&found)?;
         let known: bool = row::get(&found, "known")?;
         let state = &loaded.state;
-        let decided =
-            plan::record_retry(state, caller, checkpoint_id, attempt, error, known, loaded.now)?;
+        let decided = plan::record_retry(
+            state,
+            caller,
+            checkpoint_id,
+            attempt,
+            error,
+            known,
+            loaded.now,
+        )?;
         let mut recording = Write::of(&decided);
         recording.checkpoint = (!known).then(|| NewCheckpoint {
             checkpoint_id: name.clone(),

@@ -18,7 +18,12 @@ fn push_filter(sql: &mut QueryBuilder<Postgres>, id: &InstanceId, filter: &Check
         sql.push(" and c.checkpoint_id = ");
         sql.push_bind(name.clone());
     }
-    numbered::push_time(sql, "c.created_at", filter.created_after, filter.created_before);
+    numbered::push_time(
+        sql,
+        "c.created_at",
+        filter.created_after,
+        filter.created_before,
+    );
 }
 
 fn summary(found: &PgRow) -> Answer<CheckpointSummary> {
@@ -38,16 +43,17 @@ pub(super) async fn list(
     filter: &CheckpointFilter,
     page: &PageRequest,
 ) -> Answer<Page<CheckpointSummary>> {
-    let mut sql = QueryBuilder::new(
-        "select c.seq, c.checkpoint_id, c.created_at, c.size, c.run_number",
-    );
+    let mut sql =
+        QueryBuilder::new("select c.seq, c.checkpoint_id, c.created_at, c.size, c.run_number");
     push_filter(&mut sql, id, filter);
     let rows = numbered::rows(store, sql, "c.seq", false, page).await?;
     let mut sql = QueryBuilder::new("select count(*) from (select 1");
     push_filter(&mut sql, id, filter);
     let total = numbered::total(store, sql).await?;
     let found: Vec<_> = rows.iter().map(summary).collect::<Answer<_>>()?;
-    Ok(paging::page(found, page, total, |row| paging::cursor_at(row.seq)))
+    Ok(paging::page(found, page, total, |row| {
+        paging::cursor_at(row.seq)
+    }))
 }
 
 /// The newest state of a name, along `runtara_checkpoints_name`.

@@ -108,7 +108,10 @@ pub(super) async fn claim(store: &PostgresStore, claim: Claim) -> Answer<Vec<Cla
         .bind(i32::try_from(CLAIMED_INPUT_BYTES).unwrap_or(i32::MAX))
         .bind(words(&claim.kinds));
     if !plain {
-        let without = claim.without_tenants.iter().map(|tenant| tenant.as_str().to_owned());
+        let without = claim
+            .without_tenants
+            .iter()
+            .map(|tenant| tenant.as_str().to_owned());
         statement = statement.bind(without.collect::<Vec<_>>());
     }
     let rows = statement.fetch_all(&store.pool).await?;

@@ -30,7 +30,10 @@ fn key(filter: &InstanceFilter) -> Option<(&str, &'static str)> {
     if *filter != by_these_alone {
         return None;
     }
-    let tenant = filter.tenant_id.as_ref().map_or("", |tenant| tenant.as_str());
+    let tenant = filter
+        .tenant_id
+        .as_ref()
+        .map_or("", |tenant| tenant.as_str());
     let status = filter.status.map_or("", |status| status.as_str());
     Some((tenant, status))
 }
@@ -84,15 +87,21 @@ pub(super) async fn refresh(store: &PostgresStore) -> Answer<()> {
         return Ok(());
     };
     let mut connection = store.pool.begin().await?;
-    let alone: bool = sqlx::query_scalar("select pg_try_advisory_xact_lock(hashtextextended('runtara_counts', 1))")
-        .fetch_one(&mut *connection)
-        .await?;
+    let alone: bool = sqlx::query_scalar(
+        "select pg_try_advisory_xact_lock(hashtextextended('runtara_counts', 1))",
+    )
+    .fetch_one(&mut *connection)
+    .await?;
     if !alone {
         return Ok(());
     }
     let began = Instant::now();
-    sqlx::query("delete from runtara_counts").execute(&mut *connection).await?;
-    sqlx::query("delete from runtara_places").execute(&mut *connection).await?;
+    sqlx::query("delete from runtara_counts")
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query("delete from runtara_places")
+        .execute(&mut *connection)
+        .await?;
     // Groups along `runtara_instances_tenant_status_created`, without touching the rows.
     sqlx::query(
         "insert into runtara_counts (tenant_id, status, count)

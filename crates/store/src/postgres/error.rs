@@ -57,7 +57,11 @@ impl Fault {
                 }
             }
             Self::Stored(what) => {
-                tracing::error!(doing, what, "found something in the database that cannot be");
+                tracing::error!(
+                    doing,
+                    what,
+                    "found something in the database that cannot be"
+                );
                 StoreError::Broken {
                     context: doing.to_owned(),
                     source: Some(what.into()),

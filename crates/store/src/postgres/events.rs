@@ -28,7 +28,12 @@ fn push_filter(sql: &mut QueryBuilder<Postgres>, id: &InstanceId, filter: &Event
         sql.push_bind(kind.as_str());
     }
     push_text(sql, "e.subtype", filter.subtype.as_ref());
-    numbered::push_time(sql, "e.created_at", filter.created_after, filter.created_before);
+    numbered::push_time(
+        sql,
+        "e.created_at",
+        filter.created_after,
+        filter.created_before,
+    );
     push_text(sql, "e.scope_id", filter.scope_id.as_ref());
     push_text(sql, "e.parent_scope_id", filter.parent_scope_id.as_ref());
     if filter.root_scopes_only {
@@ -70,7 +75,9 @@ pub(super) async fn list(
     push_filter(&mut sql, id, filter);
     let total = numbered::total(store, sql).await?;
     let found: Vec<_> = rows.iter().map(event).collect::<Answer<_>>()?;
-    Ok(paging::page(found, page, total, |row| paging::cursor_at(row.seq)))
+    Ok(paging::page(found, page, total, |row| {
+        paging::cursor_at(row.seq)
+    }))
 }
 
 /// A step is a start with the first end of the same step that follows it before the next start of the same: the next event of the
@@ -148,7 +155,9 @@ pub(super) async fn steps(
     push_steps(&mut sql, id, filter);
     let total = numbered::total(store, sql).await?;
     let found: Vec<_> = rows.iter().map(step).collect::<Answer<_>>()?;
-    Ok(paging::page(found, page, total, |row| paging::cursor_at(row.seq)))
+    Ok(paging::page(found, page, total, |row| {
+        paging::cursor_at(row.seq)
+    }))
 }
 
 /// A scope and those around it, each along `runtara_events_scope`.

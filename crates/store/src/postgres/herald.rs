@@ -49,7 +49,9 @@ impl Herald {
             tokio::time::sleep(PAUSE).await;
             // What becomes due from here on may be too late for this statement.
             inner.under_way.store(false, Ordering::Release);
-            let sent = sqlx::query("select pg_notify($1, '')").bind(CHANNEL).execute(&inner.pool);
+            let sent = sqlx::query("select pg_notify($1, '')")
+                .bind(CHANNEL)
+                .execute(&inner.pool);
             if let Err(error) = sent.await {
                 tracing::debug!(%error, "could not tell other nodes that something is due");
             }

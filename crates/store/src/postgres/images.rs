@@ -58,7 +58,9 @@ pub(super) async fn register(store: &PostgresStore, new: NewImage) -> Answer<Ima
     .execute(&mut *connection)
     .await?;
     let found = sqlx::query(concat!(
-        "select ", image_columns!(), " from runtara_images m where m.image_id = $1"
+        "select ",
+        image_columns!(),
+        " from runtara_images m where m.image_id = $1"
     ))
     .bind(new.image_id.as_str())
     .fetch_one(&mut *connection)
@@ -70,7 +72,9 @@ pub(super) async fn register(store: &PostgresStore, new: NewImage) -> Answer<Ima
 /// An image that is not deleted, by its primary key.
 pub(super) async fn by_id(store: &PostgresStore, id: &ImageId) -> Answer<Option<ImageRecord>> {
     let found = sqlx::query(concat!(
-        "select ", image_columns!(), " from runtara_images m where m.image_id = $1 and m.deleted_at is null"
+        "select ",
+        image_columns!(),
+        " from runtara_images m where m.image_id = $1 and m.deleted_at is null"
     ))
     .bind(id.as_str())
     .fetch_optional(&store.pool)
@@ -85,7 +89,9 @@ pub(super) async fn by_name(
     name: &ImageName,
 ) -> Answer<Option<ImageRecord>> {
     let found = sqlx::query(concat!(
-        "select ", image_columns!(), " from runtara_images m
+        "select ",
+        image_columns!(),
+        " from runtara_images m
           where m.tenant_id = $1 and m.name = $2 and m.current and m.deleted_at is null"
     ))
     .bind(tenant.as_str())
@@ -190,7 +196,9 @@ pub(super) async fn delete(store: &PostgresStore, id: &ImageId) -> Answer<ImageD
     .fetch_one(&mut *connection)
     .await?;
     if users > 0 {
-        return Ok(ImageDeletion::InUse(u32::try_from(users).unwrap_or(u32::MAX)));
+        return Ok(ImageDeletion::InUse(
+            u32::try_from(users).unwrap_or(u32::MAX),
+        ));
     }
     sqlx::query("update runtara_images set deleted_at = runtara_now() where image_id = $1")
         .bind(id.as_str())
@@ -202,10 +210,7 @@ pub(super) async fn delete(store: &PostgresStore, id: &ImageId) -> Answer<ImageD
 
 /// Removes images that nothing needs. They are locked first and looked at again in a second statement, which sees every start that
 /// held one of them before.
-pub(super) async fn remove_unneeded(
-    store: &PostgresStore,
-    limit: u32,
-) -> Answer<Vec<ImageDigest>> {
+pub(super) async fn remove_unneeded(store: &PostgresStore, limit: u32) -> Answer<Vec<ImageDigest>> {
     let mut connection = store.pool.begin().await?;
     let candidates: Vec<String> = sqlx::query_scalar(
         "select m.image_id from runtara_images m
@@ -240,20 +245,18 @@ pub(super) async fn remove_unneeded(
     connection.commit().await?;
     let digest = |bytes: Vec<u8>| {
         let bytes = bytes.try_into();
-        bytes.map(ImageDigest).map_err(|_| Fault::Stored("an image has no digest".to_owned()))
+        bytes
+            .map(ImageDigest)
+            .map_err(|_| Fault::Stored("an image has no digest".to_owned()))
     };
     unneeded.into_iter().map(digest).collect()
 }
 
 /// Whether an image has this content, along `runtara_images_digest`.
-pub(super) async fn is_content_needed(
-    store: &PostgresStore,
-    digest: &ImageDigest,
-) -> Answer<bool> {
-    let found =
-        sqlx::query_scalar("select exists (select from runtara_images where digest = $1)")
-            .bind(digest.0)
-            .fetch_one(&store.pool)
-            .await?;
+pub(super) async fn is_content_needed(store: &PostgresStore, digest: &ImageDigest) -> Answer<bool> {
+    let found = sqlx::query_scalar("select exists (select from runtara_images where digest = $1)")
+        .bind(digest.0)
+        .fetch_one(&store.pool)
+        .await?;
     Ok(found)
 }

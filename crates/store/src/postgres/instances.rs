@@ -137,7 +137,9 @@ async fn is_startable(store: &PostgresStore, image: &ImageId, tenant: &TenantId)
 /// Reads an instance to change it.
 pub(super) async fn load(store: &PostgresStore, id: &InstanceId) -> Answer<Loaded> {
     let found = sqlx::query(concat!(
-        "select ", loaded_columns!(), " from runtara_instances i where i.instance_id = $1"
+        "select ",
+        loaded_columns!(),
+        " from runtara_instances i where i.instance_id = $1"
     ))
     .bind(id.as_str())
     .fetch_optional(&store.pool)
@@ -180,10 +182,11 @@ pub(super) async fn change(
 
 /// Whether the image of an instance can still be launched.
 async fn has_image(store: &PostgresStore, state: &InstanceState) -> Answer<bool> {
-    let found = sqlx::query_scalar("select exists (select from runtara_images where image_id = $1)")
-        .bind(state.image_id.as_ref().map(ImageId::as_str))
-        .fetch_one(&store.pool)
-        .await?;
+    let found =
+        sqlx::query_scalar("select exists (select from runtara_images where image_id = $1)")
+            .bind(state.image_id.as_ref().map(ImageId::as_str))
+            .fetch_one(&store.pool)
+            .await?;
     Ok(found)
 }
 
@@ -200,7 +203,9 @@ pub(super) async fn send_signal(
     };
     for _ in 0..TRIES {
         let found = sqlx::query(concat!(
-            "select ", loaded_columns!(), ",
+            "select ",
+            loaded_columns!(),
+            ",
                     (select max(s.n) from runtara_signals s
                       where s.instance_id = i.instance_id and s.signal_id = $2) as newest
                from runtara_instances i where i.instance_id = $1"
@@ -279,7 +284,9 @@ pub(super) async fn record(
     id: &InstanceId,
 ) -> Answer<Option<InstanceRecord>> {
     let found = sqlx::query(concat!(
-        "select ", state_columns!(), ", m.name as image_name,
+        "select ",
+        state_columns!(),
+        ", m.name as image_name,
                 (select json_object_agg(l.key, l.value)::text
                    from runtara_instance_labels l where l.instance_id = i.instance_id) as labels
            from runtara_instances i left join runtara_images m on m.image_id = i.image_id

@@ -102,7 +102,9 @@ impl<B: Batch> Lane<B> {
             let sent = self.sender.send(waiting).await;
             sent.map_err(|_| Fault::Overloaded)
         };
-        timeout(self.patience, put).await.map_err(|_| Fault::Overloaded)??;
+        timeout(self.patience, put)
+            .await
+            .map_err(|_| Fault::Overloaded)??;
         answer.await.unwrap_or(Err(Fault::Overloaded))
     }
 
@@ -136,7 +138,9 @@ impl<B: Batch> Intake<B> {
         let mut batch = vec![first];
         let mut candidates = std::mem::take(&mut self.put_back);
         while batch.len() < BATCH_ROWS && self.put_back.len() < BATCH_ROWS {
-            let next = candidates.pop_front().or_else(|| self.receiver.try_recv().ok());
+            let next = candidates
+                .pop_front()
+                .or_else(|| self.receiver.try_recv().ok());
             let Some(waiting) = next else {
                 break;
             };
@@ -203,7 +207,10 @@ async fn write_all<B: Batch>(batch: &B, rows: &[B::Row]) -> Vec<Answer<Option<B:
         }
     };
     if rows.len() == 1 || kind(&error) != Kind::Broken {
-        return rows.iter().map(|_| Err(Fault::Batch(Arc::clone(&error)))).collect();
+        return rows
+            .iter()
+            .map(|_| Err(Fault::Batch(Arc::clone(&error))))
+            .collect();
     }
     tracing::warn!(%error, rows = rows.len(), "wrote a batch row by row");
     let mut answers = Vec::with_capacity(rows.len());

@@ -12,7 +12,8 @@ use super::PostgresStore;
 use super::error::Answer;
 use super::{counts, images, numbered, row};
 
-const COLUMNS: &str = "select i.instance_id, i.tenant_id, i.image_id, i.status, i.reason, i.due_at, i.created_at,
+const COLUMNS: &str =
+    "select i.instance_id, i.tenant_id, i.image_id, i.status, i.reason, i.due_at, i.created_at,
         i.started_at, i.finished_at, i.has_error,
         (select json_object_agg(l.key, l.value)::text
            from runtara_instance_labels l where l.instance_id = i.instance_id) as labels";
@@ -63,7 +64,9 @@ fn push_filter(sql: &mut QueryBuilder<Postgres>, filter: &InstanceFilter) {
     }
     if let Some(prefix) = &filter.image_name_prefix {
         // `^@` compares the text as it is: nothing in it is a pattern.
-        sql.push(" and i.image_id = any(array(select m.image_id from runtara_images m where m.name ^@ ");
+        sql.push(
+            " and i.image_id = any(array(select m.image_id from runtara_images m where m.name ^@ ",
+        );
         sql.push_bind(prefix.clone());
         if let Some(tenant) = &filter.tenant_id {
             sql.push(" and m.tenant_id = ");
@@ -71,9 +74,25 @@ fn push_filter(sql: &mut QueryBuilder<Postgres>, filter: &InstanceFilter) {
         }
         sql.push("))");
     }
-    numbered::push_time(sql, "i.created_at", filter.created_after, filter.created_before);
-    numbered::push_time(sql, "i.finished_at", filter.finished_after, filter.finished_before);
-    images::push_labels(sql, "runtara_instance_labels", "instance_id", "i", &filter.labels);
+    numbered::push_time(
+        sql,
+        "i.created_at",
+        filter.created_after,
+        filter.created_before,
+    );
+    numbered::push_time(
+        sql,
+        "i.finished_at",
+        filter.finished_after,
+        filter.finished_before,
+    );
+    images::push_labels(
+        sql,
+        "runtara_instance_labels",
+        "instance_id",
+        "i",
+        &filter.labels,
+    );
 }
 
 /// One stretch of a list: all of it, or of a list by finish time those that have one or those that have none.
@@ -176,7 +195,10 @@ pub(super) async fn list(
             break;
         }
         // A cursor without a value stands among those without a finish time, after all that have one.
-        let is_past = beginning.after.as_ref().is_some_and(|after| after.value.is_none());
+        let is_past = beginning
+            .after
+            .as_ref()
+            .is_some_and(|after| after.value.is_none());
         if *stretch == Stretch::Finished && is_past {
             continue;
         }
@@ -212,7 +234,11 @@ async fn stretch_rows(
     beginning: &Beginning,
     rows: usize,
 ) -> Answer<Vec<InstanceSummary>> {
-    let (beyond, direction) = if is_descending(order) { ("<", "desc") } else { (">", "asc") };
+    let (beyond, direction) = if is_descending(order) {
+        ("<", "desc")
+    } else {
+        (">", "asc")
+    };
     let mut sql = QueryBuilder::new(COLUMNS);
     // The place is found in the index alone; only the rows of the page are read.
     sql.push(" from (select i.instance_id");

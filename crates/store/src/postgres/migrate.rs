@@ -111,7 +111,11 @@ async fn apply(connection: &mut PgConnection) -> Answer<()> {
             .bind(migration.name)
             .execute(&mut *connection)
             .await?;
-        tracing::info!(version = migration.version, name = migration.name, "applied a migration");
+        tracing::info!(
+            version = migration.version,
+            name = migration.name,
+            "applied a migration"
+        );
     }
     Ok(())
 }

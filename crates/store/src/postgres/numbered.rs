@@ -38,7 +38,11 @@ pub(super) async fn rows(
     let Ok(after) = paging::seq_after(&page.start) else {
         return Ok(Vec::new());
     };
-    let (beyond, order) = if ascending { (">", "asc") } else { ("<", "desc") };
+    let (beyond, order) = if ascending {
+        (">", "asc")
+    } else {
+        ("<", "desc")
+    };
     if let Some(after) = after {
         sql.push(format_args!(" and {seq} {beyond} "));
         sql.push_bind(row::signed(after));
@@ -53,10 +57,7 @@ pub(super) async fn rows(
 }
 
 /// The total of a statement that began with `select count(*) from (select 1` and ends with its `where`.
-pub(super) async fn total(
-    store: &PostgresStore,
-    mut sql: QueryBuilder<Postgres>,
-) -> Answer<Total> {
+pub(super) async fn total(store: &PostgresStore, mut sql: QueryBuilder<Postgres>) -> Answer<Total> {
     sql.push(" limit ");
     sql.push_bind(row::signed(paging::COUNTED));
     sql.push(") counted");

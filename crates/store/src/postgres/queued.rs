@@ -83,7 +83,11 @@ pub(super) async fn save_checkpoint(
 ) -> Answer<Checkpointed> {
     // A name of its own, so that a save that is repeated because its commit was not answered finds itself.
     let request = SaveCheckpoint {
-        request_id: Some(request.request_id.unwrap_or_else(|| Uuid::new_v4().to_string())),
+        request_id: Some(
+            request
+                .request_id
+                .unwrap_or_else(|| Uuid::new_v4().to_string()),
+        ),
         ..request
     };
     if let Fence::Run(token) = caller.fence {
@@ -156,7 +160,11 @@ pub(super) async fn poll_signal(
 /// Notes a sign of life.
 pub(super) async fn heartbeat(store: &PostgresStore, caller: &Caller) -> Answer<()> {
     if let Fence::Run(token) = caller.fence
-        && store.queues.mark(caller, token, Sign::Heartbeat).await?.is_some()
+        && store
+            .queues
+            .mark(caller, token, Sign::Heartbeat)
+            .await?
+            .is_some()
     {
         return Ok(());
     }

@@ -128,7 +128,9 @@ pub(super) async fn begin(
         let Standing { loaded, kept, .. } = &standing;
         let (state, now) = (&loaded.state, loaded.now);
         let request_id = request.call.request_id.as_deref();
-        let kept = kept.as_ref().and_then(|kept| kept.for_call(state.run_number, request_id));
+        let kept = kept
+            .as_ref()
+            .and_then(|kept| kept.for_call(state.run_number, request_id));
         let decided = plan::wait(state, caller, request, &records, kept, now)?;
         if apply(store, &standing, &request.key, &decided, request_id).await? {
             return Ok(decided.answer);
@@ -151,7 +153,9 @@ pub(super) async fn go_on(
         let request_id = record.and_then(|record| record.request_id.as_deref());
         let Standing { loaded, kept, .. } = &standing;
         let (state, now) = (&loaded.state, loaded.now);
-        let kept = kept.as_ref().and_then(|kept| kept.for_call(state.run_number, request_id));
+        let kept = kept
+            .as_ref()
+            .and_then(|kept| kept.for_call(state.run_number, request_id));
         let decided = plan::continue_wait(state, caller, held, record, kept, park_now, now)?;
         if !decided.transition.applied
             || apply(store, &standing, &held.key, &decided, request_id).await?

@@ -5,7 +5,9 @@
 //! trips and one commit, and no lock is held while anybody thinks.
 
 use bytes::Bytes;
-use runtara_domain::{EventKind, InstanceState, NewEvent, ResultChange, Timestamp, Transition, subtype};
+use runtara_domain::{
+    EventKind, InstanceState, NewEvent, ResultChange, Timestamp, Transition, subtype,
+};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{PgExecutor, Postgres};
@@ -229,7 +231,11 @@ pub(super) async fn write(
     let statement = bind_checkpoint(statement, loaded, write.checkpoint.as_ref());
     let statement = bind_signals(statement, write);
     let statement = bind_record(statement, write.record);
-    let failed = write.transition.events.iter().map(|event| StepMark::of(event).failed);
+    let failed = write
+        .transition
+        .events
+        .iter()
+        .map(|event| StepMark::of(event).failed);
     let statement = statement.bind(failed.collect::<Vec<_>>());
     match statement.fetch_one(executor).await {
         Ok(counted) => Ok(row::get::<i64>(&counted, "count")? == 1),
@@ -244,7 +250,11 @@ fn millis(time: Option<Timestamp>) -> Option<i64> {
 }
 
 /// Parameters 1 to 40.
-fn bind_state<'q>(statement: Statement<'q>, loaded: &Loaded, state: &InstanceState) -> Statement<'q> {
+fn bind_state<'q>(
+    statement: Statement<'q>,
+    loaded: &Loaded,
+    state: &InstanceState,
+) -> Statement<'q> {
     let run = &state.run;
     let (pending, attempts, usage) = (&state.pending, &state.attempts, &state.usage);
     let hold = run.hold.as_ref();
@@ -287,7 +297,12 @@ fn bind_state<'q>(statement: Statement<'q>, loaded: &Loaded, state: &InstanceSta
         .bind(millis(state.started_at))
         .bind(millis(state.finished_at))
         .bind(millis(state.last_seen_at))
-        .bind(state.checkpoint_id.as_ref().map(|id| id.as_str().to_owned()))
+        .bind(
+            state
+                .checkpoint_id
+                .as_ref()
+                .map(|id| id.as_str().to_owned()),
+        )
         .bind(state.exit_code)
         .bind(state.has_error)
         .bind(state.has_read_signals)
@@ -314,7 +329,9 @@ fn bind_events<'q>(statement: Statement<'q>, loaded: &Loaded, write: &Write<'_>)
         .bind(loaded.now.0)
         .bind(kinds)
         .bind(texts(|event| event.subtype.as_deref()))
-        .bind(texts(|event| event.checkpoint_id.as_ref().map(AsRef::as_ref)))
+        .bind(texts(|event| {
+            event.checkpoint_id.as_ref().map(AsRef::as_ref)
+        }))
         .bind(payloads)
         .bind(texts(|event| event.keys.scope_id.as_deref()))
         .bind(texts(|event| event.keys.parent_scope_id.as_deref()))
@@ -325,7 +342,11 @@ fn bind_events<'q>(statement: Statement<'q>, loaded: &Loaded, write: &Write<'_>)
 }
 
 /// Parameters 52 to 56.
-fn bind_result<'q>(statement: Statement<'q>, loaded: &Loaded, transition: &Transition) -> Statement<'q> {
+fn bind_result<'q>(
+    statement: Statement<'q>,
+    loaded: &Loaded,
+    transition: &Transition,
+) -> Statement<'q> {
     let (action, output, error) = match &transition.result {
         ResultChange::Keep => ("keep", None, None),
         ResultChange::Clear => ("clear", None, None),
@@ -382,14 +403,22 @@ fn bind_signals<'q>(statement: Statement<'q>, write: &Write<'_>) -> Statement<'q
         .bind(confirmed)
         .bind(write.take.as_ref().map(|place| place.signal_id.clone()))
         .bind(write.take.as_ref().map(|place| place.n))
-        .bind(write.take.as_ref().and_then(|place| place.request_id.clone()))
+        .bind(
+            write
+                .take
+                .as_ref()
+                .and_then(|place| place.request_id.clone()),
+        )
         .bind(sent.map(|place| place.signal_id.clone()))
         .bind(sent.map(|place| place.n))
         .bind(payload.map(<[u8]>::to_vec))
 }
 
 /// Parameters 70 to 76.
-fn bind_record<'q>(statement: Statement<'q>, record: Option<(&WaitKey, &RecordChange)>) -> Statement<'q> {
+fn bind_record<'q>(
+    statement: Statement<'q>,
+    record: Option<(&WaitKey, &RecordChange)>,
+) -> Statement<'q> {
     let (kind, key) = match record {
         Some((key @ WaitKey::Sleep(_), _)) => ("sleep", key.as_str()),
         Some((key @ WaitKey::Signal(_), _)) => ("signal", key.as_str()),

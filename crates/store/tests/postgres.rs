@@ -1,0 +1,429 @@
+//! What only a store on a database server has to prove.
+
+#![cfg(feature = "postgres")]
+
+mod postgres_support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use postgres_support::{Node, Schema, execute};
+use runtara_domain::{
+    Caller, CheckpointId, Fence, InstanceId, NewEvent, Refusal, RunToken, SaveCheckpoint, Status,
+};
+use runtara_store::postgres::{PostgresOptions, PostgresStore};
+use runtara_store::{
+    CheckpointFilter, EventFilter, InstanceFilter, InstanceOrder, PageRequest, PageStart, Store,
+    StoreError,
+};
+use sqlx::{Connection as _, PgPool};
+
+fn save(name: &str, state: &str, request: &str) -> SaveCheckpoint {
+    SaveCheckpoint {
+        checkpoint_id: CheckpointId::new(name).unwrap(),
+        state: Bytes::copy_from_slice(state.as_bytes()),
+        request_id: Some(request.to_owned()),
+    }
+}
+
+async fn saved(store: &PostgresStore, id: &InstanceId) -> Vec<String> {
+    let page = PageRequest::first(1_000);
+    let found = store
+        .list_checkpoints(id, &CheckpointFilter::default(), &page)
+        .await
+        .unwrap();
+    found
+        .rows
+        .into_iter()
+        .rev()
+        .map(|row| row.checkpoint_id)
+        .collect()
+}
+
+#[tokio::test]
+async fn servers_that_start_at_once_migrate_once() {
+    let Some(schema) = Schema::make().await else {
+        return;
+    };
+    let connect = || PostgresStore::connect(PostgresOptions::new(&*schema.url).max_connections(2));
+    let (a, b, c, d) = tokio::join!(connect(), connect(), connect(), connect());
+    let mut ids = Vec::new();
+    for store in [a, b, c, d] {
+        ids.push(store.unwrap().database_id().await.unwrap());
+    }
+    ids.dedup();
+    assert_eq!(ids.len(), 1, "all see one database");
+}
+
+#[tokio::test]
+async fn the_database_of_another_server_is_refused_and_left_alone() {
+    let Some(schema) = Schema::make().await else {
+        return;
+    };
+    let mut connection = schema.connect().await;
+    execute(
+        &mut connection,
+        "create table instances (instance_id text); create table container_registry (instance_id text)",
+    )
+    .await;
+    let refused = PostgresStore::connect(PostgresOptions::new(&*schema.url)).await;
+    let error = refused.err().unwrap();
+    assert!(error.to_string().contains("database of its own"), "{error}");
+    let ours: i64 = sqlx::query_scalar(
+        "select count(*) from pg_class
+          where relnamespace = current_schema()::regnamespace and relname like 'runtara%'",
+    )
+    .fetch_one(&mut connection)
+    .await
+    .unwrap();
+    assert_eq!(ours, 0);
+}
+
+#[tokio::test]
+async fn a_url_that_cannot_be_read_is_not_shown() {
+    let refused = PostgresStore::connect(PostgresOptions::new("postgres://u:secret@[bad/x")).await;
+    let error = refused.err().unwrap();
+    assert!(matches!(error, StoreError::Broken { .. }), "{error:?}");
+    assert!(!format!("{error:?}").contains("secret"), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn checkpoints_that_meet_are_saved_each_for_its_own_instance() {
+    let Some(schema) = Schema::make().await else {
+        return;
+    };
+    let store = Arc::new(schema.store().await);
+    let callers = Node::make(&store).await.runs(60).await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for caller in callers.clone() {
+        let store = Arc::clone(&store);
+        tasks.spawn(async move {
+            for n in 0..8 {
+                let request = save(
+                    &format!("step-{n}"),
+                    caller.instance_id.as_str(),
+                    &format!("{n}"),
+                );
+                let told = store.save_checkpoint(&caller, request).await.unwrap();
+                assert_eq!(told.found, None);
+            }
+        });
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended.unwrap();
+    }
+    let expected: Vec<_> = (0..8).map(|n| format!("step-{n}")).collect();
+    for caller in callers {
+        let id = &caller.instance_id;
+        assert_eq!(saved(&store, id).await, expected);
+        let name = CheckpointId::new("step-7").unwrap();
+        let stored = store.checkpoint(id, &name).await.unwrap().unwrap();
+        assert_eq!(stored.state, id.as_str().as_bytes());
+        let state = store.instance(id).await.unwrap().unwrap().state;
+        assert_eq!(state.checkpoint_id, Some(name));
+        assert!(state.run.spoke && state.run.stored_new);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_row_that_is_refused_harms_no_other_of_its_batch() {
+    let Some(schema) = Schema::make().await else {
+        return;
+    };
+    let store = schema.store().await;
+    let callers = Node::make(&store).await.runs(20).await;
+    let asked = callers.iter().enumerate().map(|(n, caller)| {
+        let stranger = Caller {
+            fence: Fence::Run(RunToken::generate().hash()),
+            ..caller.clone()
+        };
+        let caller = if n % 2 == 0 { caller.clone() } else { stranger };
+        let store = &store;
+        async move {
+            let saved = store
+                .save_checkpoint(&caller, save("a", "state", "1"))
+                .await;
+            let recorded = NewEvent::custom(Some("said".to_owned()), None, Some("{}".into()));
+            let recorded = store.record_event(&caller, recorded, None).await;
+            let alive = store.heartbeat(&caller).await;
+            (n, saved.map(drop), recorded, alive)
+        }
+    });
+    for (n, saved, recorded, alive) in futures_util::future::join_all(asked).await {
+        for answer in [saved, recorded, alive] {
+            match answer {
+                Ok(()) => assert_eq!(n % 2, 0),
+                Err(StoreError::Refused(Refusal::RunSuperseded)) => assert_eq!(n % 2, 1),
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_caller_that_goes_away_has_its_checkpoint_saved_or_not_and_others_are_not_harmed() {
+    let Some(schema) = Schema::make().await else {
+        return;
+    };
+    let store = Arc::new(schema.store().await);
+    let callers = Node::make(&store).await.runs(30).await;
+    let mut tasks = Vec::new();
+    for (n, caller) in callers.iter().cloned().enumerate() {
+        let store = Arc::clone(&store);
+        let task = tokio::spawn(async move {
+            store
+                .save_checkpoint(&caller, save("a", "state", "1"))
+                .await
+                .map(drop)
+        });
+        if n % 3 == 0 {
+            task.abort();
+        }
+        tasks.push(task);
+    }
+    for task in tasks {
+        match task.await {
+            Ok(answer) => answer.unwrap(),
+            Err(gone) => assert!(gone.is_cancelled()),
+        }
+    }
+    for caller in &callers {
+        // Whoever asks again is told that it saved, whether or not it did so before.
+        let told = store
+            .save_checkpoint(caller, save("a", "state", "1"))
+            .await
+            .unwrap();
+        assert_eq!(told.found, None);
+        assert_eq!(saved(&store, &caller.instance_id).await, ["a"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn connections_that_are_cut_lose_nothing_and_repeat_nothing() {
+    let Some(schema) = Schema::make().await else {
+        return;
+    };
+    let store = Arc::new(schema.store().await);
+    let callers = Node::make(&store).await.runs(16).await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for caller in callers.clone() {
+        let store = Arc::clone(&store);
+        tasks.spawn(async move {
+            for n in 0..40 {
+                let request = save(&format!("step-{n:02}"), "state", &format!("r-{n}"));
+                let event = NewEvent::custom(Some(format!("e-{n}")), None, None);
+                // As the core does: the same request again while the store is away.
+                loop {
+                    match store.save_checkpoint(&caller, request.clone()).await {
+                        Ok(told) => {
+                            break assert_eq!(told.found, None, "its own save is not another's");
+                        }
+                        Err(StoreError::Unavailable { .. }) => tokio::task::yield_now().await,
+                        Err(other) => panic!("{other:?}"),
+                    }
+                }
+                loop {
+                    let id = Some(format!("e-{n}"));
+                    match store.record_event(&caller, event.clone(), id).await {
+                        Ok(()) => break,
+                        Err(StoreError::Unavailable { .. }) => tokio::task::yield_now().await,
+                        Err(other) => panic!("{other:?}"),
+                    }
+                }
+            }
+        });
+    }
+    let mut cutter = schema.connect().await;
+    let mut cuts = 0_i64;
+    while !tasks.is_empty() {
+        let cut: i64 = sqlx::query_scalar(
+            "select count(pg_terminate_backend(pid)) from pg_stat_activity
+              where application_name = 'runtara' and state <> 'idle' and query like '%runtara_checkpoints%'
+                and pid in (select l.pid from pg_locks l join pg_class c on c.oid = l.relation
+                             where c.relnamespace = current_schema()::regnamespace)",
+        )
+        .fetch_one(&mut cutter)
+        .await
+        .unwrap();
+        cuts += cut;
+        let pause = tokio::time::timeout(Duration::from_millis(15), tasks.join_next());
+        if let Ok(Some(ended)) = pause.await {
+            ended.unwrap();
+        }
+    }
+    assert!(cuts > 0, "no connection was cut: the test proved nothing");
+    let expected: Vec<_> = (0..40).map(|n| format!("step-{n:02}")).collect();
+    for caller in callers {
+        let id = &caller.instance_id;
+        assert_eq!(saved(&store, id).await, expected);
+        let filter = EventFilter {
+            ascending: true,
+            ..EventFilter::default()
+        };
+        let events = store
+            .list_events(id, &filter, &PageRequest::first(1_000))
+            .await
+            .unwrap();
+        let said: Vec<_> = events
+            .rows
+            .iter()
+            .filter_map(|event| event.subtype.clone())
+            .collect();
+        assert_eq!(said, (0..40).map(|n| format!("e-{n}")).collect::<Vec<_>>());
+        let seqs: Vec<_> = events.rows.iter().map(|event| event.seq).collect();
+        assert_eq!(seqs, (1..=40).collect::<Vec<_>>(), "numbers without gaps");
+    }
+}
+
+#[tokio::test]
+async fn a_statement_that_takes_too_long_is_the_store_being_away() {
+    let Some(schema) = Schema::make().await else {
+        return;
+    };
+    drop(schema.store().await);
+    let options = PostgresOptions::new(&*schema.url).statement_timeout(Duration::from_millis(200));
+    let store = PostgresStore::connect(options).await.unwrap();
+    let callers = Node::make(&store).await.runs(1).await;
+    let mut blocker = schema.connect().await;
+    execute(
+        &mut blocker,
+        "begin; lock table runtara_instances in access exclusive mode",
+    )
+    .await;
+    let away = store
+        .save_checkpoint(&callers[0], save("a", "state", "1"))
+        .await;
+    assert!(
+        matches!(away, Err(StoreError::Unavailable { .. })),
+        "{away:?}"
+    );
+    let away = store.instance(&callers[0].instance_id).await;
+    assert!(
+        matches!(away, Err(StoreError::Unavailable { .. })),
+        "{away:?}"
+    );
+    execute(&mut blocker, "rollback").await;
+    let told = store
+        .save_checkpoint(&callers[0], save("a", "state", "1"))
+        .await
+        .unwrap();
+    assert_eq!(told.found, None);
+}
+
+#[tokio::test]
+async fn a_closed_store_finishes_what_it_took_and_takes_no_more() {
+    let Some(schema) = Schema::make().await else {
+        return;
+    };
+    let store = schema.store().await;
+    let callers = Node::make(&store).await.runs(8).await;
+    let asked = callers
+        .iter()
+        .map(|caller| store.save_checkpoint(caller, save("a", "state", "1")));
+    let (answers, ()) = tokio::join!(futures_util::future::join_all(asked), store.close());
+    let reader = schema.store().await;
+    for (caller, answer) in callers.iter().zip(answers) {
+        let saved = saved(&reader, &caller.instance_id).await;
+        match answer {
+            Ok(_) => assert_eq!(saved, ["a"]),
+            Err(StoreError::Unavailable { .. }) => {}
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    assert!(matches!(
+        store.ping().await,
+        Err(StoreError::Unavailable { .. })
+    ));
+}
+
+#[tokio::test]
+async fn the_connections_of_a_host_program_serve_as_well() {
+    let Some(schema) = Schema::make().await else {
+        return;
+    };
+    let pool = PgPool::connect(&schema.url).await.unwrap();
+    PostgresStore::migrate(&pool).await.unwrap();
+    let store = PostgresStore::from_pool(pool, runtara_store::Nudges::new());
+    let callers = Node::make(&store).await.runs(3).await;
+    for caller in &callers {
+        store
+            .save_checkpoint(caller, save("a", "state", "1"))
+            .await
+            .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn long_lists_have_kept_counts_and_places() {
+    let Some(schema) = Schema::make().await else {
+        return;
+    };
+    let store = schema.store().await;
+    let node = Node::make(&store).await;
+    // A connection that ends tells at once what it changed; one that rests keeps it for ten seconds.
+    let mut filler = schema.connect().await;
+    execute(
+        &mut filler,
+        "insert into runtara_instances
+                (instance_id, tenant_id, image_id, runner_kind, origin, status, due_at, timeout_ms, created_at)
+         select 'n-' || lpad(n::text, 6, '0'), case when n % 3 = 0 then 'other' else 'acme' end, 'image', 'native', 'launched',
+                'pending', n, 1000, n / 2
+           from generate_series(1, 40000) n",
+    )
+    .await;
+    filler.close().await.unwrap();
+    let mut connection = schema.connect().await;
+    let filter = InstanceFilter {
+        tenant_id: Some(node.tenant.clone()),
+        status: Some(Status::Pending),
+        ..InstanceFilter::default()
+    };
+    let order = InstanceOrder::CreatedDescending;
+    let all: Vec<String> = sqlx::query_scalar(
+        "select instance_id from runtara_instances where tenant_id = 'acme'
+          order by created_at desc, instance_id desc",
+    )
+    .fetch_all(&mut connection)
+    .await
+    .unwrap();
+    let at = |offset| PageRequest {
+        start: PageStart::Offset(offset),
+        limit: 7,
+    };
+    let first = store.list_instances(&filter, order, &at(0)).await.unwrap();
+    assert!(
+        !first.total.exact && first.total.count == 10_001,
+        "{:?}",
+        first.total
+    );
+    // The database tells of changes with a delay.
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        store.refresh_counts().await.unwrap();
+        let page = store.list_instances(&filter, order, &at(0)).await.unwrap();
+        if page.total.count == all.len() as u64 {
+            assert!(!page.total.exact, "a kept count is marked as such");
+            break;
+        }
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "never counted: {:?}",
+            page.total
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for offset in [0, 9_999, 10_000, 10_001, 12_000, 20_500, 26_660] {
+        let page = store
+            .list_instances(&filter, order, &at(offset))
+            .await
+            .unwrap();
+        let ids: Vec<_> = page
+            .rows
+            .iter()
+            .map(|row| row.instance_id.to_string())
+            .collect();
+        let expected: Vec<_> = all.iter().skip(offset as usize).take(7).cloned().collect();
+        assert_eq!(ids, expected, "offset {offset}");
+    }
+}

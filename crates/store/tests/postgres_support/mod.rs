@@ -1,0 +1,242 @@
+//! A PostgreSQL for tests: each test has a schema of its own in the database that `RUNTARA_TEST_POSTGRES_URL` names.
+
+#![allow(dead_code, reason = "each test program uses its own part")]
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+#[cfg(feature = "conformance")]
+use async_trait::async_trait;
+use runtara_domain::{
+    Caller, Fence, ImageDigest, ImageId, ImageName, InstanceId, Labels, NewImage, NewInstance,
+    NodeId, RunToken, RunnerKind, TenantId,
+};
+#[cfg(feature = "conformance")]
+use runtara_store::conformance::Harness;
+use runtara_store::postgres::{PostgresOptions, PostgresStore};
+use runtara_store::{Claim, Store};
+use sqlx::postgres::PgPool;
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use uuid::Uuid;
+
+/// Where tests find a PostgreSQL.
+pub(crate) const URL: &str = "RUNTARA_TEST_POSTGRES_URL";
+/// Says that there is none, and that the tests are to be left out.
+pub(crate) const WITHOUT: &str = "RUNTARA_TEST_WITHOUT_POSTGRES";
+/// Schemas of tests that were killed are removed after so many seconds.
+const LEFT_SECONDS: u64 = 3_600;
+
+/// The URL of the database; `None` if the tests are to be left out, which is said aloud.
+pub(crate) fn url() -> Option<String> {
+    if let Ok(url) = std::env::var(URL) {
+        return Some(url);
+    }
+    if std::env::var(WITHOUT).is_ok_and(|without| without == "1") {
+        eprintln!("LEFT OUT: nothing was tested on PostgreSQL, because {WITHOUT}=1");
+        return None;
+    }
+    panic!(
+        "tests of the PostgreSQL store need a PostgreSQL. Give its URL in {URL} (`eval \"$(cargo xtask db env)\"` after \
+         `cargo xtask db start`), or set {WITHOUT}=1 to leave them out"
+    );
+}
+
+/// A schema of its own, and where it is.
+pub(crate) struct Schema {
+    name: String,
+    base: String,
+    /// The URL by which everything is found in it.
+    pub(crate) url: String,
+}
+
+impl Schema {
+    pub(crate) async fn make() -> Option<Self> {
+        let base = url()?;
+        let seconds = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .as_secs();
+        let name = format!("rt_{seconds}_{}", Uuid::new_v4().simple());
+        let mut connection = PgConnection::connect(&base).await.unwrap();
+        execute(&mut connection, &format!("create schema {name}")).await;
+        let old: Vec<String> = sqlx::query_scalar(
+            "select nspname::text from pg_namespace
+              where nspname ~ '^rt_[0-9]+_' and split_part(nspname, '_', 2)::bigint < $1 limit 20",
+        )
+        .bind(i64::try_from(seconds - LEFT_SECONDS).unwrap())
+        .fetch_all(&mut connection)
+        .await
+        .unwrap();
+        for old in old {
+            let drop = format!("drop schema if exists {old} cascade");
+            // Another test may be removing it.
+            let _done = sqlx::raw_sql(AssertSqlSafe(drop))
+                .execute(&mut connection)
+                .await;
+        }
+        let joint = if base.contains('?') { '&' } else { '?' };
+        Some(Self {
+            url: format!("{base}{joint}options=-csearch_path%3D{name}"),
+            name,
+            base,
+        })
+    }
+
+    pub(crate) async fn connect(&self) -> PgConnection {
+        PgConnection::connect(&self.url).await.unwrap()
+    }
+
+    pub(crate) async fn store(&self) -> PostgresStore {
+        let options = PostgresOptions::new(&*self.url).max_connections(12);
+        PostgresStore::connect(options).await.unwrap()
+    }
+}
+
+impl Drop for Schema {
+    fn drop(&mut self) {
+        let (base, name) = (self.base.clone(), self.name.clone());
+        // Dropping is synchronous; the tests' runtime must not be blocked by it.
+        let removal = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            runtime.unwrap().block_on(async {
+                let mut connection = PgConnection::connect(&base).await.unwrap();
+                let drop =
+                    format!("set lock_timeout = '10s'; drop schema if exists {name} cascade");
+                if let Err(error) = sqlx::raw_sql(AssertSqlSafe(drop))
+                    .execute(&mut connection)
+                    .await
+                {
+                    eprintln!("left the schema {name} behind: {error}");
+                }
+            });
+        });
+        let _ended = removal.join();
+    }
+}
+
+pub(crate) async fn execute(connection: &mut PgConnection, sql: &str) {
+    sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
+        .execute(connection)
+        .await
+        .unwrap();
+}
+
+/// A store whose clock stands still unless it is moved.
+pub(crate) struct Postgres {
+    pub(crate) store: Arc<PostgresStore>,
+    clock: PgPool,
+    pub(crate) schema: Schema,
+}
+
+impl Postgres {
+    pub(crate) async fn make() -> Option<Self> {
+        let schema = Schema::make().await?;
+        let store = Arc::new(schema.store().await);
+        let clock = PgPool::connect_lazy(&schema.url).unwrap();
+        sqlx::raw_sql(
+            "create table test_clock (now bigint not null);
+             insert into test_clock values (1700000000000);
+             create or replace function runtara_now() returns bigint language sql stable
+                 as 'select now from test_clock';",
+        )
+        .execute(&clock)
+        .await
+        .unwrap();
+        Some(Self {
+            store,
+            clock,
+            schema,
+        })
+    }
+}
+
+#[cfg(feature = "conformance")]
+#[async_trait]
+impl Harness for Postgres {
+    fn store(&self) -> Arc<dyn Store> {
+        self.store.clone()
+    }
+
+    async fn advance(&self, millis: u64) {
+        sqlx::query("update test_clock set now = now + $1")
+            .bind(i64::try_from(millis).unwrap())
+            .execute(&self.clock)
+            .await
+            .unwrap();
+    }
+}
+
+/// A node that starts and claims.
+pub(crate) struct Node<'a> {
+    pub(crate) store: &'a PostgresStore,
+    pub(crate) node: NodeId,
+    pub(crate) tenant: TenantId,
+    pub(crate) image: ImageId,
+}
+
+impl<'a> Node<'a> {
+    /// A node with an image to start.
+    pub(crate) async fn make(store: &'a PostgresStore) -> Self {
+        let node = Self {
+            store,
+            node: NodeId::generate(),
+            tenant: TenantId::new("acme").unwrap(),
+            image: ImageId::new("image").unwrap(),
+        };
+        let image = NewImage {
+            image_id: node.image.clone(),
+            tenant_id: node.tenant.clone(),
+            name: ImageName::new("program").unwrap(),
+            description: None,
+            kind: RunnerKind::Native,
+            digest: ImageDigest::of(b"program"),
+            size: 7,
+            metadata: None,
+            labels: Labels::default(),
+        };
+        store.register_image(image).await.unwrap();
+        node
+    }
+
+    pub(crate) fn new_instance(&self, id: &str) -> NewInstance {
+        NewInstance {
+            instance_id: InstanceId::new(id).unwrap(),
+            tenant_id: self.tenant.clone(),
+            image_id: self.image.clone(),
+            input: "{}".into(),
+            env: Default::default(),
+            args: Vec::new(),
+            labels: Labels::default(),
+            timeout_ms: 60_000,
+            max_attempts: None,
+            due_at: None,
+            request_timeout_ms: None,
+        }
+    }
+
+    /// Starts instances and claims them all: how each is spoken for.
+    pub(crate) async fn runs(&self, count: usize) -> Vec<Caller> {
+        for n in 0..count {
+            self.store
+                .start_instance(self.new_instance(&format!("i-{n:05}")))
+                .await
+                .unwrap();
+        }
+        let tokens: Vec<_> = (0..count).map(|_| RunToken::generate().hash()).collect();
+        let claim = Claim {
+            node: self.node,
+            kinds: vec![RunnerKind::Native],
+            tokens,
+            without_tenants: Vec::new(),
+        };
+        let claimed = self.store.claim_due(claim).await.unwrap();
+        assert_eq!(claimed.len(), count, "every instance is due");
+        let caller = |run: runtara_store::ClaimedRun| Caller {
+            instance_id: run.instance_id,
+            fence: Fence::Run(run.token),
+        };
+        claimed.into_iter().map(caller).collect()
+    }
+}
