@@ -1,0 +1,192 @@
+//! What holds of every state, and of every step from one to the next.
+
+use runtara_domain::{
+    Change, EventKind, InstanceState, Origin, Pending, Reason, Refusal, ResultChange, RunNumber,
+    Status, Timestamp, Transition, transition,
+};
+
+use crate::changes::Happening;
+
+/// Applies a happening and holds the laws. What a later step begins with comes back; a refusal changes nothing.
+pub(crate) fn step(
+    before: &InstanceState,
+    happening: Happening,
+    now: Timestamp,
+) -> Result<Transition, Refusal> {
+    let change = happening.change(before, now);
+    let mut decided = transition(before, &change, now);
+    assert_eq!(
+        decided,
+        transition(before, &change, now),
+        "the same again is the same"
+    );
+    if let Ok(next) = &mut decided {
+        if happening == Happening::ReadSignal && next.state.status == Status::Running {
+            // As the plan of a call does that is given a signal.
+            next.state.has_read_signals = true;
+        }
+        let what = || format!("{happening:?} at {now} of {before:#?}\ngave {next:#?}");
+        if let Some(broken) = broken_law_of_states(&next.state) {
+            panic!("{broken}: {}", what());
+        }
+        if let Some(broken) = broken_law_of_steps(before, happening, &change, next) {
+            panic!("{broken}: {}", what());
+        }
+    }
+    decided
+}
+
+macro_rules! laws {
+    ($($law:literal: $holds:expr;)+) => {
+        $(if !$holds { return Some($law); })+
+    };
+}
+
+fn implies(premise: bool, conclusion: bool) -> bool {
+    !premise || conclusion
+}
+
+pub(crate) fn broken_law_of_states(state: &InstanceState) -> Option<&'static str> {
+    use Status as S;
+    let (status, run) = (state.status, &state.run);
+    let launched = state.origin == Origin::Launched;
+    let live = state.live_node.is_some();
+    laws! {
+        "an end has a time, and nothing else has": status.is_end() == state.finished_at.is_some();
+        "a due time is of who is pending or suspended":
+            implies(state.due_at.is_some(), matches!(status, S::Pending | S::Suspended));
+        "only what we launch has a process of ours": implies(live, launched);
+        "a token lives as long as its process": run.token.is_some() == live;
+        "who runs and was launched has a process": implies(launched && status == S::Running, live);
+        "signals wait for who runs only":
+            implies(status != S::Running, state.pending == Pending::default());
+        "a call is held for who runs only": implies(run.hold.is_some(), status == S::Running);
+        "what runs waits for nothing":
+            implies(status == S::Running, state.reason.is_none() && state.waiting_for.is_none());
+        "a process that may not stay is given a time":
+            implies(live && status != S::Running, run.leave_by.is_some());
+        "who is asked to leave is there": implies(run.asked_to_leave, live);
+        "who must leave is there": implies(run.leave_by.is_some(), live);
+        "who has a signal to wait for waits for it": implies(
+            state.waiting_for.is_some(),
+            status == S::Suspended && state.reason == Some(Reason::WaitingSignal)
+        );
+        "nobody waits for ever for nobody": implies(
+            status == S::Suspended && state.due_at.is_none(),
+            state.reason == Some(Reason::Paused) || state.waiting_for.is_some()
+        );
+        "who was never claimed has not begun":
+            implies(state.run_number == RunNumber(0), state.started_at.is_none());
+        "pending is who never ran": implies(status == S::Pending, state.run_number == RunNumber(0));
+        "an error is of who failed": state.has_error == (status == S::Failed);
+        "signals are read by who goes on": implies(state.has_read_signals, !status.is_end());
+        "the reason fits the status": fits(status, state.reason, state.due_at.is_some());
+        "crashes are below what is allowed, but at the end":
+            implies(!status.is_end(), state.attempts.crash_count < state.attempts.allowed());
+    }
+    None
+}
+
+fn fits(status: Status, reason: Option<Reason>, due: bool) -> bool {
+    use Reason as R;
+    match (status, reason) {
+        (Status::Pending | Status::Running, reason) => reason.is_none(),
+        (Status::Suspended, None) => due,
+        (Status::Suspended, Some(R::Sleeping | R::Crashed | R::Interrupted)) => due,
+        (Status::Suspended, Some(R::Paused | R::WaitingSignal)) => true,
+        (Status::Completed, Some(R::Completed)) | (Status::Cancelled, Some(R::Cancelled)) => true,
+        (Status::Failed, Some(R::ApplicationError | R::Timeout | R::Crashed)) => true,
+        _ => false,
+    }
+}
+
+fn broken_law_of_steps(
+    before: &InstanceState,
+    happening: Happening,
+    change: &Change,
+    next: &Transition,
+) -> Option<&'static str> {
+    use Happening as H;
+    let after = &next.state;
+    let (was_end, is_end) = (before.status.is_end(), after.status.is_end());
+    let registers = happening == H::Register && before.origin == Origin::SelfRegistered;
+    let begins = happening == H::Claim || registers;
+    let left = before.status == Status::Running && after.status != Status::Running;
+    let is_call = matches!(change, Change::Call(..));
+    laws! {
+        "an end is left by a resume only":
+            implies(was_end && !is_end, happening == H::Resume);
+        "what completed stays so":
+            implies(before.status == Status::Completed, after.status == Status::Completed);
+        "an end does not become another": implies(was_end && is_end, before.status == after.status);
+        "a process is gone by its exit only": implies(
+            before.live_node.is_some() && after.live_node.is_none(), happening.is_exit()
+        );
+        "an exit is the end of a process": implies(happening.is_exit(), after.live_node.is_none());
+        "a process begins by a claim only": implies(
+            before.live_node.is_none() && after.live_node.is_some(), happening == H::Claim
+        );
+        "runs are counted one by one": after.run_number == if begins {
+            before.run_number.next()
+        } else {
+            before.run_number
+        };
+        "who it is does not change": same_identity(before, after);
+        "the first run begins once":
+            implies(before.started_at.is_some(), after.started_at == before.started_at);
+        "use is summed at exits": implies(!happening.is_exit(), after.usage == before.usage);
+        "what is not applied changes nothing": implies(!next.applied, is_nothing(before, next));
+        "signals are removed at the end, and then only":
+            next.clear_signals == (!was_end && is_end);
+        "signals are confirmed by what read them":
+            implies(next.confirm_read_signals, before.has_read_signals && is_call);
+        "a result is of who ends, and is taken from who goes on": match &next.result {
+            ResultChange::Keep => was_end == is_end || after.status == Status::Cancelled,
+            ResultChange::Clear => was_end && !is_end,
+            ResultChange::Set { error, .. } => {
+                !was_end && is_end && error.is_some() == (after.status == Status::Failed)
+            }
+        };
+        "who stops running has it recorded": implies(left, !next.events.is_empty());
+        "an end has its event": implies(!was_end && is_end, next.events.iter().any(is_ending));
+        "a call of who does not run changes nothing but by a registration": implies(
+            is_call && before.status != Status::Running && happening != H::Register, !next.applied
+        );
+        "a run that ends its own work has little time to leave": implies(
+            is_call && left && before.live_node.is_some(), after.run.leave_by.is_some()
+        );
+        "progress forgets crashes": implies(
+            after.run.stored_new && !before.run.stored_new, after.attempts.crash_count == 0
+        );
+        "crashes are forgotten by progress or a resume": implies(
+            after.attempts.crash_count < before.attempts.crash_count,
+            is_call || happening == H::Resume
+        );
+    }
+    None
+}
+
+fn same_identity(before: &InstanceState, after: &InstanceState) -> bool {
+    before.instance_id == after.instance_id
+        && before.tenant_id == after.tenant_id
+        && before.image_id == after.image_id
+        && before.origin == after.origin
+        && before.created_at == after.created_at
+        && before.timeout_ms == after.timeout_ms
+        && before.request_timeout_ms == after.request_timeout_ms
+        && before.attempts.max_attempts == after.attempts.max_attempts
+}
+
+fn is_nothing(before: &InstanceState, next: &Transition) -> bool {
+    next.state == *before
+        && next.events.is_empty()
+        && next.result == ResultChange::Keep
+        && next.stderr.is_none()
+        && !next.clear_signals
+        && !next.confirm_read_signals
+}
+
+fn is_ending(event: &runtara_domain::NewEvent) -> bool {
+    matches!(event.kind, EventKind::Completed | EventKind::Failed)
+        || event.subtype.as_deref() == Some(runtara_domain::subtype::CANCELLED)
+}

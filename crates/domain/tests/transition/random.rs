@@ -1,0 +1,134 @@
+//! Long random histories.
+
+use proptest::prelude::*;
+use runtara_domain::{InstanceState, Status, Timestamp, limits};
+
+use crate::changes::Happening;
+use crate::laws::step;
+use crate::reachable::{self_registered, started};
+
+fn histories() -> impl Strategy<Value = Vec<(Happening, u64)>> {
+    let happenings = proptest::sample::select(Happening::ALL.to_vec());
+    // Claims and registrations come often, or histories would end at once.
+    let often = prop_oneof![
+        3 => happenings,
+        1 => Just(Happening::Claim),
+        1 => Just(Happening::Register),
+        1 => Just(Happening::ExitLost),
+    ];
+    let pauses = prop_oneof![0..10_u64, 0..200_000_u64];
+    proptest::collection::vec((often, pauses), 1..200)
+}
+
+fn play(mut state: InstanceState, history: &[(Happening, u64)]) {
+    let mut now = Timestamp(0);
+    for (happening, pause) in history {
+        now = now.plus_millis(*pause);
+        if let Ok(next) = step(&state, *happening, now) {
+            state = next.state;
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_laws_hold_through_any_history(history in histories(), attempts in proptest::option::of(1..5_u32)) {
+        play(started(attempts), &history);
+        play(self_registered(), &history);
+    }
+}
+
+/// Plays one happening between claims, as often as it is allowed, and says how often it was.
+fn until_the_end(of: Happening, speaks: bool) -> (InstanceState, u32) {
+    let mut state = started(None);
+    let mut now = Timestamp(0);
+    for runs in 0..10_000 {
+        now = now.plus_millis(120_000);
+        if state.status.is_end() {
+            return (state, runs);
+        }
+        for happening in [Happening::Claim, Happening::Register, of] {
+            if happening == Happening::Register && !speaks {
+                continue;
+            }
+            let next = step(&state, happening, now);
+            state = next
+                .unwrap_or_else(|refusal| panic!("{happening:?}: {refusal}"))
+                .state;
+        }
+    }
+    panic!("{of:?} goes on for ever");
+}
+
+/// A program that always crashes, or always takes the server down with it, comes to its end.
+#[test]
+fn no_history_relaunches_for_ever() {
+    let (crashed, runs) = until_the_end(Happening::ExitOne, true);
+    assert_eq!(
+        (crashed.status, runs),
+        (Status::Failed, limits::MAX_ATTEMPTS)
+    );
+    let (killed, runs) = until_the_end(Happening::ExitKilled, false);
+    assert_eq!(
+        (killed.status, runs),
+        (Status::Failed, limits::MAX_ATTEMPTS)
+    );
+    for of in [
+        Happening::ExitLost,
+        Happening::NotLaunched,
+        Happening::ExitOneByOurFault,
+    ] {
+        let (interrupted, runs) = until_the_end(of, of == Happening::ExitOneByOurFault);
+        assert_eq!(interrupted.status, Status::Failed, "{of:?}");
+        assert_eq!(runs, limits::INTERRUPTIONS + 1, "{of:?}");
+    }
+}
+
+/// Progress in each run lets a program crash again and again, up to the ceiling of all relaunches.
+#[test]
+fn progress_lasts_up_to_the_ceiling_of_relaunches() {
+    let mut state = started(None);
+    let mut now = Timestamp(0);
+    for relaunch in 1..=limits::RELAUNCHES {
+        now = now.plus_millis(120_000);
+        for happening in [Happening::Claim, Happening::Save, Happening::ExitOne] {
+            state = step(&state, happening, now).unwrap().state;
+        }
+        assert_eq!(state.status, Status::Suspended, "relaunch {relaunch}");
+    }
+    now = now.plus_millis(120_000);
+    for happening in [Happening::Claim, Happening::Save, Happening::ExitOne] {
+        state = step(&state, happening, now).unwrap().state;
+    }
+    assert_eq!(state.status, Status::Failed);
+}
+
+/// The pause before a relaunch doubles from a second to a minute, each with up to a quarter more, and begins anew after a long run.
+#[test]
+fn pauses_double_up_to_a_minute() {
+    let mut state = started(Some(100));
+    let mut now = Timestamp(0);
+    let mut pauses = Vec::new();
+    for runs_ms in [1, 1, 1, 1, 1, 1, 1, 1, 70_000, 1] {
+        for (happening, pause) in [
+            (Happening::Claim, 0),
+            (Happening::Register, 0),
+            (Happening::ExitOne, runs_ms),
+        ] {
+            now = now.plus_millis(pause);
+            state = step(&state, happening, now).unwrap().state;
+        }
+        let due = state.due_at.expect("it is launched again");
+        pauses.push(due.millis_since(now));
+        now = due;
+    }
+    let plain = [1, 2, 4, 8, 16, 32, 60, 60, 1, 2].map(|seconds| seconds * 1_000);
+    for (n, (found, plain)) in pauses.iter().zip(plain).enumerate() {
+        assert!(
+            (plain..=plain + plain / 4).contains(found),
+            "{n}: {found} beside {plain}"
+        );
+    }
+}
