@@ -1,6 +1,7 @@
 //! What only the SQLite store promises: one process, durable answers, and going on after failures.
 
 #![cfg(feature = "sqlite")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod sqlite {
     mod support;

@@ -10,18 +10,18 @@ use runtara_domain::{RunNumber, WaitKind, WaitRecord};
 use super::instances::make_self_registered;
 use super::sql::{Columns, Sql};
 use super::state::{KeptSignals, Loaded, Write, load, read_with, state_columns};
-use super::writer::Tx;
+use super::tx::Tx;
 use crate::plan::{self, WaitPlan};
 use crate::{Changed, HeldWait, StoreResult, WaitKey, WaitRequest, Waiting};
 
 async fn find(tx: &mut Tx, caller: &Caller) -> StoreResult<Loaded> {
-    let found = load(tx.connection()?, &caller.instance_id).await?;
+    let found = load(tx, &caller.instance_id).await?;
     Ok(found.ok_or(Refusal::InstanceUnknown)?)
 }
 
 /// Writes what a transition asks for and nothing else.
-async fn write(tx: &mut Tx, found: &Loaded, next: Transition) -> StoreResult<InstanceState> {
-    Write::new(found, next, tx.now).run(tx).await
+fn write(tx: &mut Tx, found: &Loaded, next: Transition) -> InstanceState {
+    Write::new(found, next, tx.now).run(tx)
 }
 
 fn seen(shows_signal: bool, heartbeat: bool) -> Call {
@@ -37,13 +37,13 @@ pub(super) async fn register(
     tenant: &TenantId,
     checkpoint_id: Option<CheckpointId>,
 ) -> StoreResult<()> {
-    let found = match load(tx.connection()?, &caller.instance_id).await? {
+    let found = match load(tx, &caller.instance_id).await? {
         Some(found) => found,
         None if caller.fence == Fence::SelfRegistered => {
             if let Some(id) = checkpoint_id {
                 return Err(Refusal::CheckpointUnknown { id }.into());
             }
-            make_self_registered(tx, &caller.instance_id, tenant).await?;
+            make_self_registered(tx, &caller.instance_id, tenant);
             find(tx, caller).await?
         }
         None => return Err(Refusal::InstanceUnknown.into()),
@@ -58,7 +58,8 @@ pub(super) async fn register(
     {
         return Err(Refusal::CheckpointUnknown { id }.into());
     }
-    write(tx, &found, next).await.map(drop)
+    write(tx, &found, next);
+    Ok(())
 }
 
 /// The highest version that is stored under a name.
@@ -72,10 +73,7 @@ async fn newest_version(
          where instance = ? and checkpoint_id = ? and version >= 0",
     );
     sql.bind(instance).bind(checkpoint_id.as_str());
-    match sql
-        .row(tx.connection()?, "looking for a checkpoint")
-        .await?
-    {
+    match tx.row(sql, "looking for a checkpoint").await? {
         Some(row) => Columns::of(&row).opt_int(),
         None => Ok(None),
     }
@@ -101,9 +99,7 @@ pub(super) async fn save_checkpoint(
     let request_id = request.request_id.as_deref();
     let mut sql = Sql::new(FIND);
     sql.bind(name).bind(name).bind(caller.instance_id.as_str());
-    let row = sql
-        .row(tx.connection()?, "looking before a checkpoint")
-        .await?;
+    let row = tx.row(sql, "looking before a checkpoint").await?;
     let row = row.ok_or(Refusal::InstanceUnknown)?;
     let (found, mut columns) = read_with(&row)?;
     let saved = columns.opt_bytes()?;
@@ -131,14 +127,14 @@ pub(super) async fn save_checkpoint(
     if let Some(kept) = kept.filter(|_| plan.take_signal) {
         write.take_signal(name, kept.n, request_id);
     }
-    write.run(tx).await?;
+    write.run(tx);
     Ok(plan.answer)
 }
 
 pub(super) async fn poll_signal(tx: &mut Tx, caller: &Caller) -> StoreResult<Option<RaisedSignal>> {
     let found = find(tx, caller).await?;
     let next = plan::call(&found.state, caller, seen(true, false), tx.now)?;
-    let state = write(tx, &found, next).await?;
+    let state = write(tx, &found, next);
     Ok(plan::visible_signal(&state))
 }
 
@@ -156,7 +152,7 @@ pub(super) async fn take_signal(
     if let Some(kept) = kept.filter(|_| plan.taken.is_some()) {
         write.take_signal(signal_id.as_str(), kept.n, None);
     }
-    write.run(tx).await?;
+    write.run(tx);
     Ok(plan.taken)
 }
 
@@ -187,9 +183,7 @@ async fn wait_records(
         .bind(request_id);
     }
     sql.push(" order by n");
-    let rows = sql
-        .rows(tx.connection()?, "loading the records of a wait")
-        .await?;
+    let rows = tx.rows(sql, "loading the records of a wait").await?;
     rows.iter()
         .map(|row| read_record(&mut Columns::of(row)))
         .collect()
@@ -279,9 +273,7 @@ async fn wait_record(
         .bind(kind_of(&held.key).as_str())
         .bind(held.key.as_str())
         .bind(held.n);
-    let row = sql
-        .row(tx.connection()?, "loading the record of a wait")
-        .await?;
+    let row = tx.row(sql, "loading the record of a wait").await?;
     row.map(|row| read_record(&mut Columns::of(&row)))
         .transpose()
 }
@@ -307,7 +299,7 @@ async fn write_wait(
     if let Some(n) = signal.filter(|_| plan.take_signal) {
         write.take_signal(key.as_str(), n, request_id);
     }
-    write.run(tx).await?;
+    write.run(tx);
     Ok(plan.answer)
 }
 
@@ -325,7 +317,7 @@ pub(super) async fn record_event(
     );
     let mut sql = Sql::new(FIND);
     sql.bind(request_id).bind(caller.instance_id.as_str());
-    let row = sql.row(tx.connection()?, "looking before an event").await?;
+    let row = tx.row(sql, "looking before an event").await?;
     let row = row.ok_or(Refusal::InstanceUnknown)?;
     let (found, mut columns) = read_with(&row)?;
     let repeated = columns.flag()?;
@@ -334,13 +326,15 @@ pub(super) async fn record_event(
     if !repeated {
         write.event(event, request_id);
     }
-    write.run(tx).await.map(drop)
+    write.run(tx);
+    Ok(())
 }
 
 pub(super) async fn heartbeat(tx: &mut Tx, caller: &Caller) -> StoreResult<()> {
     let found = find(tx, caller).await?;
     let next = plan::call(&found.state, caller, seen(false, true), tx.now)?;
-    write(tx, &found, next).await.map(drop)
+    write(tx, &found, next);
+    Ok(())
 }
 
 pub(super) async fn record_retry(
@@ -357,7 +351,7 @@ pub(super) async fn record_retry(
          where instance = ? and checkpoint_id = ? and version = -1",
     );
     sql.bind(found.id).bind(name.as_str());
-    let known = sql.row(tx.connection()?, "looking before a retry").await?;
+    let known = tx.row(sql, "looking before a retry").await?;
     let known = known.is_some();
     let next = plan::record_retry(
         &found.state,
@@ -370,9 +364,10 @@ pub(super) async fn record_retry(
     )?;
     let mut write = Write::new(&found, next, tx.now);
     if !known {
-        write.checkpoint(&name, -1, &[], None);
+        write.checkpoint(&name, -1, &Bytes::new(), None);
     }
-    write.run(tx).await.map(drop)
+    write.run(tx);
+    Ok(())
 }
 
 pub(super) async fn say(
@@ -399,6 +394,6 @@ pub(super) async fn say(
         let version = version.map_or(0, |newest| newest + 1);
         write.checkpoint(name.as_str(), version, state, None);
     }
-    let state = write.run(tx).await?;
+    let state = write.run(tx);
     Ok(Changed { state, applied })
 }

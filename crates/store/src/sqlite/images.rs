@@ -6,7 +6,7 @@ use runtara_domain::{
 use sqlx::SqliteConnection;
 
 use super::sql::{Columns, Sql, json_text};
-use super::writer::Tx;
+use super::tx::Tx;
 use crate::paging::{self, COUNTED};
 use crate::{ImageDeletion, ImageFilter, Page, PageRequest, PageStart, StoreResult};
 
@@ -44,8 +44,8 @@ pub(super) async fn register(tx: &mut Tx, image: NewImage) -> StoreResult<ImageR
         " from runtara_images m where m.image_id = ?"
     ));
     known.bind(image.image_id.as_str());
-    if let Some(known) = one(tx.connection()?, known).await? {
-        return Ok(known);
+    if let Some(row) = tx.row(known, "looking before a registration").await? {
+        return read_image(&mut Columns::of(&row));
     }
     let mut sql = Sql::default();
     sql.then(
@@ -62,12 +62,12 @@ pub(super) async fn register(tx: &mut Tx, image: NewImage) -> StoreResult<ImageR
     .bind(image.name.as_str())
     .bind(image.description.as_deref())
     .bind(image.kind.as_str())
-    .bind(image.digest.0.to_vec())
+    .bind(image.digest.0)
     .bind_u64(image.size)
     .bind(image.metadata.as_deref())
     .bind(json_text(&image.labels, image.labels.is_empty())?)
     .bind_time(tx.now);
-    tx.execute(sql, "registering an image").await?;
+    tx.execute(sql);
     Ok(ImageRecord {
         image_id: image.image_id,
         tenant_id: image.tenant_id,
@@ -199,9 +199,7 @@ pub(super) async fn delete(tx: &mut Tx, id: &ImageId) -> StoreResult<ImageDeleti
          from runtara_images m where m.image_id = ? and m.deleted = 0",
     );
     sql.bind(COUNTED_IN_USE).bind(id.as_str());
-    let row = sql
-        .row(tx.connection()?, "looking whether an image is in use")
-        .await?;
+    let row = tx.row(sql, "looking whether an image is in use").await?;
     let Some(row) = row else {
         return Ok(ImageDeletion::NotFound);
     };
@@ -212,7 +210,7 @@ pub(super) async fn delete(tx: &mut Tx, id: &ImageId) -> StoreResult<ImageDeleti
     let mut sql = Sql::default();
     sql.then("update runtara_images set deleted = 1 where image_id = ?")
         .bind(id.as_str());
-    tx.execute(sql, "deleting an image").await?;
+    tx.execute(sql);
     Ok(ImageDeletion::Deleted)
 }
 
@@ -223,9 +221,7 @@ pub(super) async fn remove_unneeded(tx: &mut Tx, limit: u32) -> StoreResult<Vec<
          order by m.image_id limit ?",
     );
     sql.bind(limit);
-    let rows = sql
-        .rows(tx.connection()?, "looking for images that nobody needs")
-        .await?;
+    let rows = tx.rows(sql, "looking for images that nobody needs").await?;
     let mut digests = Vec::new();
     for row in &rows {
         let mut columns = Columns::of(row);
@@ -233,13 +229,14 @@ pub(super) async fn remove_unneeded(tx: &mut Tx, limit: u32) -> StoreResult<Vec<
         sql.then("delete from runtara_images where image_id = ?")
             .bind(columns.text()?);
         digests.push(ImageDigest(columns.hash()?));
-        tx.execute(sql, "removing an image").await?;
+        tx.execute(sql);
     }
     digests.sort_unstable();
     digests.dedup();
     let mut unneeded = Vec::new();
     for digest in digests {
-        if !is_content_needed(tx.connection()?, &digest).await? {
+        let row = tx.row(content_sql(&digest), "looking for an image's content");
+        if row.await?.is_none() {
             unneeded.push(digest);
         }
     }
@@ -247,12 +244,18 @@ pub(super) async fn remove_unneeded(tx: &mut Tx, limit: u32) -> StoreResult<Vec<
 }
 
 /// Served by `runtara_images_digest`.
+fn content_sql(digest: &ImageDigest) -> Sql {
+    let mut sql = Sql::new("select 1 from runtara_images where digest = ? limit 1");
+    sql.bind(digest.0);
+    sql
+}
+
 pub(super) async fn is_content_needed(
     connection: &mut SqliteConnection,
     digest: &ImageDigest,
 ) -> StoreResult<bool> {
     let mut sql = Sql::new("select 1 from runtara_images where digest = ? limit 1");
-    sql.bind(digest.0.to_vec());
+    sql.bind(digest.0);
     let row = sql
         .row(connection, "looking for an image's content")
         .await?;

@@ -9,7 +9,7 @@ use sqlx::SqliteConnection;
 use super::failure::{broken, broken_by};
 use super::sql::{Columns, Sql, json_text};
 use super::state::{Write, insert, load, read_with, state_columns};
-use super::writer::Tx;
+use super::tx::Tx;
 use crate::{Changed, InstanceRecord, InstanceValues, Purge, Started, StoreResult};
 
 const FIND_FOR_START: &str = concat!(
@@ -27,7 +27,7 @@ pub(super) async fn start(tx: &mut Tx, new: NewInstance) -> StoreResult<Started>
     sql.bind(new.instance_id.as_str())
         .bind(new.image_id.as_str())
         .bind(new.tenant_id.as_str());
-    let row = sql.row(tx.connection()?, "looking before a start").await?;
+    let row = tx.row(sql, "looking before a start").await?;
     let row = row.ok_or_else(|| broken("a question that always has a row had none"))?;
     let mut columns = Columns::of(&row);
     let kind = columns.opt_text()?;
@@ -55,7 +55,7 @@ pub(super) async fn start(tx: &mut Tx, new: NewInstance) -> StoreResult<Started>
     .bind(json_text(&new.env, new.env.is_empty())?)
     .bind(json_text(&new.args, new.args.is_empty())?);
     label(&mut sql, &state, &new.labels);
-    tx.execute(sql, "starting an instance").await?;
+    tx.execute(sql);
     tx.count(&state.tenant_id, state.status, 1);
     tx.nudge_after(state.clone());
     Ok(Started::New(Box::new(state)))
@@ -86,14 +86,14 @@ fn label(sql: &mut Sql, state: &InstanceState, labels: &Labels) {
 
 /// Applies one of the changes that stand for themselves.
 pub(super) async fn change(tx: &mut Tx, id: &InstanceId, change: &Change) -> StoreResult<Changed> {
-    let found = load(tx.connection()?, id).await?;
+    let found = load(tx, id).await?;
     let found = found.ok_or(Refusal::InstanceUnknown)?;
     let next = transition(&found.state, change, tx.now)?;
     if matches!(change, Change::Resume) && !has_image(tx, &found.state).await? {
         return Err(Refusal::NoImage.into());
     }
     let applied = next.applied;
-    let state = Write::new(&found, next, tx.now).run(tx).await?;
+    let state = Write::new(&found, next, tx.now).run(tx);
     Ok(Changed { state, applied })
 }
 
@@ -103,7 +103,7 @@ async fn has_image(tx: &mut Tx, state: &InstanceState) -> StoreResult<bool> {
     };
     let mut sql = Sql::new("select 1 from runtara_images where image_id = ?");
     sql.bind(image_id.as_str());
-    let row = sql.row(tx.connection()?, "looking for an image").await?;
+    let row = tx.row(sql, "looking for an image").await?;
     Ok(row.is_some())
 }
 
@@ -114,7 +114,7 @@ pub(super) async fn send_signal(
     signal_id: &SignalId,
     payload: Option<Bytes>,
 ) -> StoreResult<()> {
-    let found = load(tx.connection()?, id).await?;
+    let found = load(tx, id).await?;
     let found = found.ok_or(Refusal::InstanceUnknown)?;
     let arrived = Change::SignalArrived {
         signal_id: signal_id.clone(),
@@ -124,7 +124,8 @@ pub(super) async fn send_signal(
     next.applied = true;
     let mut write = Write::new(&found, next, tx.now);
     write.keep_signal(signal_id.as_str(), payload.as_ref());
-    write.run(tx).await.map(drop)
+    write.run(tx);
+    Ok(())
 }
 
 /// Removes an ended instance with everything that belongs to it.
@@ -136,7 +137,7 @@ pub(super) async fn purge(tx: &mut Tx, id: &InstanceId) -> StoreResult<Purge> {
     );
     let mut sql = Sql::new(FIND);
     sql.bind(id.as_str());
-    let Some(row) = sql.row(tx.connection()?, "loading an instance").await? else {
+    let Some(row) = tx.row(sql, "loading an instance").await? else {
         return Ok(Purge::NotFound);
     };
     let (found, mut columns) = read_with(&row)?;
@@ -168,7 +169,7 @@ pub(super) async fn purge(tx: &mut Tx, id: &InstanceId) -> StoreResult<Purge> {
         sql.then(table).bind(found.id);
     }
     unlabel(&mut sql, state, &labels);
-    tx.execute(sql, "removing an instance").await?;
+    tx.execute(sql);
     tx.count(&state.tenant_id, state.status, -1);
     tx.nudge_after(found.state);
     Ok(Purge::Purged)
@@ -189,18 +190,12 @@ fn unlabel(sql: &mut Sql, state: &InstanceState, labels: &Labels) {
 }
 
 /// Makes an instance that registers itself: its row, without an image or an input.
-pub(super) async fn make_self_registered(
-    tx: &mut Tx,
-    id: &InstanceId,
-    tenant: &TenantId,
-) -> StoreResult<()> {
+pub(super) fn make_self_registered(tx: &mut Tx, id: &InstanceId, tenant: &TenantId) {
     let state = InstanceState::self_registered(id.clone(), tenant.clone(), tx.now);
     let mut sql = Sql::default();
     insert(&mut sql, &state, None, None);
-    tx.execute(sql, "making an instance that registers itself")
-        .await?;
+    tx.execute(sql);
     tx.count(&state.tenant_id, state.status, 1);
-    Ok(())
 }
 
 /// An instance with the name of its image and its labels.

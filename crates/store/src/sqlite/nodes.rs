@@ -4,7 +4,7 @@ use runtara_domain::NodeId;
 
 use super::failure::broken;
 use super::sql::{Columns, Sql};
-use super::writer::Tx;
+use super::tx::Tx;
 use crate::{NodeLease, NodeStanding, StoreResult};
 
 /// Registers a node, or renews its lease, unless another has one that lasts.
@@ -14,9 +14,7 @@ pub(super) async fn renew(tx: &mut Tx, lease: &NodeLease) -> StoreResult<NodeSta
          order by lease_until desc",
     );
     sql.bind(lease.node.to_string());
-    let others = sql
-        .rows(tx.connection()?, "looking for other nodes")
-        .await?;
+    let others = tx.rows(sql, "looking for other nodes").await?;
     if let Some(latest) = others.first() {
         let mut columns = Columns::of(latest);
         let (node, name, until) = (columns.text()?, columns.text()?, columns.time()?);
@@ -37,7 +35,7 @@ pub(super) async fn renew(tx: &mut Tx, lease: &NodeLease) -> StoreResult<NodeSta
     .bind(lease.node.to_string())
     .bind(lease.name.as_str())
     .bind_time(tx.now.plus_millis(lease.lease_ms));
-    tx.execute(sql, "renewing a lease").await?;
+    tx.execute(sql);
     Ok(NodeStanding {
         others: u32::try_from(others.len()).unwrap_or(u32::MAX),
     })
@@ -51,5 +49,6 @@ pub(super) async fn release(tx: &mut Tx, node: NodeId) -> StoreResult<()> {
          (select 1 from runtara_instances i where i.live_node = runtara_nodes.node_id)",
     )
     .bind(node.to_string());
-    tx.execute(sql, "releasing a lease").await.map(drop)
+    tx.execute(sql);
+    Ok(())
 }

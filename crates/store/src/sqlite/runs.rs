@@ -9,7 +9,7 @@ use sqlx::sqlite::SqliteRow;
 use super::images::{image_columns, read_image};
 use super::sql::{Columns, Sql, json_text};
 use super::state::{Write, read_with, state_columns};
-use super::writer::Tx;
+use super::tx::Tx;
 use crate::{CLAIMED_INPUT_BYTES, Claim, ClaimedRun, LiveRun, NextDue, StoreResult, TokenOwner};
 use runtara_domain::Timestamp;
 
@@ -52,17 +52,15 @@ pub(super) async fn claim(tx: &mut Tx, claim: &Claim) -> StoreResult<Vec<Claimed
         return Ok(Vec::new());
     }
     let sql = due(claim, tx.now)?;
-    let rows = sql
-        .rows(tx.connection()?, "looking for instances that are due")
-        .await?;
+    let rows = tx.rows(sql, "looking for instances that are due").await?;
     let mut claimed = Vec::with_capacity(rows.len());
     for (row, token) in rows.iter().zip(&claim.tokens) {
-        claimed.push(claim_one(tx, row, claim.node, *token).await?);
+        claimed.push(claim_one(tx, row, claim.node, *token)?);
     }
     Ok(claimed)
 }
 
-async fn claim_one(
+fn claim_one(
     tx: &mut Tx,
     row: &SqliteRow,
     node: NodeId,
@@ -75,7 +73,7 @@ async fn claim_one(
     let args = columns.json()?;
     let due_at = found.state.due_at.unwrap_or(tx.now);
     let next = transition(&found.state, &Change::Claim { node, token }, tx.now)?;
-    let state = Write::new(&found, next, tx.now).run(tx).await?;
+    let state = Write::new(&found, next, tx.now).run(tx);
     Ok(ClaimedRun {
         token,
         instance_id: state.instance_id,
@@ -175,7 +173,7 @@ pub(super) fn owner_sql(token: TokenHash) -> Sql {
         "select i.instance_id, i.tenant_id, i.run_number from runtara_instances i \
          where i.token = ?",
     );
-    sql.bind(token.0.to_vec());
+    sql.bind(token.0);
     sql
 }
 
@@ -209,9 +207,7 @@ pub(super) async fn expire(tx: &mut Tx, me: NodeId, limit: u32) -> StoreResult<V
     );
     let mut sql = Sql::new(EXPIRED);
     sql.bind(me.to_string()).bind_time(tx.now).bind(limit);
-    let rows = sql
-        .rows(tx.connection()?, "looking for runs of lost nodes")
-        .await?;
+    let rows = tx.rows(sql, "looking for runs of lost nodes").await?;
     let mut expired = Vec::with_capacity(rows.len());
     for row in &rows {
         let (found, _) = read_with(row)?;
@@ -221,7 +217,7 @@ pub(super) async fn expire(tx: &mut Tx, me: NodeId, limit: u32) -> StoreResult<V
             our_fault: true,
         };
         let next = transition(&found.state, &exit, tx.now)?;
-        let state = Write::new(&found, next, tx.now).run(tx).await?;
+        let state = Write::new(&found, next, tx.now).run(tx);
         expired.push(state.instance_id);
     }
     Ok(expired)

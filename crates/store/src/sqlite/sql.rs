@@ -1,21 +1,74 @@
 //! Statements with their values, and rows read column by column.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use runtara_domain::Timestamp;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
-use sqlx::{Arguments, AssertSqlSafe, Encode, Row, Sqlite, Type};
+use sqlx::{Arguments as _, AssertSqlSafe, Executor as _, Row as _, Sqlite, Type};
 
 use super::failure::{broken_by, failed};
 use crate::StoreResult;
 
-/// One or more statements, run one after the other in one errand to the thread of the connection.
+/// A value that a statement is given.
+#[derive(Debug, Clone)]
+pub(super) enum Value {
+    Null,
+    Int(i64),
+    Text(Arc<str>),
+    Blob(Bytes),
+}
+
+macro_rules! values {
+    ($($from:ty => $value:ident => $made:expr),+ $(,)?) => {
+        $(
+            impl From<$from> for Value {
+                fn from($value: $from) -> Self {
+                    $made
+                }
+            }
+        )+
+    };
+}
+
+values! {
+    i64 => number => Self::Int(number),
+    u32 => number => Self::Int(number.into()),
+    i32 => number => Self::Int(number.into()),
+    &str => text => Self::Text(text.into()),
+    String => text => Self::Text(text.into()),
+    Bytes => bytes => Self::Blob(bytes),
+    Vec<u8> => bytes => Self::Blob(bytes.into()),
+    [u8; 32] => hash => Self::Blob(Bytes::copy_from_slice(&hash)),
+}
+
+impl<T: Into<Self>> From<Option<T>> for Value {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Self::Null, Into::into)
+    }
+}
+
+/// One or more statements, run one after the other in one errand to the thread of the connection: such an errand costs two
+/// switches between threads, which is more than what most statements do.
 ///
 /// The text is put together of fixed parts only; values are always bound, to plain `?`, in the order in which they are given. So
 /// there are few different texts, and the connection finds each prepared.
-#[derive(Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Sql {
     text: String,
-    values: SqliteArguments,
+    values: Vec<Value>,
+    statements: usize,
+}
+
+/// What an errand brought back.
+pub(super) struct Errand {
+    /// The rows of all statements.
+    pub(super) rows: Vec<SqliteRow>,
+    /// How many statements ended well.
+    pub(super) done: usize,
+    /// What the next one failed with.
+    pub(super) failure: Option<sqlx::Error>,
 }
 
 impl Sql {
@@ -23,7 +76,8 @@ impl Sql {
     pub(super) fn new(text: &str) -> Self {
         Self {
             text: text.to_owned(),
-            values: SqliteArguments::default(),
+            values: Vec::new(),
+            statements: 1,
         }
     }
 
@@ -38,24 +92,28 @@ impl Sql {
         if !self.text.is_empty() {
             self.text.push_str(";\n");
         }
+        self.statements += 1;
         self.push(text)
     }
 
-    /// Puts a statement in front of those that are there. It takes no values.
-    pub(super) fn put_first(&mut self, text: &str) {
-        self.text.insert_str(0, ";\n");
-        self.text.insert_str(0, text);
-    }
-
-    /// Gives the value of the next `?`.
-    pub(super) fn bind<'t, T: Encode<'t, Sqlite> + Type<Sqlite>>(&mut self, value: T) -> &mut Self {
-        self.values
-            .add(value)
-            .expect("texts, bytes and integers always encode");
+    /// Goes on with these statements.
+    pub(super) fn append(&mut self, other: Self) -> &mut Self {
+        if other.is_empty() {
+            return self;
+        }
+        self.then(&other.text);
+        self.statements += other.statements - 1;
+        self.values.extend(other.values);
         self
     }
 
-    /// The same for a number that SQLite cannot hold whole; it has no larger ones.
+    /// Gives the value of the next `?`.
+    pub(super) fn bind(&mut self, value: impl Into<Value>) -> &mut Self {
+        self.values.push(value.into());
+        self
+    }
+
+    /// The same for a number that SQLite may not hold whole; it has no larger ones.
     pub(super) fn bind_u64(&mut self, value: u64) -> &mut Self {
         self.bind(i64::try_from(value).unwrap_or(i64::MAX))
     }
@@ -69,30 +127,64 @@ impl Sql {
     }
 
     pub(super) fn bind_bytes(&mut self, bytes: Option<&Bytes>) -> &mut Self {
-        self.bind(bytes.map(|bytes| bytes.to_vec()))
+        self.bind(bytes.cloned())
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.text.is_empty()
     }
 
-    /// The text, for tests that ask how it is carried out.
-    #[cfg(test)]
-    pub(super) fn text(&self) -> &str {
-        &self.text
+    /// How many statements there are.
+    pub(super) fn statements(&self) -> usize {
+        self.statements
     }
 
-    /// Runs the statements: how many rows they changed together.
+    /// Has the planner say how the statement would be carried out.
+    #[cfg(test)]
+    pub(super) fn explained(mut self) -> Self {
+        self.text.insert_str(0, "explain query plan ");
+        self
+    }
+
+    /// Runs the statements as far as they go.
+    pub(super) async fn run(self, connection: &mut SqliteConnection) -> Errand {
+        let mut values = SqliteArguments::default();
+        for value in self.values {
+            match value {
+                Value::Null => values.add(None::<i64>),
+                Value::Int(number) => values.add(number),
+                Value::Text(text) => values.add(text),
+                Value::Blob(bytes) => values.add(Vec::from(bytes)),
+            }
+            .expect("texts, bytes and integers always encode");
+        }
+        let query = sqlx::query_with(AssertSqlSafe(self.text), values);
+        let mut errand = Errand {
+            rows: Vec::new(),
+            done: 0,
+            failure: None,
+        };
+        let mut results = connection.fetch_many(query);
+        while let Some(result) = results.next().await {
+            match result {
+                Ok(sqlx::Either::Left(_)) => errand.done += 1,
+                Ok(sqlx::Either::Right(row)) => errand.rows.push(row),
+                Err(error) => {
+                    errand.failure = Some(error);
+                    break;
+                }
+            }
+        }
+        errand
+    }
+
+    /// Runs the statements.
     pub(super) async fn execute(
         self,
         connection: &mut SqliteConnection,
         what: &str,
-    ) -> StoreResult<u64> {
-        sqlx::query_with(AssertSqlSafe(self.text), self.values)
-            .execute(connection)
-            .await
-            .map(|done| done.rows_affected())
-            .map_err(|error| failed(what, error))
+    ) -> StoreResult<()> {
+        self.rows(connection, what).await.map(drop)
     }
 
     /// Runs the statements: all rows.
@@ -101,22 +193,21 @@ impl Sql {
         connection: &mut SqliteConnection,
         what: &str,
     ) -> StoreResult<Vec<SqliteRow>> {
-        sqlx::query_with(AssertSqlSafe(self.text), self.values)
-            .fetch_all(connection)
-            .await
-            .map_err(|error| failed(what, error))
+        let errand = self.run(connection).await;
+        match errand.failure {
+            None => Ok(errand.rows),
+            Some(error) => Err(failed(what, error)),
+        }
     }
 
-    /// Runs the statements up to the first row.
+    /// Runs the statements: the first row.
     pub(super) async fn row(
         self,
         connection: &mut SqliteConnection,
         what: &str,
     ) -> StoreResult<Option<SqliteRow>> {
-        sqlx::query_with(AssertSqlSafe(self.text), self.values)
-            .fetch_optional(connection)
-            .await
-            .map_err(|error| failed(what, error))
+        let rows = self.rows(connection, what).await?;
+        Ok(rows.into_iter().next())
     }
 }
 

@@ -1,5 +1,6 @@
 //! The state of an instance in its row, and the writing of what was decided.
 
+use bytes::Bytes;
 use runtara_domain::{
     Attempts, CheckpointId, EventKind, Hold, InstanceState, NewEvent, Origin, Pending,
     PendingSignal, ResultChange, RunMarks, RunNumber, ScopeKeys, SignalId, Timestamp, TokenHash,
@@ -8,7 +9,7 @@ use runtara_domain::{
 use sqlx::sqlite::SqliteRow;
 
 use super::sql::{Columns, Sql};
-use super::writer::Tx;
+use super::tx::Tx;
 use crate::paging::is_failed_end;
 use crate::plan::{KeptSignal, RecordChange, signal_for};
 use crate::{StoreResult, WaitKey};
@@ -56,12 +57,12 @@ const LOAD: &str = concat!(
 
 /// Loads an instance by its id.
 pub(super) async fn load(
-    connection: &mut sqlx::SqliteConnection,
+    tx: &mut Tx,
     id: &runtara_domain::InstanceId,
 ) -> StoreResult<Option<Loaded>> {
     let mut sql = Sql::new(LOAD);
     sql.bind(id.as_str());
-    match sql.row(connection, "loading an instance").await? {
+    match tx.row(sql, "loading an instance").await? {
         Some(row) => read_state(&mut Columns::of(&row)).map(Some),
         None => Ok(None),
     }
@@ -175,7 +176,7 @@ impl KeptSignals {
              where instance = ? and signal_id = ? order by n",
         );
         sql.bind(instance).bind(signal_id);
-        let rows = sql.rows(tx.connection()?, "loading custom signals").await?;
+        let rows = tx.rows(sql, "loading custom signals").await?;
         let mut found = Self {
             numbers: Vec::new(),
             kept: Vec::new(),
@@ -301,7 +302,7 @@ impl Changes<'_> {
 
     fn run(&mut self, old: &RunMarks, new: &RunMarks) {
         self.set("token", (&old.token, &new.token), |sql, token| {
-            sql.bind(token.map(|token| token.0.to_vec()));
+            sql.bind(token.map(|token| token.0));
         });
         self.time("claimed_at", (&old.claimed_at, &new.claimed_at));
         self.flag("spoke", (&old.spoke, &new.spoke));
@@ -551,7 +552,7 @@ impl<'a> Write<'a> {
         &mut self,
         name: &str,
         version: i64,
-        state: &[u8],
+        state: &Bytes,
         request_id: Option<&str>,
     ) {
         self.checkpoints += 1;
@@ -570,7 +571,7 @@ impl<'a> Write<'a> {
             .bind(self.next.state.run_number.0)
             .bind(size)
             .bind(request_id)
-            .bind(state.to_vec());
+            .bind(state.clone());
     }
 
     /// Notes that a call of the current run has read a custom signal.
@@ -588,7 +589,7 @@ impl<'a> Write<'a> {
     }
 
     /// Keeps a custom signal, in place of those of the same id that the current run has not read.
-    pub(super) fn keep_signal(&mut self, signal_id: &str, payload: Option<&bytes::Bytes>) {
+    pub(super) fn keep_signal(&mut self, signal_id: &str, payload: Option<&Bytes>) {
         self.sql
             .then(
                 "delete from runtara_signals where instance = ? and signal_id = ? \
@@ -624,7 +625,7 @@ impl<'a> Write<'a> {
                     .bind(key.as_str())
                     .bind(record.n)
                     .bind_opt_time(record.until)
-                    .bind(record.state_hash.to_vec())
+                    .bind(record.state_hash)
                     .bind(record.met_by.0)
                     .bind(record.request_id.as_deref());
             }
@@ -645,7 +646,7 @@ impl<'a> Write<'a> {
     }
 
     /// Runs what was put together. Answers with the state after it.
-    pub(super) async fn run(mut self, tx: &mut Tx) -> StoreResult<InstanceState> {
+    pub(super) fn run(mut self, tx: &mut Tx) -> InstanceState {
         let (old, new) = (&self.found.state, &self.next.state);
         let mut changes = Changes {
             sql: &mut self.sql,
@@ -665,11 +666,11 @@ impl<'a> Write<'a> {
             tx.count(&new.tenant_id, old.status, -1);
             tx.count(&new.tenant_id, new.status, 1);
         }
-        tx.execute(self.sql, "writing an instance").await?;
+        tx.execute(self.sql);
         if self.next.applied {
             tx.nudge_after(self.next.state.clone());
         }
-        Ok(self.next.state)
+        self.next.state
     }
 }
 

@@ -1,27 +1,26 @@
 //! The one task that writes.
 //!
 //! SQLite has one writer at a time, and what costs is the flush at the end of a transaction. So all writes go through one queue:
-//! the task takes what is there, runs one request after the other in one transaction, flushes once, and only then answers
-//! them all. A request that fails is rolled back alone, to the savepoint before it.
+//! the task takes what is there, runs one request after the other in one [`Tx`], flushes once, and only then answers
+//! them all.
 //!
 //! Whoever waits for an answer may go away at any time: a request that was queued is carried out.
 
-use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use runtara_domain::{InstanceState, Status, TenantId, Timestamp};
 use sqlx::Connection as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::failure::{broken, failed, unavailable};
+use super::failure::{broken, unavailable};
 use super::file::Lock;
 use super::sql::Sql;
+use super::tx::{Outcome, Tx};
 use crate::{Clock, Nudges, StoreError, StoreResult};
 
 /// Most requests in one transaction.
@@ -46,8 +45,8 @@ type Work = Box<dyn for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Box<dyn Held>> +
 trait Held: Send {
     fn is_error(&self) -> bool;
     fn give(self: Box<Self>);
-    /// Says that the whole transaction was lost.
-    fn give_up(self: Box<Self>, why: &str);
+    /// Answers with something else, for nothing of what it says has happened.
+    fn fail(self: Box<Self>, error: StoreError);
 }
 
 struct Answer<T> {
@@ -65,51 +64,8 @@ impl<T: Send> Held for Answer<T> {
         let _gone = self.to.send(self.result);
     }
 
-    fn give_up(self: Box<Self>, why: &str) {
-        let _gone = self.to.send(Err(unavailable(why)));
-    }
-}
-
-/// What a request works with.
-pub(super) struct Tx {
-    connection: Option<SqliteConnection>,
-    clock: Arc<dyn Clock>,
-    /// The time of the request.
-    pub(super) now: Timestamp,
-    wrote: bool,
-    counts: Vec<((TenantId, Status), i64)>,
-    after: Vec<InstanceState>,
-}
-
-impl Tx {
-    /// The connection, for reading.
-    pub(super) fn connection(&mut self) -> StoreResult<&mut SqliteConnection> {
-        self.connection
-            .as_mut()
-            .ok_or_else(|| unavailable("the connection to the database was lost"))
-    }
-
-    /// Runs statements that change something.
-    pub(super) async fn execute(&mut self, mut sql: Sql, what: &str) -> StoreResult<u64> {
-        if sql.is_empty() {
-            return Ok(0);
-        }
-        if !self.wrote {
-            // The savepoint of the request before is let go only now: so there is always one, and no errand for it alone.
-            sql.put_first("release runtara; savepoint runtara");
-            self.wrote = true;
-        }
-        sql.execute(self.connection()?, what).await
-    }
-
-    /// Notes that there is one instance more, or fewer, in a status.
-    pub(super) fn count(&mut self, tenant: &TenantId, status: Status, by: i64) {
-        self.counts.push(((tenant.clone(), status), by));
-    }
-
-    /// Has the nudges given that follow from a state, once it is durable.
-    pub(super) fn nudge_after(&mut self, state: InstanceState) {
-        self.after.push(state);
+    fn fail(self: Box<Self>, error: StoreError) {
+        let _gone = self.to.send(Err(error));
     }
 }
 
@@ -133,14 +89,7 @@ impl Writer {
     ) -> (Self, tokio::task::JoinHandle<()>) {
         let (queue, requests) = mpsc::channel(QUEUE_REQUESTS);
         let task = Task {
-            tx: Tx {
-                connection: Some(connection),
-                now: clock.now(),
-                clock,
-                wrote: false,
-                counts: Vec::new(),
-                after: Vec::new(),
-            },
+            tx: Tx::new(connection, clock),
             options,
             nudges,
         };
@@ -255,136 +204,46 @@ impl Task {
     }
 
     async fn carry_out(&mut self, batch: Vec<Request>) {
-        if let Err(error) = self.begin().await {
-            let why = format!("beginning a transaction: {}", describe(&error));
-            for request in batch {
-                give_up(request, &mut self.tx, &why).await;
-            }
-            return;
-        }
+        self.connect().await;
+        self.tx.begin();
         let mut answers = Vec::with_capacity(batch.len());
-        let mut counts = BTreeMap::new();
-        let mut after = Vec::new();
-        let mut lost: Option<String> = None;
-        for request in batch {
-            if let Some(why) = &lost {
-                give_up(request, &mut self.tx, why).await;
-                continue;
-            }
-            self.tx.now = self.tx.clock.now();
-            self.tx.wrote = false;
+        for (number, request) in batch.into_iter().enumerate() {
+            self.tx.next(number);
             let answer = (request.work)(&mut self.tx).await;
-            let counted = std::mem::take(&mut self.tx.counts);
-            let changed = std::mem::take(&mut self.tx.after);
-            if !answer.is_error() {
-                after.extend(changed);
-                for (key, by) in counted {
-                    *counts.entry(key).or_insert(0) += by;
-                }
-            } else if self.tx.wrote
-                && let Err(error) = self.undo().await
-            {
-                lost = Some(format!("rolling back a request: {}", describe(&error)));
+            if answer.is_error() {
+                self.tx.undo().await;
             }
             answers.push(answer);
         }
-        if lost.is_none()
-            && let Err(error) = self.commit(counts).await
-        {
-            lost = Some(format!("committing: {}", describe(&error)));
+        self.tx.commit().await;
+        let Outcome {
+            lost,
+            mut failed,
+            after,
+        } = self.tx.end().await;
+        if let Some(why) = &lost {
+            tracing::warn!(why, "a transaction was lost");
         }
-        match lost {
-            None => {
-                for answer in answers {
-                    answer.give();
-                }
-                for state in after {
-                    self.nudges.after(&state);
-                }
-            }
-            Some(why) => {
-                tracing::warn!(why, "a transaction was lost");
-                self.abandon().await;
-                for answer in answers {
-                    answer.give_up(&why);
-                }
+        for (number, answer) in answers.into_iter().enumerate() {
+            match (&lost, failed.remove(&number)) {
+                (_, Some(error)) => answer.fail(error),
+                (Some(why), None) => answer.fail(unavailable(why.as_str())),
+                (None, None) => answer.give(),
             }
         }
-    }
-
-    async fn begin(&mut self) -> StoreResult<()> {
-        if self.tx.connection.is_none() {
-            let connected = SqliteConnection::connect_with(&self.options).await;
-            let connected = connected.map_err(|error| failed("opening the database", error))?;
-            self.tx.connection = Some(connected);
+        for state in after {
+            self.nudges.after(&state);
         }
-        let begun = Sql::new("begin immediate;\nsavepoint runtara")
-            .execute(self.tx.connection()?, "beginning a transaction")
-            .await;
-        if begun.is_err() {
-            self.abandon().await;
-        }
-        begun.map(drop)
     }
 
-    /// Takes back what the current request wrote, and nothing else. SQLite itself rolls the whole transaction back after some
-    /// errors; then this fails, for there is no savepoint any more.
-    async fn undo(&mut self) -> StoreResult<()> {
-        Sql::new("rollback to runtara")
-            .execute(self.tx.connection()?, "rolling back a request")
-            .await
-            .map(drop)
-    }
-
-    async fn commit(&mut self, counts: BTreeMap<(TenantId, Status), i64>) -> StoreResult<()> {
-        let mut sql = Sql::default();
-        for ((tenant, status), by) in counts.into_iter().filter(|(_, by)| *by != 0) {
-            sql.then(
-                "insert into runtara_counts (tenant_id, status, instances) values (?, ?, ?) \
-                 on conflict (tenant_id, status) do update \
-                 set instances = instances + excluded.instances",
-            )
-            .bind(tenant.as_str())
-            .bind(status.as_str())
-            .bind(by);
-        }
-        sql.then("commit");
-        sql.execute(self.tx.connection()?, "committing")
-            .await
-            .map(drop)
-    }
-
-    /// Leaves a transaction that failed. A connection that cannot even do that is opened anew for the next one.
-    async fn abandon(&mut self) {
-        let Some(connection) = self.tx.connection.as_mut() else {
+    /// Opens the connection anew if it was given up.
+    async fn connect(&mut self) {
+        if self.tx.connection.is_some() {
             return;
-        };
-        // Fails where SQLite has rolled back by itself; whether it did is seen by a transaction that does begin.
-        let _rolled_back_already = sqlx::query("rollback").execute(&mut *connection).await;
-        let probe = Sql::new("begin;\nrollback");
-        if probe
-            .execute(connection, "looking after a failed transaction")
-            .await
-            .is_err()
-        {
-            self.tx.connection = None;
         }
-    }
-}
-
-/// Answers a request that was not carried out: without a connection it cannot do anything but say so.
-async fn give_up(request: Request, tx: &mut Tx, why: &str) {
-    let connection = tx.connection.take();
-    let answer = (request.work)(tx).await;
-    tx.connection = connection;
-    tx.counts.clear();
-    tx.after.clear();
-    answer.give_up(why);
-}
-
-fn describe(error: &StoreError) -> String {
-    match std::error::Error::source(error) {
-        Some(source) => source.to_string(),
-        None => error.to_string(),
+        match SqliteConnection::connect_with(&self.options).await {
+            Ok(connection) => self.tx.connection = Some(connection),
+            Err(error) => tracing::warn!(%error, "the database could not be opened again"),
+        }
     }
 }
