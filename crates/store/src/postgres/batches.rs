@@ -222,7 +222,10 @@ impl Batch for Records {
 
     async fn commit(&self, rows: &[Record]) -> Answer<Vec<Option<()>>> {
         let texts = |part: fn(&NewEvent) -> Option<&str>| {
-            rows.iter().map(|row| part(&row.event)).collect::<Vec<_>>()
+            let stored = rows
+                .iter()
+                .map(|row| part(&row.event).map(row::without_nul));
+            stored.collect::<Vec<_>>()
         };
         let keys: Vec<_> = rows
             .iter()

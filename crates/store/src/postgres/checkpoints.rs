@@ -15,8 +15,7 @@ fn push_filter(sql: &mut QueryBuilder<Postgres>, id: &InstanceId, filter: &Check
     sql.push(" from runtara_checkpoints c where c.instance_id = ");
     sql.push_bind(id.as_str().to_owned());
     if let Some(name) = &filter.checkpoint_id {
-        sql.push(" and c.checkpoint_id = ");
-        sql.push_bind(name.clone());
+        numbered::push_text(sql, "c.checkpoint_id", name);
     }
     numbered::push_time(
         sql,

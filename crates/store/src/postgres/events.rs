@@ -15,8 +15,7 @@ use super::{numbered, row};
 
 fn push_text(sql: &mut QueryBuilder<Postgres>, column: &str, wanted: Option<&String>) {
     if let Some(wanted) = wanted {
-        sql.push(format_args!(" and {column} = "));
-        sql.push_bind(wanted.clone());
+        numbered::push_text(sql, column, wanted);
     }
 }
 
@@ -113,7 +112,8 @@ fn push_steps(sql: &mut QueryBuilder<Postgres>, id: &InstanceId, filter: &StepFi
     }
     if !filter.step_ids.is_empty() {
         sql.push(" and s.step_id = any(");
-        sql.push_bind(filter.step_ids.clone());
+        let ids = filter.step_ids.iter().filter(|id| !id.contains('\0'));
+        sql.push_bind(ids.cloned().collect::<Vec<_>>());
         sql.push(")");
     }
 }
@@ -185,7 +185,7 @@ pub(super) async fn scope_ancestors(
          select payload, created_at from outward order by depth",
     )
     .bind(id.as_str())
-    .bind(scope_id)
+    .bind(row::without_nul(scope_id))
     .fetch_all(&store.pool)
     .await?;
     let scope = |found: &PgRow| {

@@ -10,6 +10,7 @@ use crate::{ImageDeletion, ImageFilter, Page, PageRequest, PageStart, paging};
 use super::PostgresStore;
 use super::error::{Answer, Fault};
 use super::instances::label_arrays;
+use super::numbered;
 use super::row::{self, image_columns};
 
 /// Up to how many instances are counted that keep an image.
@@ -48,11 +49,11 @@ pub(super) async fn register(store: &PostgresStore, new: NewImage) -> Answer<Ima
     .bind(new.image_id.as_str())
     .bind(new.tenant_id.as_str())
     .bind(new.name.as_str())
-    .bind(new.description)
+    .bind(new.description.as_deref().map(row::without_nul))
     .bind(new.kind.as_str())
     .bind(new.digest.0)
     .bind(row::signed(new.size))
-    .bind(new.metadata)
+    .bind(new.metadata.as_deref().map(row::without_nul))
     .bind(keys)
     .bind(values)
     .execute(&mut *connection)
@@ -129,8 +130,7 @@ fn push_filter(sql: &mut QueryBuilder<Postgres>, filter: &ImageFilter) {
         sql.push_bind(tenant.as_str().to_owned());
     }
     if let Some(name) = &filter.name {
-        sql.push(" and m.name = ");
-        sql.push_bind(name.clone());
+        numbered::push_text(sql, "m.name", name);
     }
     push_labels(sql, "runtara_image_labels", "image_id", "m", &filter.labels);
 }
@@ -150,7 +150,7 @@ pub(super) async fn list(
             sql.push(" and (m.created_at, m.image_id) < (");
             sql.push_bind(cursor.value.unwrap_or(i64::MIN));
             sql.push(", ");
-            sql.push_bind(cursor.key.clone());
+            sql.push_bind(row::without_nul(&cursor.key).into_owned());
             sql.push(")");
         }
     }

@@ -67,7 +67,7 @@ fn push_filter(sql: &mut QueryBuilder<Postgres>, filter: &InstanceFilter) {
         sql.push(
             " and i.image_id = any(array(select m.image_id from runtara_images m where m.name ^@ ",
         );
-        sql.push_bind(prefix.clone());
+        sql.push_bind(row::without_nul(prefix).into_owned());
         if let Some(tenant) = &filter.tenant_id {
             sql.push(" and m.tenant_id = ");
             sql.push_bind(tenant.as_str().to_owned());
@@ -130,14 +130,14 @@ impl Stretch {
             Self::Finished => "i.finished_at",
             Self::Unfinished => {
                 sql.push(format_args!(" and i.instance_id {beyond} "));
-                sql.push_bind(cursor.key.clone());
+                sql.push_bind(row::without_nul(&cursor.key).into_owned());
                 return;
             }
         };
         sql.push(format_args!(" and ({column}, i.instance_id) {beyond} ("));
         sql.push_bind(cursor.value.unwrap_or_default());
         sql.push(", ");
-        sql.push_bind(cursor.key.clone());
+        sql.push_bind(row::without_nul(&cursor.key).into_owned());
         sql.push(")");
     }
 

@@ -20,12 +20,14 @@ pub(super) async fn of_tenant(
                 count(*) filter (where status = 'completed') as completed,
                 count(*) filter (where status = 'failed') as failed,
                 count(*) filter (where status = 'cancelled') as cancelled,
-                avg(greatest(finished_at - started_at, 0)::double precision) as avg_duration,
-                min(greatest(finished_at - started_at, 0)::double precision) as min_duration,
-                max(greatest(finished_at - started_at, 0)::double precision) as max_duration,
+                avg(took::double precision) as avg_duration,
+                min(took::double precision) as min_duration,
+                max(took::double precision) as max_duration,
                 avg(memory_peak_bytes::double precision) filter (where memory_peak_bytes > 0) as avg_memory,
                 max(memory_peak_bytes) filter (where memory_peak_bytes > 0) as max_memory
-           from runtara_instances
+           from (select finished_at, status, memory_peak_bytes, tenant_id,
+                        case when started_at is not null then greatest(finished_at - started_at, 0) end as took
+                   from runtara_instances) i
           where tenant_id = $1 and finished_at >= $2 and finished_at < $3
           group by 1 order by 1",
     )

@@ -270,7 +270,7 @@ impl Store for PostgresStore {
     }
 
     async fn begin_wait(&self, caller: &Caller, request: WaitRequest) -> StoreResult<Waiting> {
-        let waiting = waits::begin(self, caller, &request).await;
+        let waiting = waits::begin(self, caller, request).await;
         waiting.map_err(|fault| fault.during("beginning a wait"))
     }
 

@@ -19,7 +19,7 @@ pub(super) async fn renew(store: &PostgresStore, lease: NodeLease) -> Answer<Nod
          select count(*) from runtara_nodes where node_id <> $1",
     )
     .bind(lease.node.to_string())
-    .bind(lease.name)
+    .bind(row::without_nul(&lease.name).into_owned())
     .bind(row::signed(lease.lease_ms).min(i64::MAX / 4))
     .fetch_one(&store.pool)
     .await?;

@@ -10,6 +10,16 @@ use super::PostgresStore;
 use super::error::Answer;
 use super::row;
 
+/// Demands a text. One with a NUL is nowhere stored.
+pub(super) fn push_text(sql: &mut QueryBuilder<Postgres>, column: &str, wanted: &str) {
+    if wanted.contains('\0') {
+        sql.push(" and false");
+        return;
+    }
+    sql.push(format_args!(" and {column} = "));
+    sql.push_bind(wanted.to_owned());
+}
+
 /// Demands a time within bounds.
 pub(super) fn push_time(
     sql: &mut QueryBuilder<Postgres>,

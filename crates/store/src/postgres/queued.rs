@@ -14,7 +14,7 @@ use crate::Nudges;
 use super::batches::{Mark, Marked, Marks, Record, Records, Save, Saves, Sign, Target};
 use super::error::Answer;
 use super::lanes::{Lane, ROW_BYTES};
-use super::{PostgresStore, calls};
+use super::{PostgresStore, calls, row};
 
 /// The queues of a store.
 pub(super) struct Queues {
@@ -82,12 +82,12 @@ pub(super) async fn save_checkpoint(
     request: SaveCheckpoint,
 ) -> Answer<Checkpointed> {
     // A name of its own, so that a save that is repeated because its commit was not answered finds itself.
+    let request_id = match &request.request_id {
+        Some(given) => row::without_nul(given).into_owned(),
+        None => Uuid::new_v4().to_string(),
+    };
     let request = SaveCheckpoint {
-        request_id: Some(
-            request
-                .request_id
-                .unwrap_or_else(|| Uuid::new_v4().to_string()),
-        ),
+        request_id: Some(request_id),
         ..request
     };
     if let Fence::Run(token) = caller.fence {

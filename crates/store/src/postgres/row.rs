@@ -1,5 +1,7 @@
 //! Rows as domain values, and back.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use runtara_domain::{
     Attempts, CheckpointId, Hold, IdError, ImageDigest, ImageId, ImageName, ImageRecord,
@@ -33,6 +35,15 @@ macro_rules! image_columns {
     };
 }
 pub(super) use image_columns;
+
+/// A text as it can be stored: PostgreSQL's holds no NUL, and what programs print or name may.
+pub(super) fn without_nul(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') {
+        Cow::Owned(text.replace('\0', "\u{fffd}"))
+    } else {
+        Cow::Borrowed(text)
+    }
+}
 
 /// A column of a row.
 pub(super) fn get<'r, T>(row: &'r PgRow, column: &str) -> Answer<T>

@@ -120,8 +120,10 @@ async fn apply(
 pub(super) async fn begin(
     store: &PostgresStore,
     caller: &Caller,
-    request: &WaitRequest,
+    mut request: WaitRequest,
 ) -> Answer<Waiting> {
+    let request_id = request.call.request_id.take();
+    request.call.request_id = request_id.map(|id| row::without_nul(&id).into_owned());
     for _ in 0..TRIES {
         let standing = look(store, caller, &request.key).await?;
         let records = records(store, caller, &request.key, None).await?;
@@ -131,7 +133,7 @@ pub(super) async fn begin(
         let kept = kept
             .as_ref()
             .and_then(|kept| kept.for_call(state.run_number, request_id));
-        let decided = plan::wait(state, caller, request, &records, kept, now)?;
+        let decided = plan::wait(state, caller, &request, &records, kept, now)?;
         if apply(store, &standing, &request.key, &decided, request_id).await? {
             return Ok(decided.answer);
         }

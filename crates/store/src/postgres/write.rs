@@ -316,7 +316,8 @@ fn bind_events<'q>(statement: Statement<'q>, loaded: &Loaded, write: &Write<'_>)
     let events = &write.transition.events;
     let key = write.request_id.map(request_key);
     let texts = |part: fn(&NewEvent) -> Option<&str>| {
-        let texts = events.iter().map(|event| part(event).map(str::to_owned));
+        let stored = |text| row::without_nul(text).into_owned();
+        let texts = events.iter().map(|event| part(event).map(stored));
         texts.collect::<Vec<_>>()
     };
     let payloads: Vec<Option<Vec<u8>>> = events
@@ -356,17 +357,13 @@ fn bind_result<'q>(
         .bind(action)
         .bind(loaded.event_seq)
         .bind(output.map(<[u8]>::to_vec))
-        .bind(error.map(without_nul))
-        .bind(transition.stderr.clone().map(without_nul))
-}
-
-/// PostgreSQL's text holds no NUL; what programs print may.
-fn without_nul(text: String) -> String {
-    if text.contains('\0') {
-        text.replace('\0', "\u{fffd}")
-    } else {
-        text
-    }
+        .bind(error.map(|text| row::without_nul(&text).into_owned()))
+        .bind(
+            transition
+                .stderr
+                .as_deref()
+                .map(|text| row::without_nul(text).into_owned()),
+        )
 }
 
 /// Parameters 57 to 61.
