@@ -27,32 +27,27 @@ pub use server::{Server, Setup, free_ports};
 pub use verbs::{Image, Run, TENANT, base64, from_base64, milliseconds};
 pub use wait::{DEADLINE, eventually, eventually_within, holds_for};
 
-/// Makes a test of each function twice: on SQLite and on PostgreSQL.
+/// Makes two tests of each function: on SQLite and on PostgreSQL.
 ///
 /// ```ignore
-/// on_both_stores! {
-///     fn a_start_is_kept(store) { … }
-/// }
+/// on_both_stores!(a_start_is_kept);
+///
+/// fn a_start_is_kept(store: Store) { … }
 /// ```
 ///
 /// gives `a_start_is_kept::sqlite` and `a_start_is_kept::postgres`.
 #[macro_export]
 macro_rules! on_both_stores {
-    ($($(#[$meta:meta])* fn $name:ident($store:ident) $body:block)*) => {$(
+    ($($name:ident),* $(,)?) => {$(
         mod $name {
-            use super::*;
-
-            $(#[$meta])*
-            fn given($store: $crate::Store) $body
-
             #[test]
             fn sqlite() {
-                given($crate::Store::Sqlite);
+                super::$name($crate::Store::Sqlite);
             }
 
             #[test]
             fn postgres() {
-                given($crate::Store::Postgres);
+                super::$name($crate::Store::Postgres);
             }
         }
     )*};

@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -129,13 +130,22 @@ impl Ports {
     }
 }
 
-/// Gives ports that nobody listens on now.
+/// Gives ports that nobody listens on now, below those that the kernel gives to connections (`ip_local_port_range`, ip(7)): a server
+/// that is killed and started again finds them still free.
 #[must_use]
 pub fn free_ports<const N: usize>() -> [u16; N] {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let free = || loop {
+        // Tests of other processes begin elsewhere, so that they seldom meet.
+        let start = std::process::id().wrapping_mul(37);
+        let step = u32::from(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = 10_000 + u16::try_from((start + step) % 20_000).expect("it is below 20,000");
+        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            return listener;
+        }
+    };
     // All are held until the last is found, so that they differ.
-    let held: [TcpListener; N] = std::array::from_fn(|_| {
-        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free")
-    });
+    let held: [TcpListener; N] = std::array::from_fn(|_| free());
     held.map(|listener| listener.local_addr().expect("it is bound").port())
 }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use runtara_tests::http::Request;
-use runtara_tests::{Server, TENANT, base64, from_base64, milliseconds, on_both_stores};
+use runtara_tests::{Server, Store, TENANT, base64, from_base64, milliseconds, on_both_stores};
 use serde_json::{Value, json};
 
 fn checkpoint(server: &Server, id: &str, checkpoint_id: &str, state: &str) -> Value {
@@ -19,426 +19,656 @@ fn register_again(server: &Server, id: &str, tenant: &str) -> runtara_tests::htt
     )
 }
 
-on_both_stores! {
-    fn health_answers(store) {
-        let server = Server::start(store);
-        let body = server.ask_core(&Request::get("/health")).expect(200);
-        assert_eq!(body["status"], "healthy");
-        let ready = server.ask_core(&Request::get("/ready")).expect(200);
-        assert_eq!(ready["ready"], true, "{ready}");
-    }
+on_both_stores!(
+    health_answers,
+    registration_makes_an_instance_that_runs,
+    registration_says_what_is_wrong,
+    an_instance_belongs_to_the_tenant_it_was_registered_for,
+    a_finished_instance_cannot_register_again,
+    a_checkpoint_is_saved_once_and_given_back,
+    a_probe_saves_nothing,
+    checkpoints_say_what_is_wrong,
+    the_longest_checkpoint_id_is_taken,
+    a_pending_signal_is_shown_by_every_call_until_it_is_acknowledged,
+    polling_an_unknown_instance_finds_nothing,
+    acknowledging_a_cancel_cancels,
+    a_custom_signal_is_given_to_the_run_that_asks_for_it_and_once,
+    custom_signals_may_have_any_name,
+    a_custom_signal_comes_with_the_checkpoint_of_its_name,
+    the_second_custom_signal_of_a_name_replaces_the_first,
+    events_are_recorded,
+    many_heartbeats_are_one_event,
+    endings_say_why,
+    suspension_needs_no_body,
+    a_late_word_is_answered_and_changes_nothing,
+    a_retry_is_recorded_and_is_no_checkpoint_that_could_be_found,
+    status_never_has_a_null_status,
+    a_parent_watches_a_child_of_its_tenant_and_no_other,
+    input_of_an_instance_that_was_given_none_is_null,
+    a_self_registered_sleeper_is_held_to_the_end,
+    sleeps_say_what_is_wrong,
+    a_wait_for_a_signal_is_answered_by_the_signal_or_the_time,
+    unknown_routes_and_methods_are_answered_in_json,
+    a_suspension_with_a_wake_time_is_kept,
+);
 
-    fn registration_makes_an_instance_that_runs(store) {
-        let server = Server::start(store);
-        server.self_register("own-1");
-        let found = server.instance("own-1").status();
-        assert_eq!(found["status"], "running", "{found}");
-        assert_eq!(found["tenant_id"], TENANT, "{found}");
-        assert!(found["started_at_ms"].is_i64(), "{found}");
-        assert_eq!(server.instance("own-1").event_names(), ["started"]);
-        // Again is fine: a program that comes anew.
-        server.self_register("own-1");
-    }
+fn health_answers(store: Store) {
+    let server = Server::start(store);
+    let body = server.ask_core(&Request::get("/health")).expect(200);
+    assert_eq!(body["status"], "healthy");
+    let ready = server.ask_core(&Request::get("/ready")).expect(200);
+    assert_eq!(ready["ready"], true, "{ready}");
+}
 
-    fn registration_says_what_is_wrong(store) {
-        let server = Server::start(store);
-        let say = |id: &str, body: Value| server.say(id, "register", &body);
-        say("own-1", json!({ "tenant_id": "" })).refuses(400, "INVALID_ID");
-        say("own-1", json!({ "tenant_id": "a/b" })).refuses(400, "INVALID_ID");
-        say("a%23b", json!({ "tenant_id": TENANT })).refuses(400, "INVALID_ID");
-        say("own-1", json!({})).refuses(422, "INVALID_BODY");
-        say("own-1", json!({ "tenant_id": TENANT, "checkpoint_id": "never-saved" }))
-            .refuses(400, "CHECKPOINT_UNKNOWN");
-        // Nothing of that has made an instance.
-        assert_eq!(server.instance("own-1").status()["found"], false);
-    }
+fn registration_makes_an_instance_that_runs(store: Store) {
+    let server = Server::start(store);
+    server.self_register("own-1");
+    let found = server.instance("own-1").status();
+    assert_eq!(found["status"], "running", "{found}");
+    assert_eq!(found["tenant_id"], TENANT, "{found}");
+    assert!(found["started_at_ms"].is_i64(), "{found}");
+    assert_eq!(server.instance("own-1").event_names(), ["started"]);
+    // Again is fine: a program that comes anew.
+    server.self_register("own-1");
+}
 
-    fn an_instance_belongs_to_the_tenant_it_was_registered_for(store) {
-        let server = Server::start(store);
-        server.self_register("own-1");
-        register_again(&server, "own-1", "stranger").refuses(403, "TENANT_MISMATCH");
-        assert_eq!(server.instance("own-1").status()["tenant_id"], TENANT);
-    }
+fn registration_says_what_is_wrong(store: Store) {
+    let server = Server::start(store);
+    let say = |id: &str, body: Value| server.say(id, "register", &body);
+    say("own-1", json!({ "tenant_id": "" })).refuses(400, "INVALID_ID");
+    say("own-1", json!({ "tenant_id": "a/b" })).refuses(400, "INVALID_ID");
+    say("a%23b", json!({ "tenant_id": TENANT })).refuses(400, "INVALID_ID");
+    say("own-1", json!({})).refuses(422, "INVALID_BODY");
+    say(
+        "own-1",
+        json!({ "tenant_id": TENANT, "checkpoint_id": "never-saved" }),
+    )
+    .refuses(400, "CHECKPOINT_UNKNOWN");
+    // Nothing of that has made an instance.
+    assert_eq!(server.instance("own-1").status()["found"], false);
+}
 
-    fn a_finished_instance_cannot_register_again(store) {
-        let server = Server::start(store);
-        server.self_register("own-1");
-        let done = server.say("own-1", "completed", &json!({ "output": base64("42") }));
-        assert_eq!(done.expect(200)["success"], true);
-        register_again(&server, "own-1", TENANT).refuses(409, "INSTANCE_ENDED");
-        let found = server.instance("own-1").status();
-        assert_eq!(found["status"], "completed", "{found}");
-        assert_eq!(from_base64(&found["output"]), "42");
-    }
+fn an_instance_belongs_to_the_tenant_it_was_registered_for(store: Store) {
+    let server = Server::start(store);
+    server.self_register("own-1");
+    register_again(&server, "own-1", "stranger").refuses(403, "TENANT_MISMATCH");
+    assert_eq!(server.instance("own-1").status()["tenant_id"], TENANT);
+}
 
-    fn a_checkpoint_is_saved_once_and_given_back(store) {
-        let server = Server::start(store);
-        server.self_register("own-1");
-        let first = checkpoint(&server, "own-1", "step 1", "\"one\"");
-        assert_eq!(first["found"], false, "{first}");
-        let second = checkpoint(&server, "own-1", "step 1", "\"two\"");
-        assert_eq!(second["found"], true, "{second}");
-        assert_eq!(from_base64(&second["state"]), "\"one\"", "the state that was saved first stands");
-        assert_eq!(server.instance("own-1").status()["checkpoint_id"], "step 1");
-    }
+fn a_finished_instance_cannot_register_again(store: Store) {
+    let server = Server::start(store);
+    server.self_register("own-1");
+    let done = server.say("own-1", "completed", &json!({ "output": base64("42") }));
+    assert_eq!(done.expect(200)["success"], true);
+    register_again(&server, "own-1", TENANT).refuses(409, "INSTANCE_ENDED");
+    let found = server.instance("own-1").status();
+    assert_eq!(found["status"], "completed", "{found}");
+    assert_eq!(from_base64(&found["output"]), "42");
+}
 
-    fn a_probe_saves_nothing(store) {
-        let server = Server::start(store);
-        server.self_register("own-1");
-        for body in [
-            json!({ "checkpoint_id": "durable::f::1", "state": "" }),
-            json!({ "checkpoint_id": "durable::f::1", "state": null }),
-            json!({ "checkpoint_id": "durable::f::1" }),
-        ] {
-            let probe = server.say("own-1", "checkpoint", &body).expect(200);
-            assert_eq!(probe["found"], false, "{probe}");
-        }
-        assert!(server.instance("own-1").checkpoints().is_empty());
-        assert_eq!(checkpoint(&server, "own-1", "durable::f::1", "7")["found"], false);
-        let probe = server.say("own-1", "checkpoint", &json!({ "checkpoint_id": "durable::f::1", "state": "" }));
-        let probe = probe.expect(200);
-        assert_eq!(probe["found"], true, "{probe}");
-        assert_eq!(from_base64(&probe["state"]), "7");
-    }
+fn a_checkpoint_is_saved_once_and_given_back(store: Store) {
+    let server = Server::start(store);
+    server.self_register("own-1");
+    let first = checkpoint(&server, "own-1", "step 1", "\"one\"");
+    assert_eq!(first["found"], false, "{first}");
+    let second = checkpoint(&server, "own-1", "step 1", "\"two\"");
+    assert_eq!(second["found"], true, "{second}");
+    assert_eq!(
+        from_base64(&second["state"]),
+        "\"one\"",
+        "the state that was saved first stands"
+    );
+    assert_eq!(server.instance("own-1").status()["checkpoint_id"], "step 1");
+}
 
-    fn checkpoints_say_what_is_wrong(store) {
-        let server = Server::start(store);
-        let say = |id: &str, body: Value| server.say(id, "checkpoint", &body);
-        say("nobody", json!({ "checkpoint_id": "a", "state": base64("1") }))
-            .refuses(404, "INSTANCE_NOT_FOUND");
-        server.self_register("own-1");
-        say("own-1", json!({ "checkpoint_id": "a", "state": "%%%" })).refuses(400, "INVALID_STATE");
-        say("own-1", json!({ "checkpoint_id": "", "state": base64("1") })).refuses(400, "INVALID_ID");
-        say("own-1", json!({ "checkpoint_id": "a\u{0}b", "state": base64("1") })).refuses(400, "INVALID_ID");
-        say("own-1", json!({ "checkpoint_id": "x".repeat(2_049), "state": base64("1") }))
-            .refuses(400, "INVALID_ID");
-        say("own-1", json!({ "state": base64("1") })).refuses(422, "INVALID_BODY");
-        let done = server.say("own-1", "completed", &json!({}));
-        assert_eq!(done.expect(200)["success"], true);
-        say("own-1", json!({ "checkpoint_id": "a", "state": base64("1") })).refuses(409, "INSTANCE_ENDED");
-        assert!(server.instance("own-1").checkpoints().is_empty());
+fn a_probe_saves_nothing(store: Store) {
+    let server = Server::start(store);
+    server.self_register("own-1");
+    for body in [
+        json!({ "checkpoint_id": "durable::f::1", "state": "" }),
+        json!({ "checkpoint_id": "durable::f::1", "state": null }),
+        json!({ "checkpoint_id": "durable::f::1" }),
+    ] {
+        let probe = server.say("own-1", "checkpoint", &body).expect(200);
+        assert_eq!(probe["found"], false, "{probe}");
     }
+    assert!(server.instance("own-1").checkpoints().is_empty());
+    assert_eq!(
+        checkpoint(&server, "own-1", "durable::f::1", "7")["found"],
+        false
+    );
+    let probe = server.say(
+        "own-1",
+        "checkpoint",
+        &json!({ "checkpoint_id": "durable::f::1", "state": "" }),
+    );
+    let probe = probe.expect(200);
+    assert_eq!(probe["found"], true, "{probe}");
+    assert_eq!(from_base64(&probe["state"]), "7");
+}
 
-    fn the_longest_checkpoint_id_is_taken(store) {
-        let server = Server::start(store);
-        server.self_register("own-1");
-        let id = "ä".repeat(1_024);
-        assert_eq!(checkpoint(&server, "own-1", &id, "1")["found"], false);
-        assert_eq!(checkpoint(&server, "own-1", &id, "2")["found"], true);
-    }
+fn checkpoints_say_what_is_wrong(store: Store) {
+    let server = Server::start(store);
+    let say = |id: &str, body: Value| server.say(id, "checkpoint", &body);
+    say(
+        "nobody",
+        json!({ "checkpoint_id": "a", "state": base64("1") }),
+    )
+    .refuses(404, "INSTANCE_NOT_FOUND");
+    server.self_register("own-1");
+    say("own-1", json!({ "checkpoint_id": "a", "state": "%%%" })).refuses(400, "INVALID_STATE");
+    say(
+        "own-1",
+        json!({ "checkpoint_id": "", "state": base64("1") }),
+    )
+    .refuses(400, "INVALID_ID");
+    say(
+        "own-1",
+        json!({ "checkpoint_id": "a\u{0}b", "state": base64("1") }),
+    )
+    .refuses(400, "INVALID_ID");
+    say(
+        "own-1",
+        json!({ "checkpoint_id": "x".repeat(2_049), "state": base64("1") }),
+    )
+    .refuses(400, "INVALID_ID");
+    say("own-1", json!({ "state": base64("1") })).refuses(422, "INVALID_BODY");
+    let done = server.say("own-1", "completed", &json!({}));
+    assert_eq!(done.expect(200)["success"], true);
+    say(
+        "own-1",
+        json!({ "checkpoint_id": "a", "state": base64("1") }),
+    )
+    .refuses(409, "INSTANCE_ENDED");
+    assert!(server.instance("own-1").checkpoints().is_empty());
+}
 
-    fn a_pending_signal_is_shown_by_every_call_until_it_is_acknowledged(store) {
-        let server = Server::start(store);
-        server.self_register("own-1");
-        let body = json!({ "signal_type": "pause", "payload": "because" });
-        let sent = server.instance("own-1").post("/signals", &body);
-        assert_eq!(sent.expect(200)["success"], true);
-        for _ in 0..2 {
-            let polled = server.look("own-1", "signals").expect(200);
-            assert_eq!(polled["signal"]["signal_type"], "pause", "{polled}");
-            assert_eq!(from_base64(&polled["signal"]["payload"]), "because");
-            let saved = checkpoint(&server, "own-1", "a", "1");
-            assert_eq!(saved["signal"]["signal_type"], "pause", "{saved}");
-        }
-        let ack = server.say("own-1", "signals/ack", &json!({ "signal_type": "pause" }));
-        assert_eq!(ack.expect(200)["success"], true);
-        let found = server.instance("own-1").status();
-        assert_eq!(found["status"], "suspended", "{found}");
-        assert_eq!(found["termination_reason"], "paused", "{found}");
+fn the_longest_checkpoint_id_is_taken(store: Store) {
+    let server = Server::start(store);
+    server.self_register("own-1");
+    let id = "ä".repeat(1_024);
+    assert_eq!(checkpoint(&server, "own-1", &id, "1")["found"], false);
+    assert_eq!(checkpoint(&server, "own-1", &id, "2")["found"], true);
+}
+
+fn a_pending_signal_is_shown_by_every_call_until_it_is_acknowledged(store: Store) {
+    let server = Server::start(store);
+    server.self_register("own-1");
+    let body = json!({ "signal_type": "pause", "payload": "because" });
+    let sent = server.instance("own-1").post("/signals", &body);
+    assert_eq!(sent.expect(200)["success"], true);
+    for _ in 0..2 {
         let polled = server.look("own-1", "signals").expect(200);
-        assert!(polled.get("signal").is_none_or(Value::is_null), "{polled}");
+        assert_eq!(polled["signal"]["signal_type"], "pause", "{polled}");
+        assert_eq!(from_base64(&polled["signal"]["payload"]), "because");
+        let saved = checkpoint(&server, "own-1", "a", "1");
+        assert_eq!(saved["signal"]["signal_type"], "pause", "{saved}");
     }
+    let ack = server.say("own-1", "signals/ack", &json!({ "signal_type": "pause" }));
+    assert_eq!(ack.expect(200)["success"], true);
+    let found = server.instance("own-1").status();
+    assert_eq!(found["status"], "suspended", "{found}");
+    assert_eq!(found["termination_reason"], "paused", "{found}");
+    let polled = server.look("own-1", "signals").expect(200);
+    assert!(polled.get("signal").is_none_or(Value::is_null), "{polled}");
+}
 
-    fn polling_an_unknown_instance_finds_nothing(store) {
-        let server = Server::start(store);
-        let polled = server.look("nobody", "signals").expect(200);
-        assert!(polled.get("signal").is_none_or(Value::is_null), "{polled}");
-    }
+fn polling_an_unknown_instance_finds_nothing(store: Store) {
+    let server = Server::start(store);
+    let polled = server.look("nobody", "signals").expect(200);
+    assert!(polled.get("signal").is_none_or(Value::is_null), "{polled}");
+}
 
-    fn acknowledging_a_cancel_cancels(store) {
-        let server = Server::start(store);
-        server.self_register("own-1");
-        assert_eq!(server.instance("own-1").signal("cancel").expect(200)["success"], true);
-        server.say("own-1", "signals/ack", &json!({ "signal_type": "shutdown" }))
-            .refuses(400, "INVALID_SIGNAL_TYPE");
-        let ack = server.say("own-1", "signals/ack", &json!({ "signal_type": "cancel" }));
-        assert_eq!(ack.expect(200)["success"], true);
-        let found = server.instance("own-1").status();
-        assert_eq!(found["status"], "cancelled", "{found}");
-        assert_eq!(found["termination_reason"], "cancelled", "{found}");
-        assert!(found["finished_at_ms"].is_i64(), "{found}");
-    }
+fn acknowledging_a_cancel_cancels(store: Store) {
+    let server = Server::start(store);
+    server.self_register("own-1");
+    assert_eq!(
+        server.instance("own-1").signal("cancel").expect(200)["success"],
+        true
+    );
+    server
+        .say(
+            "own-1",
+            "signals/ack",
+            &json!({ "signal_type": "shutdown" }),
+        )
+        .refuses(400, "INVALID_SIGNAL_TYPE");
+    let ack = server.say("own-1", "signals/ack", &json!({ "signal_type": "cancel" }));
+    assert_eq!(ack.expect(200)["success"], true);
+    let found = server.instance("own-1").status();
+    assert_eq!(found["status"], "cancelled", "{found}");
+    assert_eq!(found["termination_reason"], "cancelled", "{found}");
+    assert!(found["finished_at_ms"].is_i64(), "{found}");
+}
 
-    fn a_custom_signal_is_given_to_the_run_that_asks_for_it_and_once(store) {
-        let server = Server::start(store);
-        server.self_register("own-1");
-        let run = server.instance("own-1");
-        assert_eq!(server.look("own-1", "signals/paid").expect(200).get("custom_signal"), None);
-        run.custom_signal("paid", "12 EUR");
-        let taken = server.look("own-1", "signals/paid").expect(200);
-        assert_eq!(taken["custom_signal"]["checkpoint_id"], "paid", "{taken}");
-        assert_eq!(from_base64(&taken["custom_signal"]["payload"]), "12 EUR");
-        assert_eq!(server.look("own-1", "signals/paid").expect(200).get("custom_signal"), None);
-    }
+fn a_custom_signal_is_given_to_the_run_that_asks_for_it_and_once(store: Store) {
+    let server = Server::start(store);
+    server.self_register("own-1");
+    let run = server.instance("own-1");
+    assert_eq!(
+        server
+            .look("own-1", "signals/paid")
+            .expect(200)
+            .get("custom_signal"),
+        None
+    );
+    run.custom_signal("paid", "12 EUR");
+    let taken = server.look("own-1", "signals/paid").expect(200);
+    assert_eq!(taken["custom_signal"]["checkpoint_id"], "paid", "{taken}");
+    assert_eq!(from_base64(&taken["custom_signal"]["payload"]), "12 EUR");
+    assert_eq!(
+        server
+            .look("own-1", "signals/paid")
+            .expect(200)
+            .get("custom_signal"),
+        None
+    );
+}
 
-    fn custom_signals_may_have_any_name(store) {
-        let server = Server::start(store);
-        server.self_register("own-1");
-        let run = server.instance("own-1");
-        // Two are called like routes; one needs percent-encoding, one holds what looks encoded.
-        for (name, in_path) in [
-            ("ack", "ack"),
-            ("wait", "wait"),
-            ("a/b ?", "a%2Fb%20%3F"),
-            ("100%41", "100%2541"),
-        ] {
-            run.custom_signal(name, name);
-            let taken = server.look("own-1", &format!("signals/{in_path}")).expect(200);
-            assert_eq!(from_base64(&taken["custom_signal"]["payload"]), name, "{taken}");
-        }
-    }
-
-    fn a_custom_signal_comes_with_the_checkpoint_of_its_name(store) {
-        let server = Server::start(store);
-        server.self_register("own-1");
-        let run = server.instance("own-1");
-        run.custom_signal("approve", "yes");
-        let probe = server.say("own-1", "checkpoint", &json!({ "checkpoint_id": "approve", "state": "" }));
-        assert_eq!(probe.expect(200).get("custom_signal"), None, "a probe does not take it");
-        let saved = checkpoint(&server, "own-1", "approve", "1");
-        assert_eq!(from_base64(&saved["custom_signal"]["payload"]), "yes", "{saved}");
-        assert_eq!(checkpoint(&server, "own-1", "approve", "1").get("custom_signal"), None);
-    }
-
-    fn the_second_custom_signal_of_a_name_replaces_the_first(store) {
-        let server = Server::start(store);
-        server.self_register("own-1");
-        let run = server.instance("own-1");
-        run.custom_signal("price", "1");
-        run.custom_signal("price", "2");
-        let taken = server.look("own-1", "signals/price").expect(200);
-        assert_eq!(from_base64(&taken["custom_signal"]["payload"]), "2", "{taken}");
-        assert_eq!(server.look("own-1", "signals/price").expect(200).get("custom_signal"), None);
-    }
-
-    fn events_are_recorded(store) {
-        let server = Server::start(store);
-        server.self_register("own-1");
-        let say = |body: Value| server.say("own-1", "events", &body);
-        let accepted = [
-            json!({ "event_type": "heartbeat" }),
-            json!({ "event_type": "custom", "subtype": "progress", "payload": base64("{\"done\":1}") }),
-            json!({ "event_type": "custom", "subtype": "empty", "payload": "" }),
-            json!({ "event_type": "who-knows", "subtype": "odd", "payload": null, "checkpoint_id": null }),
-        ];
-        for body in accepted {
-            assert_eq!(say(body).expect(200)["success"], true);
-        }
-        let run = server.instance("own-1");
+fn custom_signals_may_have_any_name(store: Store) {
+    let server = Server::start(store);
+    server.self_register("own-1");
+    let run = server.instance("own-1");
+    // Two are called like routes; one needs percent-encoding, one holds what looks encoded.
+    for (name, in_path) in [
+        ("ack", "ack"),
+        ("wait", "wait"),
+        ("a/b ?", "a%2Fb%20%3F"),
+        ("100%41", "100%2541"),
+    ] {
+        run.custom_signal(name, name);
+        let taken = server
+            .look("own-1", &format!("signals/{in_path}"))
+            .expect(200);
         assert_eq!(
-            run.event_names(),
-            ["started", "heartbeat", "custom/progress", "custom/empty", "custom/odd"]
+            from_base64(&taken["custom_signal"]["payload"]),
+            name,
+            "{taken}"
         );
-        let events = run.events();
-        assert_eq!(from_base64(&events[2]["payload"]), "{\"done\":1}");
-        assert_eq!(events[3].get("payload"), None, "an empty payload is none");
-        say(json!({ "event_type": "custom", "payload": "%" })).refuses(400, "INVALID_PAYLOAD");
-        say(json!({ "event_type": "custom", "subtype": "a\u{0}" })).refuses(400, "INVALID_SUBTYPE");
-        say(json!({ "subtype": "x" })).refuses(422, "INVALID_BODY");
-        say(json!({ "event_type": "custom", "subtype": "runtara.crashed" })).refuses(400, "INVALID_REQUEST");
-        server.say("nobody", "events", &json!({ "event_type": "custom" })).refuses(404, "INSTANCE_NOT_FOUND");
     }
+}
 
-    fn many_heartbeats_are_one_event(store) {
-        let server = Server::start(store);
-        server.self_register("own-1");
-        for _ in 0..10 {
-            let beat = server.say("own-1", "events", &json!({ "event_type": "heartbeat" }));
-            assert_eq!(beat.expect(200)["success"], true);
-        }
-        let run = server.instance("own-1");
-        assert_eq!(run.event_names(), ["started", "heartbeat"]);
-        assert!(run.status()["heartbeat_at_ms"].is_i64(), "{}", run.status());
-    }
+fn a_custom_signal_comes_with_the_checkpoint_of_its_name(store: Store) {
+    let server = Server::start(store);
+    server.self_register("own-1");
+    let run = server.instance("own-1");
+    run.custom_signal("approve", "yes");
+    let probe = server.say(
+        "own-1",
+        "checkpoint",
+        &json!({ "checkpoint_id": "approve", "state": "" }),
+    );
+    assert_eq!(
+        probe.expect(200).get("custom_signal"),
+        None,
+        "a probe does not take it"
+    );
+    let saved = checkpoint(&server, "own-1", "approve", "1");
+    assert_eq!(
+        from_base64(&saved["custom_signal"]["payload"]),
+        "yes",
+        "{saved}"
+    );
+    assert_eq!(
+        checkpoint(&server, "own-1", "approve", "1").get("custom_signal"),
+        None
+    );
+}
 
-    fn endings_say_why(store) {
-        let server = Server::start(store);
-        for (id, call, body, status, reason) in [
-            ("own-1", "completed", json!({ "output": base64("[1]") }), "completed", "completed"),
-            ("own-2", "completed", json!({}), "completed", "completed"),
-            ("own-3", "failed", json!({ "error": "no money" }), "failed", "application_error"),
-            ("own-4", "failed", json!({}), "failed", "application_error"),
-            ("own-5", "suspended", json!({}), "suspended", "paused"),
-            ("own-6", "events", json!({ "event_type": "completed", "payload": base64("2") }), "completed", "completed"),
-            ("own-7", "events", json!({ "event_type": "failed", "payload": base64("bad") }), "failed", "application_error"),
-            ("own-8", "events", json!({ "event_type": "suspended" }), "suspended", "paused"),
-        ] {
-            server.self_register(id);
-            assert_eq!(server.say(id, call, &body).expect(200)["success"], true);
-            let found = server.instance(id).status();
-            assert_eq!(found["status"], status, "{found}");
-            assert_eq!(found["termination_reason"], reason, "{found}");
-            assert_eq!(found["finished_at_ms"].is_i64(), status != "suspended", "{found}");
-        }
-        let status = |id: &str| server.instance(id).status();
-        assert_eq!(from_base64(&status("own-1")["output"]), "[1]");
-        assert_eq!(status("own-2").get("output"), None);
-        assert_eq!(status("own-3")["error"], "no money");
-        assert_eq!(status("own-4")["error"], "Unknown error");
-        assert_eq!(status("own-7")["error"], "bad");
-        server.self_register("own-9");
-        server.say("own-9", "completed", &json!({ "output": "%" })).refuses(400, "INVALID_OUTPUT");
-        server.say("nobody", "completed", &json!({})).refuses(404, "INSTANCE_NOT_FOUND");
-        server.say("nobody", "failed", &json!({})).refuses(404, "INSTANCE_NOT_FOUND");
-    }
+fn the_second_custom_signal_of_a_name_replaces_the_first(store: Store) {
+    let server = Server::start(store);
+    server.self_register("own-1");
+    let run = server.instance("own-1");
+    run.custom_signal("price", "1");
+    run.custom_signal("price", "2");
+    let taken = server.look("own-1", "signals/price").expect(200);
+    assert_eq!(
+        from_base64(&taken["custom_signal"]["payload"]),
+        "2",
+        "{taken}"
+    );
+    assert_eq!(
+        server
+            .look("own-1", "signals/price")
+            .expect(200)
+            .get("custom_signal"),
+        None
+    );
+}
 
-    fn suspension_needs_no_body(store) {
-        let server = Server::start(store);
-        server.self_register("own-1");
-        let answer = server.ask_core(&Request::new("POST", "/api/v1/instances/own-1/suspended"));
-        assert_eq!(answer.expect(200)["success"], true);
+fn events_are_recorded(store: Store) {
+    let server = Server::start(store);
+    server.self_register("own-1");
+    let say = |body: Value| server.say("own-1", "events", &body);
+    let accepted = [
+        json!({ "event_type": "heartbeat" }),
+        json!({ "event_type": "custom", "subtype": "progress", "payload": base64("{\"done\":1}") }),
+        json!({ "event_type": "custom", "subtype": "empty", "payload": "" }),
+        json!({ "event_type": "who-knows", "subtype": "odd", "payload": null, "checkpoint_id": null }),
+    ];
+    for body in accepted {
+        assert_eq!(say(body).expect(200)["success"], true);
     }
+    let run = server.instance("own-1");
+    assert_eq!(
+        run.event_names(),
+        [
+            "started",
+            "heartbeat",
+            "custom/progress",
+            "custom/empty",
+            "custom/odd"
+        ]
+    );
+    let events = run.events();
+    assert_eq!(from_base64(&events[2]["payload"]), "{\"done\":1}");
+    assert_eq!(events[3].get("payload"), None, "an empty payload is none");
+    say(json!({ "event_type": "custom", "payload": "%" })).refuses(400, "INVALID_PAYLOAD");
+    say(json!({ "event_type": "custom", "subtype": "a\u{0}" })).refuses(400, "INVALID_SUBTYPE");
+    say(json!({ "subtype": "x" })).refuses(422, "INVALID_BODY");
+    say(json!({ "event_type": "custom", "subtype": "runtara.crashed" }))
+        .refuses(400, "INVALID_REQUEST");
+    server
+        .say("nobody", "events", &json!({ "event_type": "custom" }))
+        .refuses(404, "INSTANCE_NOT_FOUND");
+}
 
-    fn a_late_word_is_answered_and_changes_nothing(store) {
-        let server = Server::start(store);
-        server.self_register("own-1");
-        let run = server.instance("own-1");
-        assert_eq!(server.say("own-1", "completed", &json!({ "output": base64("1") })).expect(200)["success"], true);
-        let before = (run.status(), run.event_names());
-        for (call, body) in [
-            ("completed", json!({ "output": base64("2") })),
-            ("failed", json!({ "error": "late" })),
-            ("suspended", json!({})),
-            ("signals/ack", json!({ "signal_type": "cancel" })),
-            ("signals/ack", json!({ "signal_type": "pause" })),
-        ] {
-            assert_eq!(server.say("own-1", call, &body).expect(200)["success"], true);
-        }
-        assert_eq!((run.status(), run.event_names()), before);
-        server.say("own-1", "events", &json!({ "event_type": "custom", "subtype": "late" }))
-            .refuses(409, "INSTANCE_ENDED");
+fn many_heartbeats_are_one_event(store: Store) {
+    let server = Server::start(store);
+    server.self_register("own-1");
+    for _ in 0..10 {
+        let beat = server.say("own-1", "events", &json!({ "event_type": "heartbeat" }));
+        assert_eq!(beat.expect(200)["success"], true);
     }
+    let run = server.instance("own-1");
+    assert_eq!(run.event_names(), ["started", "heartbeat"]);
+    assert!(run.status()["heartbeat_at_ms"].is_i64(), "{}", run.status());
+}
 
-    fn a_retry_is_recorded_and_is_no_checkpoint_that_could_be_found(store) {
-        let server = Server::start(store);
-        server.self_register("own-1");
-        let body = json!({ "checkpoint_id": "pay", "attempt": 2, "error_message": "timeout" });
-        assert_eq!(server.say("own-1", "retry", &body).expect(200)["success"], true);
-        let probe = server.say("own-1", "checkpoint", &json!({ "checkpoint_id": "pay", "state": "" }));
-        assert_eq!(probe.expect(200)["found"], false);
-        let listed = server.instance("own-1").get("/checkpoints").expect(200);
-        assert_eq!(listed["checkpoints"][0]["checkpoint_id"], "pay::retry::2", "{listed}");
-        assert_eq!(listed["checkpoints"][0]["data_size_bytes"], 0, "{listed}");
-        server.say("own-1", "retry", &json!({ "checkpoint_id": "pay", "attempt": -1 }))
-            .refuses(422, "INVALID_BODY");
+fn endings_say_why(store: Store) {
+    let server = Server::start(store);
+    for (id, call, body, status, reason) in [
+        (
+            "own-1",
+            "completed",
+            json!({ "output": base64("[1]") }),
+            "completed",
+            "completed",
+        ),
+        ("own-2", "completed", json!({}), "completed", "completed"),
+        (
+            "own-3",
+            "failed",
+            json!({ "error": "no money" }),
+            "failed",
+            "application_error",
+        ),
+        ("own-4", "failed", json!({}), "failed", "application_error"),
+        ("own-5", "suspended", json!({}), "suspended", "paused"),
+        (
+            "own-6",
+            "events",
+            json!({ "event_type": "completed", "payload": base64("2") }),
+            "completed",
+            "completed",
+        ),
+        (
+            "own-7",
+            "events",
+            json!({ "event_type": "failed", "payload": base64("bad") }),
+            "failed",
+            "application_error",
+        ),
+        (
+            "own-8",
+            "events",
+            json!({ "event_type": "suspended" }),
+            "suspended",
+            "paused",
+        ),
+    ] {
+        server.self_register(id);
+        assert_eq!(server.say(id, call, &body).expect(200)["success"], true);
+        let found = server.instance(id).status();
+        assert_eq!(found["status"], status, "{found}");
+        assert_eq!(found["termination_reason"], reason, "{found}");
+        assert_eq!(
+            found["finished_at_ms"].is_i64(),
+            status != "suspended",
+            "{found}"
+        );
     }
+    let status = |id: &str| server.instance(id).status();
+    assert_eq!(from_base64(&status("own-1")["output"]), "[1]");
+    assert_eq!(status("own-2").get("output"), None);
+    assert_eq!(status("own-3")["error"], "no money");
+    assert_eq!(status("own-4")["error"], "Unknown error");
+    assert_eq!(status("own-7")["error"], "bad");
+    server.self_register("own-9");
+    server
+        .say("own-9", "completed", &json!({ "output": "%" }))
+        .refuses(400, "INVALID_OUTPUT");
+    server
+        .say("nobody", "completed", &json!({}))
+        .refuses(404, "INSTANCE_NOT_FOUND");
+    server
+        .say("nobody", "failed", &json!({}))
+        .refuses(404, "INSTANCE_NOT_FOUND");
+}
 
-    fn status_never_has_a_null_status(store) {
-        let server = Server::start(store);
-        server.self_register("own-1");
-        let found = server.look("own-1", "status").expect(200);
-        assert_eq!(found["found"], true, "{found}");
-        assert_eq!(found["instance_id"], "own-1");
-        assert_eq!(found["status"], "running");
-        let request = Request::get("/api/v1/instances/nobody/status")
-            .header("X-Runtara-Instance-Id", "own-1")
-            .header("X-Runtara-Tenant-Id", TENANT);
-        let unknown = server.ask_core(&request).expect(200);
-        assert_eq!(unknown["found"], false, "{unknown}");
-        assert_eq!(unknown["status"], "unknown", "{unknown}");
-    }
+fn suspension_needs_no_body(store: Store) {
+    let server = Server::start(store);
+    server.self_register("own-1");
+    let answer = server.ask_core(&Request::new("POST", "/api/v1/instances/own-1/suspended"));
+    assert_eq!(answer.expect(200)["success"], true);
+}
 
-    fn a_parent_watches_a_child_of_its_tenant_and_no_other(store) {
-        let server = Server::start(store);
-        server.self_register("parent");
-        server.self_register("child");
-        let answer = server.say("stranger", "register", &json!({ "tenant_id": "other" }));
-        assert_eq!(answer.expect(200)["success"], true);
-        assert_eq!(server.say("child", "completed", &json!({ "output": base64("5") })).expect(200)["success"], true);
-        let watch = |id: &str| {
-            let request = Request::get(&format!("/api/v1/instances/{id}/status"));
-            server.ask_core(&request.header("X-Runtara-Instance-Id", "parent")).expect(200)
-        };
-        let child = watch("child");
-        assert_eq!(child["status"], "completed", "{child}");
-        assert_eq!(from_base64(&child["output"]), "5");
-        assert_eq!(watch("stranger")["found"], false, "another tenant's instance is not shown");
+fn a_late_word_is_answered_and_changes_nothing(store: Store) {
+    let server = Server::start(store);
+    server.self_register("own-1");
+    let run = server.instance("own-1");
+    assert_eq!(
+        server
+            .say("own-1", "completed", &json!({ "output": base64("1") }))
+            .expect(200)["success"],
+        true
+    );
+    let before = (run.status(), run.event_names());
+    for (call, body) in [
+        ("completed", json!({ "output": base64("2") })),
+        ("failed", json!({ "error": "late" })),
+        ("suspended", json!({})),
+        ("signals/ack", json!({ "signal_type": "cancel" })),
+        ("signals/ack", json!({ "signal_type": "pause" })),
+    ] {
+        assert_eq!(
+            server.say("own-1", call, &body).expect(200)["success"],
+            true
+        );
     }
+    assert_eq!((run.status(), run.event_names()), before);
+    server
+        .say(
+            "own-1",
+            "events",
+            &json!({ "event_type": "custom", "subtype": "late" }),
+        )
+        .refuses(409, "INSTANCE_ENDED");
+}
 
-    fn input_of_an_instance_that_was_given_none_is_null(store) {
-        let server = Server::start(store);
-        server.self_register("own-1");
-        let input = server.look("own-1", "input").expect(200);
-        assert_eq!(input["found"], true, "{input}");
-        assert_eq!(input["input"], Value::Null, "{input}");
-        server.look("nobody", "input").refuses(404, "INSTANCE_NOT_FOUND");
-    }
+fn a_retry_is_recorded_and_is_no_checkpoint_that_could_be_found(store: Store) {
+    let server = Server::start(store);
+    server.self_register("own-1");
+    let body = json!({ "checkpoint_id": "pay", "attempt": 2, "error_message": "timeout" });
+    assert_eq!(
+        server.say("own-1", "retry", &body).expect(200)["success"],
+        true
+    );
+    let probe = server.say(
+        "own-1",
+        "checkpoint",
+        &json!({ "checkpoint_id": "pay", "state": "" }),
+    );
+    assert_eq!(probe.expect(200)["found"], false);
+    let listed = server.instance("own-1").get("/checkpoints").expect(200);
+    assert_eq!(
+        listed["checkpoints"][0]["checkpoint_id"], "pay::retry::2",
+        "{listed}"
+    );
+    assert_eq!(listed["checkpoints"][0]["data_size_bytes"], 0, "{listed}");
+    server
+        .say(
+            "own-1",
+            "retry",
+            &json!({ "checkpoint_id": "pay", "attempt": -1 }),
+        )
+        .refuses(422, "INVALID_BODY");
+}
 
-    fn a_self_registered_sleeper_is_held_to_the_end(store) {
-        let server = Server::start(store);
-        server.self_register("own-1");
-        let before = Instant::now();
-        let body = json!({ "duration_ms": 700, "checkpoint_id": "nap", "state": base64("1") });
-        let slept = server.say("own-1", "sleep", &body);
-        assert_eq!(slept.expect(200)["success"], true);
-        let took = before.elapsed();
-        assert!(took >= Duration::from_millis(700), "answered after {took:?}");
-        assert_eq!(server.instance("own-1").checkpoints(), ["nap"]);
-        assert_eq!(server.instance("own-1").status()["status"], "running");
-    }
+fn status_never_has_a_null_status(store: Store) {
+    let server = Server::start(store);
+    server.self_register("own-1");
+    let found = server.look("own-1", "status").expect(200);
+    assert_eq!(found["found"], true, "{found}");
+    assert_eq!(found["instance_id"], "own-1");
+    assert_eq!(found["status"], "running");
+    let request = Request::get("/api/v1/instances/nobody/status")
+        .header("X-Runtara-Instance-Id", "own-1")
+        .header("X-Runtara-Tenant-Id", TENANT);
+    let unknown = server.ask_core(&request).expect(200);
+    assert_eq!(unknown["found"], false, "{unknown}");
+    assert_eq!(unknown["status"], "unknown", "{unknown}");
+}
 
-    fn sleeps_say_what_is_wrong(store) {
-        let server = Server::start(store);
-        server.self_register("own-1");
-        let say = |body: Value| server.say("own-1", "sleep", &body);
-        say(json!({ "duration_ms": 1, "checkpoint_id": "a", "state": "%" })).refuses(400, "INVALID_STATE");
-        say(json!({ "duration_ms": -1, "checkpoint_id": "a", "state": "" })).refuses(422, "INVALID_BODY");
-        say(json!({ "duration_ms": u64::MAX, "checkpoint_id": "a", "state": "" })).refuses(400, "INVALID_REQUEST");
-        say(json!({ "checkpoint_id": "a" })).refuses(422, "INVALID_BODY");
-        server.say("nobody", "sleep", &json!({ "duration_ms": 1, "checkpoint_id": "a", "state": "" }))
-            .refuses(404, "INSTANCE_NOT_FOUND");
-    }
+fn a_parent_watches_a_child_of_its_tenant_and_no_other(store: Store) {
+    let server = Server::start(store);
+    server.self_register("parent");
+    server.self_register("child");
+    let answer = server.say("stranger", "register", &json!({ "tenant_id": "other" }));
+    assert_eq!(answer.expect(200)["success"], true);
+    assert_eq!(
+        server
+            .say("child", "completed", &json!({ "output": base64("5") }))
+            .expect(200)["success"],
+        true
+    );
+    let watch = |id: &str| {
+        let request = Request::get(&format!("/api/v1/instances/{id}/status"));
+        server
+            .ask_core(&request.header("X-Runtara-Instance-Id", "parent"))
+            .expect(200)
+    };
+    let child = watch("child");
+    assert_eq!(child["status"], "completed", "{child}");
+    assert_eq!(from_base64(&child["output"]), "5");
+    assert_eq!(
+        watch("stranger")["found"],
+        false,
+        "another tenant's instance is not shown"
+    );
+}
 
-    fn a_wait_for_a_signal_is_answered_by_the_signal_or_the_time(store) {
-        let server = Server::start(store);
-        server.self_register("own-1");
-        let wait = |timeout: u64| {
-            server.say("own-1", "signals/wait", &json!({ "signal_id": "go", "timeout_ms": timeout })).expect(200)
-        };
-        let missed = wait(100);
-        assert_eq!(missed["timed_out"], true, "{missed}");
-        assert_eq!(missed["signal"], Value::Null, "{missed}");
-        let met = std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| wait(30_000));
-            server.instance("own-1").custom_signal("go", "now");
-            waiting.join().expect("the wait is answered")
-        });
-        assert_eq!(met["timed_out"], false, "{met}");
-        assert_eq!(from_base64(&met["signal"]["payload"]), "now", "{met}");
-    }
+fn input_of_an_instance_that_was_given_none_is_null(store: Store) {
+    let server = Server::start(store);
+    server.self_register("own-1");
+    let input = server.look("own-1", "input").expect(200);
+    assert_eq!(input["found"], true, "{input}");
+    assert_eq!(input["input"], Value::Null, "{input}");
+    server
+        .look("nobody", "input")
+        .refuses(404, "INSTANCE_NOT_FOUND");
+}
 
-    fn unknown_routes_and_methods_are_answered_in_json(store) {
-        let server = Server::start(store);
-        server.ask_core(&Request::get("/api/v1/nothing")).refuses(404, "UNKNOWN_ROUTE");
-        server.ask_core(&Request::get("/api/v1/instances/a/register")).refuses(405, "METHOD_NOT_ALLOWED");
-        let no_json = Request::new("POST", "/api/v1/instances/a/register").body("tenant_id=a");
-        server.ask_core(&no_json).refuses(415, "UNSUPPORTED_MEDIA_TYPE");
-        let broken = no_json.header("Content-Type", "application/json");
-        server.ask_core(&broken).refuses(400, "INVALID_JSON");
-    }
+fn a_self_registered_sleeper_is_held_to_the_end(store: Store) {
+    let server = Server::start(store);
+    server.self_register("own-1");
+    let before = Instant::now();
+    let body = json!({ "duration_ms": 700, "checkpoint_id": "nap", "state": base64("1") });
+    let slept = server.say("own-1", "sleep", &body);
+    assert_eq!(slept.expect(200)["success"], true);
+    let took = before.elapsed();
+    assert!(
+        took >= Duration::from_millis(700),
+        "answered after {took:?}"
+    );
+    assert_eq!(server.instance("own-1").checkpoints(), ["nap"]);
+    assert_eq!(server.instance("own-1").status()["status"], "running");
+}
 
-    fn a_suspension_with_a_wake_time_is_kept(store) {
-        let server = Server::start(store);
-        server.self_register("own-1");
-        let wake = milliseconds() + 3_600_000;
-        let payload = json!({ "wake_at_ms": wake, "state": base64("7") });
-        let body = json!({
-            "event_type": "suspended", "checkpoint_id": "night", "payload": base64(payload.to_string()),
-        });
-        assert_eq!(server.say("own-1", "events", &body).expect(200)["success"], true);
-        let found = server.instance("own-1").status();
-        assert_eq!(found["status"], "suspended", "{found}");
-        assert_eq!(found["termination_reason"], "sleeping", "{found}");
-        assert_eq!(server.instance("own-1").checkpoints(), ["night"]);
-    }
+fn sleeps_say_what_is_wrong(store: Store) {
+    let server = Server::start(store);
+    server.self_register("own-1");
+    let say = |body: Value| server.say("own-1", "sleep", &body);
+    say(json!({ "duration_ms": 1, "checkpoint_id": "a", "state": "%" }))
+        .refuses(400, "INVALID_STATE");
+    say(json!({ "duration_ms": -1, "checkpoint_id": "a", "state": "" }))
+        .refuses(422, "INVALID_BODY");
+    say(json!({ "duration_ms": u64::MAX, "checkpoint_id": "a", "state": "" }))
+        .refuses(400, "INVALID_REQUEST");
+    say(json!({ "checkpoint_id": "a" })).refuses(422, "INVALID_BODY");
+    server
+        .say(
+            "nobody",
+            "sleep",
+            &json!({ "duration_ms": 1, "checkpoint_id": "a", "state": "" }),
+        )
+        .refuses(404, "INSTANCE_NOT_FOUND");
+}
+
+fn a_wait_for_a_signal_is_answered_by_the_signal_or_the_time(store: Store) {
+    let server = Server::start(store);
+    server.self_register("own-1");
+    let wait = |timeout: u64| {
+        server
+            .say(
+                "own-1",
+                "signals/wait",
+                &json!({ "signal_id": "go", "timeout_ms": timeout }),
+            )
+            .expect(200)
+    };
+    let missed = wait(100);
+    assert_eq!(missed["timed_out"], true, "{missed}");
+    assert_eq!(missed["signal"], Value::Null, "{missed}");
+    let met = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| wait(30_000));
+        server.instance("own-1").custom_signal("go", "now");
+        waiting.join().expect("the wait is answered")
+    });
+    assert_eq!(met["timed_out"], false, "{met}");
+    assert_eq!(from_base64(&met["signal"]["payload"]), "now", "{met}");
+}
+
+fn unknown_routes_and_methods_are_answered_in_json(store: Store) {
+    let server = Server::start(store);
+    server
+        .ask_core(&Request::get("/api/v1/nothing"))
+        .refuses(404, "UNKNOWN_ROUTE");
+    server
+        .ask_core(&Request::get("/api/v1/instances/a/register"))
+        .refuses(405, "METHOD_NOT_ALLOWED");
+    let no_json = Request::new("POST", "/api/v1/instances/a/register").body("tenant_id=a");
+    server
+        .ask_core(&no_json)
+        .refuses(415, "UNSUPPORTED_MEDIA_TYPE");
+    let broken = no_json.header("Content-Type", "application/json");
+    server.ask_core(&broken).refuses(400, "INVALID_JSON");
+}
+
+fn a_suspension_with_a_wake_time_is_kept(store: Store) {
+    let server = Server::start(store);
+    server.self_register("own-1");
+    let wake = milliseconds() + 3_600_000;
+    let payload = json!({ "wake_at_ms": wake, "state": base64("7") });
+    let body = json!({
+        "event_type": "suspended", "checkpoint_id": "night", "payload": base64(payload.to_string()),
+    });
+    assert_eq!(
+        server.say("own-1", "events", &body).expect(200)["success"],
+        true
+    );
+    let found = server.instance("own-1").status();
+    assert_eq!(found["status"], "suspended", "{found}");
+    assert_eq!(found["termination_reason"], "sleeping", "{found}");
+    assert_eq!(server.instance("own-1").checkpoints(), ["night"]);
 }
