@@ -4,6 +4,9 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod sqlite {
+    mod crash;
+    mod failures;
+    mod lock;
     mod support;
     mod whole_life;
 }

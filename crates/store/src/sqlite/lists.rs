@@ -59,7 +59,7 @@ pub(super) enum Driver {
 }
 
 /// The driver whose order is that of the list.
-fn in_order(filter: &InstanceFilter, order: InstanceOrder) -> Driver {
+pub(super) fn in_order(filter: &InstanceFilter, order: InstanceOrder) -> Driver {
     let (tenant, status) = (filter.tenant_id.is_some(), filter.status.is_some());
     if !filter.labels.is_empty() {
         return Driver::Label;
@@ -76,7 +76,7 @@ fn in_order(filter: &InstanceFilter, order: InstanceOrder) -> Driver {
 }
 
 /// The driver that selects best, if that is another one than [`in_order`] gives.
-fn selective(filter: &InstanceFilter, order: InstanceOrder) -> Option<Driver> {
+pub(super) fn selective(filter: &InstanceFilter, order: InstanceOrder) -> Option<Driver> {
     let finished = filter.finished_after.is_some() || filter.finished_before.is_some();
     if !filter.labels.is_empty() {
         return None;

@@ -15,6 +15,8 @@ mod images;
 mod instances;
 mod lists;
 mod nodes;
+#[cfg(test)]
+mod plans;
 mod readers;
 mod runs;
 mod sql;
@@ -55,6 +57,7 @@ pub struct SqliteOptions {
     nudges: Nudges,
     patience: Duration,
     max_pages: Option<u32>,
+    several_nodes: bool,
 }
 
 impl SqliteOptions {
@@ -75,6 +78,7 @@ impl SqliteOptions {
             nudges: Nudges::new(),
             patience: Duration::from_secs(5),
             max_pages: None,
+            several_nodes: false,
         }
     }
 
@@ -97,6 +101,14 @@ impl SqliteOptions {
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
+        self
+    }
+
+    /// Lets several nodes register, where all of them live in this process and share the store, as in a simulation. Otherwise a
+    /// node is refused while another has a lease that lasts.
+    #[must_use]
+    pub fn several_nodes(mut self) -> Self {
+        self.several_nodes = true;
         self
     }
 
@@ -125,6 +137,7 @@ pub struct SqliteStore {
     database_id: DatabaseId,
     writer: Writer,
     readers: Readers,
+    several_nodes: bool,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -157,6 +170,7 @@ impl SqliteStore {
             nudges: options.nudges,
             database_id,
             writer,
+            several_nodes: options.several_nodes,
             task: Mutex::new(Some(task)),
         })
     }
@@ -209,7 +223,8 @@ impl Store for SqliteStore {
     }
 
     async fn renew_node(&self, node: NodeLease) -> StoreResult<NodeStanding> {
-        act!(self, 0, |tx| nodes::renew(tx, &node))
+        let several = self.several_nodes;
+        act!(self, 0, |tx| nodes::renew(tx, &node, several))
     }
 
     async fn release_node(&self, node: NodeId) -> StoreResult<()> {

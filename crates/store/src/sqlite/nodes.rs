@@ -7,15 +7,19 @@ use super::sql::{Columns, Sql};
 use super::tx::Tx;
 use crate::{NodeLease, NodeStanding, StoreResult};
 
-/// Registers a node, or renews its lease, unless another has one that lasts.
-pub(super) async fn renew(tx: &mut Tx, lease: &NodeLease) -> StoreResult<NodeStanding> {
+/// Registers a node, or renews its lease; unless `several` may be, not while another has one that lasts.
+pub(super) async fn renew(
+    tx: &mut Tx,
+    lease: &NodeLease,
+    several: bool,
+) -> StoreResult<NodeStanding> {
     let mut sql = Sql::new(
         "select node_id, name, lease_until from runtara_nodes where node_id <> ? \
          order by lease_until desc",
     );
     sql.bind(lease.node.to_string());
     let others = tx.rows(sql, "looking for other nodes").await?;
-    if let Some(latest) = others.first() {
+    if let Some(latest) = others.first().filter(|_| !several) {
         let mut columns = Columns::of(latest);
         let (node, name, until) = (columns.text()?, columns.text()?, columns.time()?);
         if until > tx.now {

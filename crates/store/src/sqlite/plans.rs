@@ -1,0 +1,270 @@
+//! Whether each question is carried out by the index that it is meant to use, on a filled table.
+
+use runtara_domain::{
+    ImageId, InstanceId, LabelFilter, NodeId, RunnerKind, Status, TenantId, Timestamp, TokenHash,
+};
+use sqlx::SqliteConnection;
+
+use super::lists::{Part, count_sql, in_order, part_sql, selective};
+use super::sql::{Columns, Sql};
+use super::{connect, file, history, images, lists, runs};
+use crate::{Claim, ImageFilter, InstanceFilter, InstanceOrder, MetricsQuery, PageRequest};
+
+const FILL: &str = "with recursive n(n) as (select 1 union all select n + 1 from n where n < 3000)
+    insert into runtara_instances (instance_id, tenant_id, image_id, kind, origin, status, due_at,
+    live_node, token, run_number, spoke, heartbeat_seen, stored_new, cancel_shown, pause_shown,
+    asked_to_leave, slept_ms, resume_waits, crash_count, backoff, interruptions, relaunches,
+    timeout_ms, created_at, finished_at, has_error, has_read_signals, cpu_usec, memory_peak_bytes,
+    running_ms)
+    select 'i-' || n, 't-' || (n % 7), 'm-' || (n % 11), 'native', 'launched',
+    case n % 3 when 0 then 'completed' when 1 then 'suspended' else 'running' end,
+    case n % 3 when 1 then n end, case n % 3 when 2 then 'node-' || (n % 2) end,
+    case n % 3 when 2 then randomblob(32) end, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1000,
+    1700000000000 + n / 2, case n % 3 when 0 then 1700000000000 + n end, 0, 0, 0, 0, 0 from n";
+
+async fn filled() -> (tempfile::TempDir, SqliteConnection) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.db");
+    let _lock = file::prepare(&path).unwrap();
+    let mut connection = connect::open_writer(&connect::writer(&path, None))
+        .await
+        .unwrap();
+    connect::migrate(&mut connection, &path).await.unwrap();
+    Sql::new(FILL)
+        .execute(&mut connection, "filling")
+        .await
+        .unwrap();
+    (directory, connection)
+}
+
+/// How a question is carried out, line by line.
+async fn plan(connection: &mut SqliteConnection, sql: Sql) -> String {
+    let rows = sql
+        .explained()
+        .rows(connection, "explaining")
+        .await
+        .unwrap();
+    let line = |row| {
+        let mut columns = Columns::of(row);
+        columns.int().unwrap();
+        columns.int().unwrap();
+        columns.int().unwrap();
+        columns.text().unwrap()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+async fn expect(connection: &mut SqliteConnection, sql: Sql, index: &str) {
+    let text = format!("{sql:?}");
+    let plan = plan(connection, sql).await;
+    assert!(plan.contains(index), "wanted {index}:\n{plan}\nfor {text}");
+    assert!(!plan.contains("TEMP B-TREE"), "sorted:\n{plan}\nfor {text}");
+    for line in plan.lines().filter(|line| line.starts_with("SCAN ")) {
+        let by_index = line.contains("USING") || line.contains("json_each");
+        assert!(
+            by_index || line.contains("subquery"),
+            "scanned whole:\n{plan}\nfor {text}"
+        );
+    }
+}
+
+fn tenant() -> Option<TenantId> {
+    TenantId::new("t-1").ok()
+}
+
+#[tokio::test]
+async fn claims_and_runs_are_found_by_index() {
+    let (_directory, mut connection) = filled().await;
+    let kinds = [RunnerKind::Native];
+    let claim = Claim {
+        node: NodeId::generate(),
+        kinds: kinds.to_vec(),
+        tokens: vec![TokenHash([0; 32]); 16],
+        without_tenants: tenant().into_iter().collect(),
+    };
+    let due = runs::due(&claim, Timestamp(1_000)).unwrap();
+    expect(
+        &mut connection,
+        due,
+        "SEARCH i USING INDEX runtara_instances_due",
+    )
+    .await;
+    let next = runs::next_due_sql(&kinds);
+    expect(&mut connection, next, "runtara_instances_due").await;
+    let after = InstanceId::new("i-2").unwrap();
+    let live = runs::live_runs_sql(NodeId::generate(), Some(&after), 100);
+    expect(
+        &mut connection,
+        live,
+        "SEARCH i USING INDEX runtara_instances_live",
+    )
+    .await;
+    let owner = runs::owner_sql(TokenHash([0; 32]));
+    expect(
+        &mut connection,
+        owner,
+        "SEARCH i USING INDEX runtara_instances_token",
+    )
+    .await;
+    let query = MetricsQuery {
+        tenant_id: tenant().unwrap(),
+        start: Timestamp(0),
+        end: Timestamp(1),
+        bucket_ms: 3_600_000,
+    };
+    // Grouping sorts what the index has selected.
+    let metrics = plan(&mut connection, history::metrics_sql(&query)).await;
+    let by =
+        "SEARCH i USING INDEX runtara_instances_tenant_finished (tenant_id=? AND finished_at>?";
+    assert!(metrics.contains(by), "{metrics}");
+}
+
+#[tokio::test]
+async fn each_list_of_instances_is_in_the_order_of_an_index() {
+    use InstanceOrder::{
+        CreatedAscending, CreatedDescending, FinishedAscending, FinishedDescending,
+    };
+    let (_directory, mut connection) = filled().await;
+    let all = InstanceFilter::default();
+    let of = InstanceFilter {
+        tenant_id: tenant(),
+        ..InstanceFilter::default()
+    };
+    let by_status = InstanceFilter {
+        status: Some(Status::Running),
+        ..InstanceFilter::default()
+    };
+    let of_by_status = InstanceFilter {
+        status: Some(Status::Running),
+        created_after: Some(Timestamp(3)),
+        ..of.clone()
+    };
+    let by_image = InstanceFilter {
+        image_id: ImageId::new("m-1").ok(),
+        ..of.clone()
+    };
+    let labelled = |text| InstanceFilter {
+        labels: vec![LabelFilter::parse(text).unwrap()],
+        ..of.clone()
+    };
+    let (by_key, by_pair) = (labelled("team"), labelled("team=a"));
+    let cursor = runtara_domain::Cursor {
+        value: Some(7),
+        key: "i-7".to_owned(),
+    };
+    for (filter, created, finished) in [
+        (&all, "_created", "_finished"),
+        (
+            &of,
+            "_tenant_created (tenant_id=?",
+            "_tenant_finished (tenant_id=?",
+        ),
+        (&by_status, "_status_created (status=?", "_finished"),
+        (
+            &of_by_status,
+            "_tenant_status_created (tenant_id=? AND status=?",
+            "_tenant_finished",
+        ),
+        (&by_image, "_image_created (image_id=?", "_tenant_finished"),
+    ] {
+        for order in [CreatedAscending, CreatedDescending] {
+            let driver = in_order(filter, order);
+            let index = format!("runtara_instances{created}");
+            for after in [None, Some(&cursor)] {
+                let sql = part_sql(filter, order, driver, Part::All, after, (10, 0));
+                expect(&mut connection, sql, &index).await;
+            }
+            let count = count_sql(filter, driver, Part::All, 10);
+            expect(&mut connection, count, &index).await;
+        }
+        for order in [FinishedAscending, FinishedDescending] {
+            let driver = in_order(filter, order);
+            for (part, after) in [
+                (Part::Ended, None),
+                (Part::Ended, Some(&cursor)),
+                (Part::NotEnded, None),
+                (Part::NotEnded, Some(&cursor)),
+            ] {
+                let sql = part_sql(filter, order, driver, part, after, (10, 0));
+                expect(
+                    &mut connection,
+                    sql,
+                    &format!("runtara_instances{finished}"),
+                )
+                .await;
+            }
+        }
+    }
+    for (filter, index) in [
+        (
+            &by_pair,
+            "SEARCH d USING PRIMARY KEY (tenant_id=? AND key=? AND value=?",
+        ),
+        (
+            &by_key,
+            "SEARCH d USING COVERING INDEX runtara_instance_labels_tenant_key",
+        ),
+    ] {
+        let driver = in_order(filter, CreatedDescending);
+        let sql = part_sql(filter, CreatedDescending, driver, Part::All, None, (10, 0));
+        expect(&mut connection, sql, index).await;
+    }
+}
+
+#[tokio::test]
+async fn a_narrow_filter_selects_by_its_own_index() {
+    let (_directory, mut connection) = filled().await;
+    let ended = InstanceFilter {
+        tenant_id: tenant(),
+        finished_after: Some(Timestamp(5)),
+        ..InstanceFilter::default()
+    };
+    let named = InstanceFilter {
+        image_name_prefix: Some("orders".to_owned()),
+        ..InstanceFilter::default()
+    };
+    for (filter, by) in [
+        (
+            &ended,
+            "runtara_instances_tenant_finished (tenant_id=? AND finished_at>?",
+        ),
+        (&named, "runtara_instances_image_created (image_id=?"),
+    ] {
+        let order = InstanceOrder::CreatedDescending;
+        let driver = selective(filter, order).unwrap();
+        let count = count_sql(filter, driver, Part::All, 10);
+        expect(&mut connection, count, by).await;
+        let sql = part_sql(filter, order, driver, Part::All, None, (10, 0));
+        let narrow = plan(&mut connection, sql).await;
+        assert!(narrow.contains(by), "{narrow}");
+        // Where too many match for that, the list goes in its order and leaves out what does not.
+        let driver = in_order(filter, order);
+        let sql = part_sql(filter, order, driver, Part::All, None, (10, 0));
+        expect(&mut connection, sql, "_created").await;
+    }
+    let kept = lists::kept_sql(&ended);
+    expect(
+        &mut connection,
+        kept,
+        "SEARCH runtara_counts USING PRIMARY KEY (tenant_id=?",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn images_are_listed_by_index() {
+    let (_directory, mut connection) = filled().await;
+    let page = PageRequest::first(10);
+    let all = images::list_sql(&ImageFilter::default(), &page);
+    expect(&mut connection, all, "runtara_images_created").await;
+    let of = ImageFilter {
+        tenant_id: tenant(),
+        ..ImageFilter::default()
+    };
+    expect(
+        &mut connection,
+        images::list_sql(&of, &page),
+        "runtara_images_tenant_created",
+    )
+    .await;
+}
