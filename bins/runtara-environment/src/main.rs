@@ -1,3 +1,138 @@
 //! The server: keeps durable workflow instances alive.
 
-fn main() {}
+mod logging;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use runtara_environment::config::{Mode, VARIABLES};
+use runtara_environment::{Config, EnvironmentRuntime, Error, shim};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Keeps durable workflow instances alive.
+///
+/// Settings are environment variables; a `.env` file in the working directory is read, too.
+#[derive(Parser)]
+#[command(name = "runtara-environment", version, after_help = variables_help())]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve with the database that RUNTARA_ENVIRONMENT_DATABASE_URL names.
+    Serve,
+    /// Serve for trying out: SQLite under DATA_DIR, both protocols on loopback, native programs as this user.
+    Dev,
+    /// Check the configuration of `serve`, say what is wrong with it, and leave.
+    CheckConfig,
+    /// Bring the database up to date, and leave.
+    Migrate,
+}
+
+fn variables_help() -> String {
+    let lines = VARIABLES.iter().map(|variable| {
+        format!(
+            "  {:<34} {} [default: {}]\n",
+            variable.name, variable.meaning, variable.default
+        )
+    });
+    format!("Variables:\n{}", lines.collect::<String>())
+}
+
+fn main() -> ExitCode {
+    // First, before any thread: the processes that parent runs are made from this executable.
+    shim::init();
+    match dotenvy::dotenv() {
+        Err(error) if !error.not_found() => {
+            eprintln!("error: the file .env cannot be read: {error}");
+            return ExitCode::from(2);
+        }
+        _ => {}
+    }
+    match run(&Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            let mut cause = std::error::Error::source(&error);
+            while let Some(error) = cause {
+                eprintln!("  because: {error}");
+                cause = error.source();
+            }
+            match error {
+                Error::Configuration { .. } => ExitCode::from(2),
+                _ => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+fn run(command: &Command) -> Result<(), Error> {
+    let mode = match command {
+        Command::Dev => Mode::Dev,
+        _ => Mode::Serve,
+    };
+    let config = Config::from_env(mode)?;
+    if matches!(command, Command::CheckConfig) {
+        println!("the configuration is fine");
+        return Ok(());
+    }
+    logging::start(&config);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::Part {
+            what: "the asynchronous runtime",
+            source: error.into(),
+        })?;
+    runtime.block_on(async {
+        if matches!(command, Command::Migrate) {
+            runtara_environment::runtime::migrate(&config).await?;
+            println!("the database is up to date");
+            return Ok(());
+        }
+        serve(config).await
+    })
+}
+
+async fn serve(config: Config) -> Result<(), Error> {
+    let signals = |error: std::io::Error| Error::Part {
+        what: "the handling of signals",
+        source: error.into(),
+    };
+    let mut terminate = signal(SignalKind::terminate()).map_err(signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(signals)?;
+    let started = tokio::select! {
+        started = EnvironmentRuntime::new(config).start() => started?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tokio::select! {
+        () = started.shutdown() => {}
+        // Whoever asks twice is in a hurry: what is not recorded is found again at the next start.
+        _ = terminate.recv() => tracing::warn!("leaving at once"),
+        _ = interrupt.recv() => tracing::warn!("leaving at once"),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_well_formed_and_every_command_is_explained() {
+        let mut command = Arguments::command();
+        command.build();
+        for command in command.get_subcommands() {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+        }
+    }
+}

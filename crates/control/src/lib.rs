@@ -1,1 +1,89 @@
 //! What people ask of the environment: images, instances, signals, lists.
+//!
+//! Operations are plain functions on [`Control`], in the order of the protocol. They speak domain values and know neither HTTP nor
+//! SQL; they never call a runner: what they change in the store is what the scheduler follows.
+//!
+//! Where a caller names a tenant ([`Scope`]), it must match what it asks for; what belongs to another tenant is answered like something
+//! that does not exist.
+
+mod error;
+mod images;
+mod instances;
+mod logs;
+mod questions;
+mod signals;
+mod start;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use runtara_domain::{InstanceId, RunnerKind, TenantId};
+use runtara_images::BlobStore;
+use runtara_store::{InstanceRecord, Store};
+
+pub use error::{ControlError, ControlResult};
+pub use images::{ImageRegistration, RegisterImage};
+pub use instances::{InstanceView, StopOutcome};
+pub use logs::Log;
+pub use questions::{Ancestor, Step};
+pub use start::{StartInstance, StartOutcome};
+
+/// What the control plane needs to know of its server.
+#[derive(Debug, Clone)]
+pub struct ControlConfig {
+    /// The kinds of images that this server can run.
+    pub kinds: Vec<RunnerKind>,
+    /// Whether a plain binary that is declared `oci` (as published clients do unless told otherwise) runs as a native process here.
+    pub native_for_oci: bool,
+    /// Largest content of an image, in bytes.
+    pub max_image_bytes: u64,
+    /// Where the server keeps its files.
+    pub data_dir: PathBuf,
+}
+
+/// The operations of the environment protocol.
+#[derive(Clone)]
+pub struct Control {
+    store: Arc<dyn Store>,
+    blobs: BlobStore,
+    config: Arc<ControlConfig>,
+}
+
+/// For whom an operation is done: a tenant, or whoever may see all.
+pub type Scope = Option<TenantId>;
+
+impl Control {
+    /// The operations over a store and the content of images.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, blobs: BlobStore, config: ControlConfig) -> Self {
+        Self {
+            store,
+            blobs,
+            config: Arc::new(config),
+        }
+    }
+
+    /// The store, for questions that need no operation of their own.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// What this server can do.
+    #[must_use]
+    pub fn config(&self) -> &ControlConfig {
+        &self.config
+    }
+
+    /// An instance that the scope may see.
+    async fn find(&self, scope: &Scope, id: &InstanceId) -> ControlResult<InstanceRecord> {
+        let found = self.store.instance(id).await?;
+        found
+            .filter(|found| {
+                scope
+                    .as_ref()
+                    .is_none_or(|tenant| found.state.tenant_id == *tenant)
+            })
+            .ok_or_else(|| ControlError::instance_not_found(id))
+    }
+}

@@ -14,8 +14,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use runtara_domain::{
     Caller, CheckpointId, Checkpointed, Fence, InstanceId, InstanceStatus, NewEvent, Origin,
-    RaisedSignal, Refusal, SaveCheckpoint, SignalId, SignalWait, Sleep, TenantId, Word, limits,
-    redact_tokens,
+    RaisedSignal, Refusal, SaveCheckpoint, SignalId, SignalWait, Sleep, TenantId, Waited, Word,
+    limits, redact_tokens,
 };
 use runtara_runner::{CallError, CallTracker, InstanceCalls};
 use runtara_store::Store;
@@ -214,11 +214,7 @@ impl InstanceCalls for Core {
             .await
     }
 
-    async fn wait_signal(
-        &self,
-        caller: &Caller,
-        request: SignalWait,
-    ) -> Result<Option<Option<Bytes>>, CallError> {
+    async fn wait_signal(&self, caller: &Caller, request: SignalWait) -> Result<Waited, CallError> {
         self.wait_for_signal(caller, request).await
     }
 

@@ -4,7 +4,7 @@ use std::future::pending;
 use std::time::Duration;
 
 use bytes::Bytes;
-use runtara_domain::{Caller, Refusal, SignalWait, Sleep, WaitCall, WaitKind, limits};
+use runtara_domain::{Caller, Refusal, SignalWait, Sleep, WaitCall, WaitKind, Waited, limits};
 use runtara_runner::CallError;
 use runtara_store::{HeldWait, WaitKey, WaitRequest, Waiting, Watch};
 use sha2::{Digest as _, Sha256};
@@ -14,11 +14,6 @@ use crate::{Core, request_id};
 
 /// How long the connection of a parked run is kept open at most. Its process is killed at once, which ends it sooner.
 const PARKED: Duration = Duration::from_secs(60);
-
-/// How a wait ended.
-struct Over {
-    signal: Option<Option<Bytes>>,
-}
 
 impl Core {
     pub(crate) async fn sleep_durably(
@@ -46,7 +41,7 @@ impl Core {
         &self,
         caller: &Caller,
         request: SignalWait,
-    ) -> Result<Option<Option<Bytes>>, CallError> {
+    ) -> Result<Waited, CallError> {
         let duration_ms = request.timeout_ms.map(check_duration).transpose()?;
         let asked = duration_ms.map_or_else(|| "forever".to_owned(), |ms| ms.to_string());
         let call = WaitCall {
@@ -62,10 +57,10 @@ impl Core {
             state: Bytes::new(),
             hold_ms: self.config.hold_ms,
         };
-        Ok(self.wait(caller, wait).await?.signal)
+        self.wait(caller, wait).await
     }
 
-    async fn wait(&self, caller: &Caller, request: WaitRequest) -> Result<Over, CallError> {
+    async fn wait(&self, caller: &Caller, request: WaitRequest) -> Result<Waited, CallError> {
         // Watched from before the first look, so that nothing can happen between look and wait.
         let mut watch = self.store.nudges().watch(&caller.instance_id);
         let mut stands = self
@@ -74,7 +69,12 @@ impl Core {
             .await;
         loop {
             match stands {
-                Ok(Waiting::Over { signal, .. }) => return Ok(Over { signal }),
+                Ok(Waiting::Over { signal, elapsed }) => {
+                    return Ok(Waited {
+                        signal,
+                        timed_out: elapsed,
+                    });
+                }
                 Ok(Waiting::Held(held)) => {
                     let closing = self.until_looked_at(&held, &mut watch).await;
                     stands = self

@@ -74,6 +74,15 @@ pub struct SignalWait {
     pub request_id: Option<String>,
 }
 
+/// How a wait for a custom signal ended. If neither holds, a signal for the whole instance waits: the run is let go to see it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Waited {
+    /// The payload of the custom signal, if it came.
+    pub signal: Option<Option<Bytes>>,
+    /// Whether the time was over.
+    pub timed_out: bool,
+}
+
 /// Where an instance stands, as instances are told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstanceStatus {

@@ -43,7 +43,7 @@ mod transition;
 mod wait_record;
 
 pub use call::{
-    Caller, Checkpointed, InstanceStatus, RaisedSignal, SaveCheckpoint, SignalWait, Sleep,
+    Caller, Checkpointed, InstanceStatus, RaisedSignal, SaveCheckpoint, SignalWait, Sleep, Waited,
 };
 pub use cursor::{Cursor, CursorError};
 pub use event::{EventKind, NewEvent, ScopeKeys, subtype};

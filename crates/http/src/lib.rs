@@ -1,1 +1,18 @@
-//! Both protocols over HTTP: wire types, routes, errors, the server loop.
+//! Both protocols over HTTP: wire types, routes, errors, and the server loop.
+//!
+//! - [`environment`]: what people and the management client ask (port 8002).
+//! - [`core`]: what instances ask and say (port 8001, and the socket in the data directory).
+//! - [`server`]: accepts connections, bounds them, and lets them finish when the process goes away.
+//!
+//! Every answer, also to what no route knows, is JSON. An error's HTTP form is made in one place: `error`.
+
+pub mod core;
+pub mod environment;
+mod error;
+mod extract;
+mod guard;
+mod json_stream;
+pub mod server;
+
+pub use error::ApiError;
+pub use guard::HostPolicy;

@@ -1,1 +1,181 @@
-//! Runs images as native processes of the host.
+//! Runs images as native processes of the host: an ELF program or a `#!` script, in a session of its own, with a clean environment and
+//! bounded resources, parented by a shim that outlives the server.
+//!
+//! For trusted programs: they see the host's file system and network. With a user of their own ([`NativeConfig::user`]) they
+//! cannot reach the server's files; between programs of one user nothing keeps them apart but good manners.
+//!
+//! ```text
+//! <data>/cache/native/<digest>             the image, ready to be executed
+//! <data>/runs/<letters>/<run>/             run.json, lock, exit.json, stdout.<n>, stderr.<n>
+//! <data>/runs/<letters>/<run>/input.json, work/     if the program's user is the server's; otherwise:
+//! <work_root>/<letters>/<run>/input.json, work/     because no other user may pass through <data>
+//! ```
+
+mod clean;
+mod config;
+mod files;
+mod outcome;
+mod prepare;
+mod run;
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use runtara_domain::{ImageDigest, RunnerKind};
+use runtara_runner::shim::{self, Found, Launcher, ShimError};
+use runtara_runner::{
+    Adoption, LaunchError, LaunchSpec, PrepareError, PreparedImage, Readiness, Run, RunKey, Runner,
+    RunnerError,
+};
+use tracing::warn;
+
+pub use config::NativeConfig;
+use files::Places;
+use run::NativeRun;
+
+/// Runs images as native processes.
+#[derive(Debug)]
+pub struct NativeRunner {
+    config: Arc<NativeConfig>,
+    launcher: Arc<Launcher>,
+}
+
+impl NativeRunner {
+    /// A runner that launches through this launcher.
+    #[must_use]
+    pub fn new(config: NativeConfig, launcher: Arc<Launcher>) -> Self {
+        Self {
+            config: Arc::new(config),
+            launcher,
+        }
+    }
+
+    /// After a launcher was lost in the middle of a launch: finds out whether there is a run, and sees to it that there is one
+    /// or none.
+    async fn find_launched(&self, places: Places) -> Result<Arc<NativeRun>, String> {
+        let directory = places.directory.clone();
+        match blocking(move || shim::look(&directory)).await {
+            Ok(Found::Alive(shim)) => Ok(NativeRun::live(places, shim)),
+            Ok(Found::Exited(record)) => Ok(NativeRun::ended(places, record)),
+            Ok(Found::Gone) => Err("the launcher was lost in the middle of the launch".to_owned()),
+            Err(error) => Err(format!(
+                "the launcher was lost in the middle of the launch, and what it did is unknown: {error}"
+            )),
+        }
+    }
+}
+
+#[async_trait]
+impl Runner for NativeRunner {
+    fn kind(&self) -> RunnerKind {
+        RunnerKind::Native
+    }
+
+    async fn readiness(&self) -> Readiness {
+        if let Some(missing) = shim::missing().or_else(|| self.config.obstacle()) {
+            return Readiness::Unfit(missing);
+        }
+        Readiness::Ready(match self.config.user {
+            Some((uid, gid)) => format!("processes of user {uid}, group {gid}"),
+            None => format!("processes of the server's user {}", nix::unistd::geteuid()),
+        })
+    }
+
+    async fn prepare(
+        &self,
+        digest: ImageDigest,
+        content: &Path,
+    ) -> Result<PreparedImage, PrepareError> {
+        let (config, content) = (Arc::clone(&self.config), content.to_owned());
+        let path = blocking(move || Ok(prepare::prepare(&config, digest, &content))).await;
+        let path = path.map_err(|source| PrepareError::Host {
+            digest,
+            context: "the work was not done".to_owned(),
+            source,
+        })??;
+        Ok(PreparedImage { digest, path })
+    }
+
+    async fn forget(&self, digest: ImageDigest) -> Result<(), io::Error> {
+        let config = Arc::clone(&self.config);
+        blocking(move || prepare::forget(&config, digest)).await
+    }
+
+    async fn launch(&self, spec: LaunchSpec) -> Result<Arc<dyn Run>, LaunchError> {
+        let key = spec.key.clone();
+        let refused = |reason: String| LaunchError {
+            key: key.clone(),
+            permanent: false,
+            reason,
+        };
+        let config = Arc::clone(&self.config);
+        let places = Places::of(&config, &spec.key);
+        let made = {
+            let places = places.clone();
+            blocking(move || files::make(&config, &places, &spec)).await
+        };
+        made.map_err(|error| refused(error.to_string()))?;
+        match self.launcher.launch(&places.directory).await {
+            Ok(shim) => Ok(NativeRun::live(places, shim)),
+            Err(ShimError::Unknown(_)) => Ok(self.find_launched(places).await.map_err(refused)?),
+            Err(error) => {
+                let reason = describe(&error);
+                let removed = blocking(move || clean::clean(&places, false)).await;
+                if let Err(error) = removed {
+                    warn!(run = %key, %error, "files of a run that was not launched stay");
+                }
+                Err(refused(reason))
+            }
+        }
+    }
+
+    async fn adopt(&self, key: &RunKey) -> Result<Adoption, RunnerError> {
+        let places = Places::of(&self.config, key);
+        let directory = places.directory.clone();
+        let found = blocking(move || shim::look(&directory)).await;
+        let found = found.map_err(|source| RunnerError {
+            key: key.clone(),
+            context: "what became of it is unknown".to_owned(),
+            source,
+        })?;
+        Ok(match found {
+            Found::Alive(shim) => Adoption::Alive(NativeRun::live(places, shim)),
+            Found::Exited(record) => {
+                Adoption::Exited(NativeRun::ended(places, record).wait().await?)
+            }
+            Found::Gone => Adoption::Gone,
+        })
+    }
+
+    async fn clean(&self, key: &RunKey, keep_logs: bool) -> Result<(), RunnerError> {
+        let places = Places::of(&self.config, key);
+        let cleaned = blocking(move || clean::clean(&places, keep_logs)).await;
+        cleaned.map_err(|source| RunnerError {
+            key: key.clone(),
+            context: "its files could not be removed".to_owned(),
+            source,
+        })
+    }
+}
+
+/// Does blocking work on the pool for it.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(io::Error::other(error)))
+}
+
+/// An error and its causes in one line.
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

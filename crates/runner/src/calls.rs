@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use runtara_domain::{
     Caller, CheckpointId, Checkpointed, InstanceId, InstanceStatus, NewEvent, RaisedSignal,
-    Refusal, SaveCheckpoint, SignalId, SignalWait, Sleep, TenantId, Word,
+    Refusal, SaveCheckpoint, SignalId, SignalWait, Sleep, TenantId, Waited, Word,
 };
 
 /// Why a call of an instance was not done.
@@ -72,16 +72,12 @@ pub trait InstanceCalls: Send + Sync {
         signal_id: &SignalId,
     ) -> Result<Option<Option<Bytes>>, CallError>;
 
-    /// Waits for a custom signal: answers with its payload, or with `None` when the time is over. While the wait is far
-    /// from its end the instance has no process, and this future does not end before it is dropped.
+    /// Waits for a custom signal: answers when it comes, when the time is over, or when a signal for the whole instance waits.
+    /// While the wait is far from its end the instance has no process, and this future does not end before it is dropped.
     ///
     /// # Errors
     /// [`CallError::Refused`] if the run may not write any more.
-    async fn wait_signal(
-        &self,
-        caller: &Caller,
-        request: SignalWait,
-    ) -> Result<Option<Option<Bytes>>, CallError>;
+    async fn wait_signal(&self, caller: &Caller, request: SignalWait) -> Result<Waited, CallError>;
 
     /// Sleeps durably and answers when the sleep is over. While that is far the instance has no process, and this future
     /// does not end before it is dropped.

@@ -11,7 +11,9 @@ use crate::RunKey;
 /// | `run.json` | what is to be launched, and whether it still may be |
 /// | `lock` | held by the shim for its whole life (`flock`); whoever has it knows that nothing of the run lives |
 /// | `exit.json` | how it ended |
-/// | `stdout`, `stderr` | what it wrote, the newest part |
+/// | `stdout.<n>`, `stderr.<n>` | what it wrote, the newest part: segments, each named by the offset of its first byte |
+/// | `slept` | how long it slept in held calls, which its deadline does not count |
+/// | `input.json` | its input |
 /// | `work/` | its private directory |
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunDirectory(PathBuf);
@@ -56,6 +58,12 @@ impl RunDirectory {
     #[must_use]
     pub fn exit_file(&self) -> PathBuf {
         self.0.join("exit.json")
+    }
+
+    /// How long it slept in held calls.
+    #[must_use]
+    pub fn slept_file(&self) -> PathBuf {
+        self.0.join("slept")
     }
 
     /// The program's private directory, fresh each run.

@@ -5,14 +5,21 @@
 //! - [`InstanceCalls`]: the instance protocol as domain calls. The core implements it; HTTP and in-process guests call it.
 //! - [`CallTracker`]: which calls of which runs are open, and which runs suffer from a fault of ours.
 //! - [`RunDirectory`]: the files of a run.
+//! - [`shim`]: the small process that parents a run, so that the run outlives the server.
+//! - [`contract_env`]: what a program finds in its environment.
 
 mod calls;
+mod contract;
 mod directory;
+mod log_watch;
 mod run;
+pub mod shim;
 mod tracker;
 
 pub use calls::{CallError, InstanceCalls};
+pub use contract::{ProgramPaths, contract_env, forbidden_env_name};
 pub use directory::RunDirectory;
+pub use log_watch::LogWatch;
 pub use run::{
     Adoption, Input, LaunchError, LaunchSpec, PrepareError, PreparedImage, Readiness, Run, RunKey,
     Runner, RunnerError,

@@ -177,6 +177,14 @@ pub trait Runner: Send + Sync {
         content: &Path,
     ) -> Result<PreparedImage, PrepareError>;
 
+    /// Removes what was made ready of an image whose content goes away. Idempotent. Runs that were launched from it go on.
+    ///
+    /// # Errors
+    /// What removing reported; a later call tries again.
+    async fn forget(&self, _digest: ImageDigest) -> Result<(), std::io::Error> {
+        Ok(())
+    }
+
     /// Launches a run. When it answers, the run is on its way: everything that happens to it from here on is told by
     /// [`Run::wait`]. Launching the same key twice is refused while traces of the first launch exist.
     ///

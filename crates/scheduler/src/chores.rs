@@ -73,12 +73,19 @@ async fn refresh_counts(shared: Arc<Shared>) -> Result<(), Failure> {
 
 async fn remove_unneeded_images(shared: Arc<Shared>) -> Result<(), Failure> {
     for digest in shared.store.remove_unneeded_images(100).await? {
-        shared.images.remove(digest, shared.store.as_ref()).await?;
+        let runners = shared.runners.values();
+        shared
+            .images
+            .remove(digest, shared.store.as_ref(), runners)
+            .await?;
     }
     Ok(())
 }
 
 async fn remove_orphans(shared: Arc<Shared>) -> Result<(), Failure> {
     let store = shared.store.as_ref();
-    shared.images.remove_orphans(store, &shared.closing).await
+    shared
+        .images
+        .remove_orphans(store, &shared.runners, &shared.closing)
+        .await
 }

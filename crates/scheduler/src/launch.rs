@@ -171,11 +171,16 @@ impl PreparedImages {
         &self,
         digest: ImageDigest,
         store: &dyn Store,
+        runners: impl Iterator<Item = &Arc<dyn Runner>>,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         // Locked against registrations while the store is asked: the same content may just be registered anew.
         if let Some(removal) = self.blobs.removal(&digest).await?
             && !store.is_content_needed(&digest).await?
         {
+            for runner in runners {
+                runner.forget(digest).await?;
+                self.forget(runner.kind(), digest);
+            }
             removal.remove().await?;
         }
         Ok(())
@@ -185,6 +190,7 @@ impl PreparedImages {
     pub(crate) async fn remove_orphans(
         &self,
         store: &dyn Store,
+        runners: &HashMap<RunnerKind, Arc<dyn Runner>>,
         closing: &CancellationToken,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         self.blobs.sweep().await?;
@@ -196,7 +202,7 @@ impl PreparedImages {
                     return Ok(());
                 }
                 if !store.is_content_needed(&blob.digest).await? {
-                    self.remove(blob.digest, store).await?;
+                    self.remove(blob.digest, store, runners.values()).await?;
                 }
             }
             match page.last() {

@@ -1,5 +1,7 @@
 //! The scheduler over the reference store and runs that do what the test says.
 
+#![expect(clippy::unwrap_used, reason = "a test fails where it cannot go on")]
+
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};

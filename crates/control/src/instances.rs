@@ -1,0 +1,155 @@
+//! Instances: where they stand, and what is done to them.
+
+use std::time::Duration;
+
+use runtara_domain::{Change, InstanceId, InstanceState, limits};
+use runtara_store::{InstanceRecord, InstanceValues, Purge};
+use tokio::time::{Instant, timeout_at};
+
+use crate::{Control, ControlError, ControlResult, Scope};
+
+/// Longest wait of one call for the end of an instance.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// Longest wait of one call for a process to leave: published clients give up after 30 seconds.
+const LONGEST_STOP: Duration = Duration::from_secs(25);
+
+/// An instance with its large values.
+#[derive(Debug, Clone)]
+pub struct InstanceView {
+    /// What is not large.
+    pub record: InstanceRecord,
+    /// What is.
+    pub values: InstanceValues,
+}
+
+/// What came of a stop.
+#[derive(Debug, Clone)]
+pub struct StopOutcome {
+    /// Where the instance stands now: cancelled, or completed if it was faster.
+    pub state: InstanceState,
+    /// Whether its process has left.
+    pub process_gone: bool,
+}
+
+impl Control {
+    /// An instance with its values. With `wait`, answers when it ends, or when that time (bounded at a minute) is over.
+    ///
+    /// # Errors
+    /// [`ControlError::NotFound`].
+    pub async fn instance(
+        &self,
+        scope: &Scope,
+        id: &InstanceId,
+        wait: Duration,
+    ) -> ControlResult<InstanceView> {
+        let deadline = Instant::now() + wait.min(LONGEST_WAIT);
+        let record = self
+            .watch_until(scope, id, deadline, |state| state.status.is_end())
+            .await?;
+        let values = self.store.instance_values(id).await?.unwrap_or_default();
+        Ok(InstanceView { record, values })
+    }
+
+    /// Looks at an instance now and whenever it changes, until it is as wanted or the deadline has come.
+    async fn watch_until(
+        &self,
+        scope: &Scope,
+        id: &InstanceId,
+        deadline: Instant,
+        is_wanted: impl Fn(&InstanceState) -> bool,
+    ) -> ControlResult<InstanceRecord> {
+        // Changes made by other processes nudge nobody here: look from time to time.
+        const SLOW_LOOK: Duration = Duration::from_secs(2);
+        let mut watch = self.store.nudges().watch(id);
+        loop {
+            let found = self.find(scope, id).await?;
+            let now = Instant::now();
+            if now >= deadline || is_wanted(&found.state) {
+                return Ok(found);
+            }
+            let _nudged = timeout_at(deadline.min(now + SLOW_LOOK), watch.changed()).await;
+        }
+    }
+
+    /// Stops an instance: one without a process is cancelled at once; one with a process is asked to leave, and killed when the grace
+    /// period is over. Answers when the process is gone, or after the grace period and two seconds, 25 seconds at most. An instance
+    /// that completes meanwhile is completed.
+    ///
+    /// # Errors
+    /// [`ControlError::NotFound`], [`ControlError::Refused`] if it has ended before.
+    pub async fn stop(
+        &self,
+        scope: &Scope,
+        id: &InstanceId,
+        grace_seconds: u64,
+        reason: &str,
+    ) -> ControlResult<StopOutcome> {
+        self.find(scope, id).await?;
+        let grace_ms = grace_seconds
+            .saturating_mul(1_000)
+            .min(limits::GRACE_MAX_MS);
+        let stop = Change::Stop {
+            grace_ms,
+            reason: reason.to_owned(),
+        };
+        let changed = self
+            .store
+            .change(id, stop)
+            .await
+            .map_err(|error| ControlError::of_instance(error, id))?;
+        if changed.state.live_node.is_none() {
+            return Ok(StopOutcome {
+                state: changed.state,
+                process_gone: true,
+            });
+        }
+        let patience = Duration::from_millis(grace_ms.saturating_add(2_000)).min(LONGEST_STOP);
+        let deadline = Instant::now() + patience;
+        let run_number = changed.state.run_number;
+        let is_gone =
+            |state: &InstanceState| state.live_node.is_none() || state.run_number != run_number;
+        let found = self.watch_until(scope, id, deadline, is_gone).await?;
+        Ok(StopOutcome {
+            process_gone: is_gone(&found.state),
+            state: found.state,
+        })
+    }
+
+    /// Resumes an instance that is suspended, failed or cancelled, from its checkpoints: it is due now. One that was told to pause and has not yet
+    /// done so goes on.
+    ///
+    /// # Errors
+    /// [`ControlError::NotFound`], [`ControlError::Refused`] if it cannot be resumed where it stands, or registered itself.
+    pub async fn resume(&self, scope: &Scope, id: &InstanceId) -> ControlResult<()> {
+        self.find(scope, id).await?;
+        self.store
+            .change(id, Change::Resume)
+            .await
+            .map(drop)
+            .map_err(|error| ControlError::of_instance(error, id))
+    }
+
+    /// Removes an ended instance with everything that belongs to it.
+    ///
+    /// # Errors
+    /// [`ControlError::NotFound`], [`ControlError::Refused`] while it has not ended or its process has not left.
+    pub async fn purge(&self, scope: &Scope, id: &InstanceId) -> ControlResult<()> {
+        self.find(scope, id).await?;
+        let refused = |message: String| {
+            Err(ControlError::Refused {
+                code: "NOT_ENDED",
+                message,
+            })
+        };
+        match self.store.purge_instance(id).await? {
+            Purge::Purged => Ok(()),
+            Purge::NotFound => Err(ControlError::instance_not_found(id)),
+            Purge::NotEnded(status) => refused(format!(
+                "Instance '{id}' is {status}; only an ended instance can be removed: stop it first"
+            )),
+            Purge::ProcessLeaving => refused(format!(
+                "Instance '{id}' has ended, but its process has not left yet; try again shortly"
+            )),
+        }
+    }
+}

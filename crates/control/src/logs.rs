@@ -1,0 +1,156 @@
+//! What runs wrote.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use runtara_domain::{InstanceId, RunNumber};
+use runtara_runner::shim::{LogReader, LogStream};
+use runtara_runner::{LogWatch, RunDirectory, RunKey};
+use runtara_store::Watch;
+use tokio::time::timeout;
+
+use crate::{Control, ControlError, ControlResult, Scope};
+
+/// Most bytes of one piece.
+const PIECE: usize = 64 * 1024;
+/// How often a followed log is looked at although nothing was told: a safety net.
+const SLOW_LOOK: Duration = Duration::from_secs(5);
+
+/// One output of one run, read piece by piece.
+pub struct Log {
+    control: Control,
+    scope: Scope,
+    key: RunKey,
+    reader: LogReader,
+    offset: u64,
+    follow: Option<Follow>,
+}
+
+/// Tells when there may be more to read.
+struct Follow {
+    files: LogWatch,
+    instance: Watch,
+    ended: bool,
+}
+
+impl Control {
+    /// Opens one output of a run: of the run with this number, or of the latest. It begins at `offset`, or at the oldest byte that is
+    /// kept if that is later. With `follow` it ends with the run, otherwise with what is there.
+    ///
+    /// # Errors
+    /// [`ControlError::NotFound`] for the instance, or for the log of a run that left none here.
+    pub async fn log(
+        &self,
+        scope: &Scope,
+        id: &InstanceId,
+        stream: LogStream,
+        run: Option<RunNumber>,
+        offset: u64,
+        follow: bool,
+    ) -> ControlResult<Log> {
+        let state = self.find(scope, id).await?.state;
+        let key = RunKey {
+            instance_id: id.clone(),
+            run_number: run.unwrap_or(state.run_number),
+        };
+        let directory = RunDirectory::of(&self.config.data_dir, &key);
+        let unknown = || ControlError::NotFound {
+            what: "Log",
+            id: format!("{id}/{}", key.run_number),
+        };
+        let follow = if follow {
+            let files = match LogWatch::new(&directory) {
+                Ok(files) => files,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(unknown()),
+                Err(error) => return Err(ControlError::internal(&error)),
+            };
+            Some(Follow {
+                files,
+                instance: self.store.nudges().watch(id),
+                ended: false,
+            })
+        } else {
+            None
+        };
+        let reader = LogReader::new(&directory, stream);
+        let (extent, exists) = {
+            let (reader, path) = (reader.clone(), directory.path().to_owned());
+            blocking(move || Ok((reader.extent()?, path.try_exists()?))).await?
+        };
+        if !exists {
+            return Err(unknown());
+        }
+        Ok(Log {
+            control: self.clone(),
+            scope: scope.clone(),
+            key,
+            reader,
+            offset: offset.max(extent.oldest),
+            follow,
+        })
+    }
+}
+
+impl Log {
+    /// Offset of the next byte.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The next piece; `None` at the end. If what came next is gone by now, goes on with the oldest byte that is kept.
+    ///
+    /// # Errors
+    /// [`ControlError::Internal`] if it cannot be read.
+    pub async fn next(&mut self) -> ControlResult<Option<Bytes>> {
+        loop {
+            let (reader, offset) = (self.reader.clone(), self.offset);
+            let piece = blocking(move || reader.read(offset, PIECE)).await?;
+            if !piece.bytes.is_empty() {
+                self.offset = piece.offset + piece.bytes.len() as u64;
+                return Ok(Some(piece.bytes.into()));
+            }
+            let Some(follow) = &mut self.follow else {
+                return Ok(None);
+            };
+            if follow.ended {
+                return Ok(None);
+            }
+            // What was written before the end is read after the end was seen.
+            follow.ended = match self.control.find(&self.scope, &self.key.instance_id).await {
+                Ok(found) => {
+                    let state = found.state;
+                    state.run_number != self.key.run_number || state.live_node.is_none()
+                }
+                Err(ControlError::NotFound { .. }) => true,
+                Err(error) => return Err(error),
+            };
+            if !follow.ended {
+                follow.changed().await;
+            }
+        }
+    }
+}
+
+impl Follow {
+    /// Waits until there may be more.
+    async fn changed(&mut self) {
+        let either = async {
+            tokio::select! {
+                () = self.files.changed() => {}
+                () = self.instance.changed() => {}
+            }
+        };
+        let _slowly = timeout(SLOW_LOOK, either).await;
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    act: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> ControlResult<T> {
+    let done = tokio::task::spawn_blocking(act)
+        .await
+        .map_err(|error| ControlError::internal(&error))?;
+    done.map_err(|error| ControlError::internal(&error))
+}

@@ -1,0 +1,341 @@
+//! Starts instances.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use runtara_domain::{
+    ImageId, ImageRecord, InstanceId, InstanceState, Labels, NewInstance, TenantId, Timestamp,
+    limits,
+};
+use runtara_runner::forbidden_env_name;
+use runtara_store::Started;
+use serde_json::{Map, Value};
+
+use crate::{Control, ControlError, ControlResult};
+
+/// A demand to start an instance.
+#[derive(Clone)]
+pub struct StartInstance {
+    /// The image.
+    pub image_id: ImageId,
+    /// Whose instance it is to be.
+    pub tenant_id: TenantId,
+    /// Its id; one is made if there is none.
+    pub instance_id: Option<InstanceId>,
+    /// A key that stands for an id: the same key of the same tenant is the same start.
+    pub idempotency_key: Option<String>,
+    /// What it works on; null becomes an empty object.
+    pub input: Value,
+    /// Variables for its program.
+    pub env: BTreeMap<String, String>,
+    /// Arguments for its program.
+    pub args: Vec<String>,
+    /// Labels to find it by.
+    pub labels: Labels,
+    /// Running time of each run, in seconds.
+    pub timeout_seconds: Option<u64>,
+    /// Launches without progress that are allowed.
+    pub max_attempts: Option<u32>,
+    /// When it is due at the earliest.
+    pub start_at: Option<Timestamp>,
+    /// How much later than now it is due, in milliseconds.
+    pub delay_ms: Option<u64>,
+}
+
+/// What came of a start.
+#[derive(Debug, Clone)]
+pub struct StartOutcome {
+    /// The instance.
+    pub state: InstanceState,
+    /// Whether the same start came before, and this is its instance.
+    pub deduplicated: bool,
+}
+
+impl Control {
+    /// Starts an instance. When this answers, it is durable; it is launched as soon as there is room, and not before it is due.
+    ///
+    /// # Errors
+    /// [`ControlError::NotFound`] for the image; [`ControlError::Invalid`] for what cannot be accepted; [`ControlError::Refused`]
+    /// (`INSTANCE_EXISTS`) if another start has that id.
+    pub async fn start(&self, start: StartInstance) -> ControlResult<StartOutcome> {
+        let image = self
+            .store
+            .image(&start.image_id)
+            .await?
+            .filter(|image| image.tenant_id == start.tenant_id)
+            .ok_or_else(|| ControlError::image_not_found(&start.image_id))?;
+        if !self.config.kinds.contains(&image.kind) {
+            return Err(ControlError::Refused {
+                code: "KIND_NOT_RUN_HERE",
+                message: format!(
+                    "Image '{}' is of kind '{}', which this server cannot run",
+                    image.image_id, image.kind
+                ),
+            });
+        }
+        let new = self.check_start(start, &image)?;
+        let id = new.instance_id.clone();
+        match self.store.start_instance(new).await? {
+            Started::New(state) => Ok(StartOutcome {
+                state: *state,
+                deduplicated: false,
+            }),
+            Started::Same(state) => Ok(StartOutcome {
+                state: *state,
+                deduplicated: true,
+            }),
+            Started::Taken { .. } => Err(ControlError::Refused {
+                code: "INSTANCE_EXISTS",
+                message: format!(
+                    "Failed to create instance: the id '{id}' belongs to an earlier start with \
+                     another tenant, image or input"
+                ),
+            }),
+            Started::ImageNotFound => Err(ControlError::image_not_found(&image.image_id)),
+        }
+    }
+
+    fn check_start(&self, start: StartInstance, image: &ImageRecord) -> ControlResult<NewInstance> {
+        let instance_id = match (start.instance_id, start.idempotency_key) {
+            (Some(id), _) => id,
+            (None, Some(key)) => {
+                check_idempotency_key(&key)?;
+                InstanceId::from_idempotency_key(&start.tenant_id, &key)
+            }
+            (None, None) => InstanceId::generate(),
+        };
+        check_env(&start.env)?;
+        check_args(&start.args)?;
+        let input = complete_input(start.input, image.metadata.as_deref())?;
+        Ok(NewInstance {
+            instance_id,
+            tenant_id: start.tenant_id,
+            image_id: start.image_id,
+            input,
+            request_timeout_ms: start
+                .env
+                .get("RUNTARA_REQUEST_TIMEOUT_MS")
+                .and_then(|ms| ms.parse().ok()),
+            env: start.env,
+            args: start.args,
+            labels: start.labels,
+            timeout_ms: timeout_ms(start.timeout_seconds)?,
+            max_attempts: check_attempts(start.max_attempts)?,
+            due_at: due_at(start.start_at, start.delay_ms)?,
+        })
+    }
+}
+
+fn check_idempotency_key(key: &str) -> ControlResult<()> {
+    if key.is_empty() || key.len() > limits::ID_BYTES || key.chars().any(char::is_control) {
+        return Err(ControlError::invalid(
+            "INVALID_IDEMPOTENCY_KEY",
+            format!(
+                "the Idempotency-Key is not 1 to {} bytes without control characters",
+                limits::ID_BYTES
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn check_env(env: &BTreeMap<String, String>) -> ControlResult<()> {
+    let invalid = |message: String| Err(ControlError::invalid("INVALID_ENV", message));
+    let bytes: usize = env
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
+    if env.len() > limits::ENV_VARIABLES || bytes > limits::ENV_BYTES {
+        return invalid(format!(
+            "env has {} variables and {bytes} bytes; at most {} and {} are allowed",
+            env.len(),
+            limits::ENV_VARIABLES,
+            limits::ENV_BYTES
+        ));
+    }
+    for (name, value) in env {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            return invalid(format!("env name {name:?} is empty or holds = or NUL"));
+        }
+        if value.contains('\0') {
+            return invalid(format!("the value of env '{name}' holds NUL"));
+        }
+        if forbidden_env_name(name) {
+            return invalid(format!(
+                "env '{name}' may not be set by a start: it says who the program is, or changes how it is loaded"
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn check_args(args: &[String]) -> ControlResult<()> {
+    let bytes: usize = args.iter().map(String::len).sum();
+    if args.len() > limits::ARGS || bytes > limits::ARGS_BYTES {
+        return Err(ControlError::invalid(
+            "INVALID_ARGS",
+            format!(
+                "there are {} args of {bytes} bytes; at most {} of {} are allowed",
+                args.len(),
+                limits::ARGS,
+                limits::ARGS_BYTES
+            ),
+        ));
+    }
+    if args.iter().any(|arg| arg.contains('\0')) {
+        return Err(ControlError::invalid("INVALID_ARGS", "an arg holds NUL"));
+    }
+    Ok(())
+}
+
+fn timeout_ms(seconds: Option<u64>) -> ControlResult<u64> {
+    let Some(seconds) = seconds else {
+        return Ok(limits::RUN_TIMEOUT_MS);
+    };
+    seconds
+        .checked_mul(1_000)
+        .filter(|ms| (1..=limits::RUN_TIMEOUT_MAX_MS).contains(ms))
+        .ok_or_else(|| {
+            ControlError::invalid(
+                "INVALID_TIMEOUT",
+                format!(
+                    "timeout_seconds is {seconds}; 1 to {} are allowed",
+                    limits::RUN_TIMEOUT_MAX_MS / 1_000
+                ),
+            )
+        })
+}
+
+fn check_attempts(attempts: Option<u32>) -> ControlResult<Option<u32>> {
+    match attempts {
+        Some(found) if !(1..=limits::MAX_ATTEMPTS_MAX).contains(&found) => {
+            Err(ControlError::invalid(
+                "INVALID_MAX_ATTEMPTS",
+                format!(
+                    "max_attempts is {found}; 1 to {} are allowed",
+                    limits::MAX_ATTEMPTS_MAX
+                ),
+            ))
+        }
+        accepted => Ok(accepted),
+    }
+}
+
+fn due_at(start_at: Option<Timestamp>, delay_ms: Option<u64>) -> ControlResult<Option<Timestamp>> {
+    match (start_at, delay_ms) {
+        (Some(_), Some(_)) => Err(ControlError::invalid(
+            "INVALID_START_TIME",
+            "start_at_ms and delay_ms are both given; give one of them",
+        )),
+        (_, Some(delay)) if delay > limits::SLEEP_MAX_MS => Err(ControlError::invalid(
+            "INVALID_START_TIME",
+            format!(
+                "delay_ms is {delay}; at most {} are allowed",
+                limits::SLEEP_MAX_MS
+            ),
+        )),
+        (None, Some(delay)) => {
+            let now = Timestamp::from_system(std::time::SystemTime::now());
+            Ok(Some(now.plus_millis(delay)))
+        }
+        (start_at, None) => Ok(start_at),
+    }
+}
+
+/// The input as it is stored and given to the instance: defaults of the image's metadata (its `variables` object) are added to
+/// `input.variables` where they are missing. An input that is no object is left as it is. Keys come in order, so that the same
+/// input is the same text.
+fn complete_input(input: Value, metadata: Option<&str>) -> ControlResult<Bytes> {
+    let mut input = match input {
+        Value::Null => Value::Object(Map::new()),
+        other => other,
+    };
+    let defaults = metadata
+        .and_then(|text| serde_json::from_str::<Value>(text).ok())
+        .and_then(
+            |mut metadata| match metadata.get_mut("variables").map(Value::take) {
+                Some(Value::Object(defaults)) => Some(defaults),
+                _ => None,
+            },
+        );
+    if let (Some(defaults), Value::Object(given)) = (defaults, &mut input) {
+        let variables = given
+            .entry("variables")
+            .or_insert_with(|| Value::Object(Map::new()));
+        if let Value::Object(variables) = variables {
+            for (name, value) in defaults {
+                variables.entry(name).or_insert(value);
+            }
+        }
+    }
+    let text = serde_json::to_vec(&input).map_err(|error| ControlError::internal(&error))?;
+    if text.len() > limits::STATE_BYTES {
+        return Err(ControlError::invalid(
+            "INPUT_TOO_LARGE",
+            format!(
+                "the input has {} bytes; at most {} are allowed",
+                text.len(),
+                limits::STATE_BYTES
+            ),
+        ));
+    }
+    Ok(text.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn completed(input: Value, metadata: &Value) -> Value {
+        let bytes = complete_input(input, Some(&metadata.to_string())).unwrap();
+        serde_json::from_slice(&bytes).unwrap()
+    }
+
+    #[test]
+    fn defaults_fill_in_what_is_missing_and_nothing_else() {
+        let metadata = json!({ "variables": { "a": 1, "_b": 2 } });
+        assert_eq!(
+            completed(json!({ "variables": { "a": 7, "_c": 3 } }), &metadata),
+            json!({ "variables": { "a": 7, "_b": 2, "_c": 3 } })
+        );
+        assert_eq!(
+            completed(Value::Null, &metadata),
+            json!({ "variables": { "a": 1, "_b": 2 } })
+        );
+    }
+
+    #[test]
+    fn an_input_that_is_no_object_is_left_as_it_is() {
+        let metadata = json!({ "variables": { "a": 1 } });
+        for input in [
+            json!([1]),
+            json!("text"),
+            json!(7),
+            json!({ "variables": 3 }),
+        ] {
+            assert_eq!(completed(input.clone(), &metadata), input);
+        }
+        assert_eq!(
+            completed(json!({}), &json!({ "variables": [1] })),
+            json!({})
+        );
+    }
+
+    #[test]
+    fn the_same_input_is_the_same_text() {
+        let one = complete_input(serde_json::from_str(r#"{"b":1,"a":2}"#).unwrap(), None);
+        let two = complete_input(serde_json::from_str(r#"{ "a": 2, "b": 1 }"#).unwrap(), None);
+        assert_eq!(one.unwrap(), two.unwrap());
+    }
+
+    #[test]
+    fn start_times_and_limits_are_checked() {
+        assert!(due_at(Some(Timestamp(1)), Some(1)).is_err());
+        assert!(timeout_ms(Some(0)).is_err());
+        assert!(timeout_ms(Some(u64::MAX)).is_err());
+        assert_eq!(timeout_ms(None).unwrap(), 3_600_000);
+        assert!(check_attempts(Some(0)).is_err());
+    }
+}

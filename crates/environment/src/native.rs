@@ -1,0 +1,125 @@
+//! Sets up the runner of native programs.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use nix::unistd::{User, geteuid};
+use runtara_domain::RunnerKind;
+use runtara_runner::shim::{Launcher, ProcessLimits, ShimProgram};
+use runtara_runner::{Readiness, Runner};
+use runtara_runner_native::{NativeConfig, NativeRunner};
+use tracing::warn;
+
+use crate::Error;
+use crate::config::{Config, Mode, Problem};
+
+/// The runners that can work here, and what each kind says of itself.
+pub(crate) struct Runners {
+    pub(crate) ready: Vec<Arc<dyn Runner>>,
+    pub(crate) report: Vec<(String, bool, String)>,
+}
+
+/// Sets up the runners of this build.
+pub(crate) async fn runners(config: &Config, data_dir: &Path) -> Result<Runners, Error> {
+    let mut runners = Runners {
+        ready: Vec::new(),
+        report: Vec::new(),
+    };
+    for kind in [RunnerKind::Oci, RunnerKind::Wasm] {
+        let text = "this build has no runner of this kind".to_owned();
+        runners.report.push((kind.to_string(), false, text));
+    }
+    let native = RunnerKind::Native.to_string();
+    match user(config)? {
+        Programs::Refused(reason) => {
+            warn!(reason, "native images are refused");
+            runners.report.push((native, false, reason));
+        }
+        Programs::Run { user } => {
+            let runner = native_runner(config, data_dir, user).await?;
+            let (ready, text) = match runner.readiness().await {
+                Readiness::Ready(text) => (true, text),
+                Readiness::Unfit(text) => {
+                    warn!(reason = text, "native images are refused");
+                    (false, text)
+                }
+            };
+            runners.report.push((native, ready, text));
+            if ready {
+                runners.ready.push(Arc::new(runner));
+            }
+        }
+    }
+    Ok(runners)
+}
+
+async fn native_runner(
+    config: &Config,
+    data_dir: &Path,
+    user: Option<(u32, u32)>,
+) -> Result<NativeRunner, Error> {
+    let launcher = Launcher::start(ShimProgram::ThisProgram)
+        .await
+        .map_err(|error| Error::Part {
+            what: "the launcher of native programs",
+            source: error.into(),
+        })?;
+    let mut native = NativeConfig::new(data_dir);
+    native.user = user;
+    native.limits = ProcessLimits {
+        open_files: config.native_open_files,
+        processes: config.native_processes,
+        file_bytes: config.native_file_bytes,
+    };
+    native.oom_score_adj = config.native_oom_score_adj;
+    native.log_cap_bytes = config.log_bytes;
+    Ok(NativeRunner::new(native, Arc::new(launcher)))
+}
+
+/// Whether native programs are run, and as whom.
+enum Programs {
+    Run { user: Option<(u32, u32)> },
+    Refused(String),
+}
+
+/// A server that is root runs nobody's programs as root unless it is told to.
+fn user(config: &Config) -> Result<Programs, Error> {
+    let me = geteuid();
+    let Some(name) = &config.native_user else {
+        if !me.is_root() {
+            return Ok(Programs::Run { user: None });
+        }
+        if config.mode == Mode::Dev {
+            warn!(
+                "this server is root, and so are the native programs it runs; use it for trying out only"
+            );
+            return Ok(Programs::Run { user: None });
+        }
+        return Ok(Programs::Refused(
+            "the server runs as root: set RUNTARA_NATIVE_USER to the user that native programs are to run as".to_owned(),
+        ));
+    };
+    let problem = |text: String| Error::Configuration {
+        problems: vec![Problem {
+            variable: "RUNTARA_NATIVE_USER",
+            text,
+        }],
+    };
+    let found = User::from_name(name)
+        .map_err(|error| problem(format!("{name:?} cannot be looked up: {error}")))?
+        .ok_or_else(|| problem(format!("there is no user {name:?} on this machine")))?;
+    if found.uid == me {
+        if me.is_root() {
+            warn!("native programs run as root, as RUNTARA_NATIVE_USER says");
+        }
+        return Ok(Programs::Run { user: None });
+    }
+    if !me.is_root() {
+        return Err(problem(format!(
+            "only a server that runs as root can run programs as {name:?}; this one runs as user {me}"
+        )));
+    }
+    Ok(Programs::Run {
+        user: Some((found.uid.as_raw(), found.gid.as_raw())),
+    })
+}

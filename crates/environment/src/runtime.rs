@@ -1,0 +1,363 @@
+//! Starts and ends a server.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use runtara_control::{Control, ControlConfig};
+use runtara_core::{Core, CoreConfig};
+use runtara_domain::RunnerKind;
+use runtara_http::HostPolicy;
+use runtara_http::core::{CoreState, Tokenless};
+use runtara_http::environment::EnvironmentState;
+use runtara_http::server::{Listener, Server, ServerLimits};
+use runtara_images::{BlobOptions, BlobStore};
+use runtara_runner::CallTracker;
+use runtara_scheduler::{Scheduler, SchedulerConfig, SchedulerParts};
+use runtara_store::{Nudges, Store};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::time::{Instant, timeout_at};
+use tracing::{info, warn};
+
+use crate::config::{Config, DatabaseUrl, Mode};
+use crate::core_address::{CorePlace, check_elsewhere, find};
+use crate::data_dir::DataDir;
+use crate::native;
+use crate::report::Report;
+use crate::{Error, store};
+
+/// The lease of a node.
+const LEASE: Duration = Duration::from_secs(15);
+
+/// A server that can be started.
+pub struct EnvironmentRuntime {
+    config: Config,
+}
+
+/// The sockets of a server, bound before anything else: from here on no connection is refused, it only waits.
+struct Sockets {
+    environment: TcpListener,
+    core: CorePlace,
+    second_core: Option<TcpListener>,
+    core_socket: UnixListener,
+}
+
+/// The servers of the two protocols.
+struct Servers {
+    environment: Server,
+    core: Vec<Server>,
+}
+
+/// A server that runs.
+pub struct RuntimeHandle {
+    config: Config,
+    addr: SocketAddr,
+    core_addr: String,
+    servers: Servers,
+    core: Arc<Core>,
+    scheduler: Scheduler,
+    store: Arc<dyn Store>,
+    _data_dir: DataDir,
+}
+
+impl EnvironmentRuntime {
+    /// A server with this configuration.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        Self { config }
+    }
+
+    /// Starts: locks the data directory, binds, opens and migrates the store, takes over the runs of the process before, and serves.
+    ///
+    /// # Errors
+    /// [`Error`], each saying what to do.
+    pub async fn start(self) -> Result<RuntimeHandle, Error> {
+        let config = self.config;
+        let data_dir = DataDir::open(&config.data_dir)?;
+        let sockets = Sockets::bind(&config, data_dir.path()).await?;
+        info!(data_dir = %data_dir.path().display(), node = %data_dir.node()?, "starting");
+        let nudges = Nudges::new();
+        let store = store::open(&config, data_dir.path(), nudges).await?;
+        let database_id = store.database_id().await?;
+        if let CorePlace::Elsewhere { address, taken } = &sockets.core {
+            check_elsewhere(address, *taken, database_id).await?;
+        }
+        let core_addr = sockets.core_addr(&config)?;
+        let blobs = open_blobs(&config, data_dir.path()).await?;
+        let native = native::runners(&config, data_dir.path()).await?;
+        let tracker = CallTracker::new();
+        let core = Arc::new(Core::new(
+            Arc::clone(&store),
+            tracker.clone(),
+            CoreConfig {
+                hold_ms: config.sleep_hold_ms,
+                ..CoreConfig::default()
+            },
+        ));
+        let kinds: Vec<RunnerKind> = native.ready.iter().map(|runner| runner.kind()).collect();
+        let scheduler = Scheduler::new(
+            SchedulerConfig {
+                node: data_dir.node()?,
+                node_name: config.node_name.clone(),
+                data_dir: data_dir.path().to_owned(),
+                relaunch_adopted: data_dir.core_addr_changed(&core_addr)?,
+                core_addr: core_addr.clone(),
+                passed_env: config.passed_env.clone(),
+                capacity: config.max_runs,
+                lease: LEASE,
+            },
+            SchedulerParts {
+                store: Arc::clone(&store),
+                runners: native.ready,
+                blobs: blobs.clone(),
+                tracker: tracker.clone(),
+            },
+        );
+        let control = Control::new(
+            Arc::clone(&store),
+            blobs,
+            ControlConfig {
+                kinds,
+                native_for_oci: config.native_for_oci,
+                max_image_bytes: config.max_image_bytes,
+                data_dir: data_dir.path().to_owned(),
+            },
+        );
+        let addr = sockets
+            .environment
+            .local_addr()
+            .map_err(|source| Error::Bind {
+                what: "the environment protocol",
+                address: config.env_addr.to_string(),
+                variable: "RUNTARA_ENV_HTTP_PORT",
+                source,
+            })?;
+        let core_state = CoreState {
+            calls: Arc::clone(&core) as _,
+            tracker,
+            store: Arc::clone(&store),
+            database_id,
+        };
+        let environment_state = EnvironmentState {
+            control,
+            report: Arc::new(Report {
+                scheduler: scheduler.clone(),
+                runners: native.report,
+            }),
+            started: std::time::Instant::now(),
+            version: env!("CARGO_PKG_VERSION"),
+        };
+        let servers = sockets.serve(&config, core_state, environment_state);
+        scheduler.start();
+        info!(environment = %addr, core = %core_addr, "serving");
+        Ok(RuntimeHandle {
+            config,
+            addr,
+            core_addr,
+            servers,
+            core,
+            scheduler,
+            store,
+            _data_dir: data_dir,
+        })
+    }
+}
+
+async fn open_blobs(config: &Config, data_dir: &Path) -> Result<BlobStore, Error> {
+    let options = BlobOptions {
+        max_bytes: config.max_image_bytes,
+        ..BlobOptions::default()
+    };
+    BlobStore::open(data_dir.join("blobs"), options)
+        .await
+        .map_err(|error| Error::Part {
+            what: "the store of images",
+            source: error.into(),
+        })
+}
+
+impl Sockets {
+    async fn bind(config: &Config, data_dir: &Path) -> Result<Self, Error> {
+        let environment = bind_tcp(
+            config.env_addr,
+            "the environment protocol",
+            "RUNTARA_ENV_HTTP_PORT",
+        )
+        .await?;
+        let core = find(config).await?;
+        let second_core = match (config.core_http_port, &core) {
+            (Some(port), CorePlace::Here(_)) => {
+                let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+                let what = "the second port of the instance protocol";
+                Some(bind_tcp(address, what, "RUNTARA_CORE_HTTP_PORT").await?)
+            }
+            _ => None,
+        };
+        let core_socket = bind_unix(data_dir)?;
+        Ok(Self {
+            environment,
+            core,
+            second_core,
+            core_socket,
+        })
+    }
+
+    /// The address that launched programs are given.
+    fn core_addr(&self, config: &Config) -> Result<String, Error> {
+        match &self.core {
+            CorePlace::Elsewhere { address, .. } => Ok(address.clone()),
+            CorePlace::Here(listener) => listener
+                .local_addr()
+                .map(|mut address| {
+                    if address.ip().is_unspecified() {
+                        // Programs of this machine cannot call "any address".
+                        address.set_ip(Ipv4Addr::LOCALHOST.into());
+                    }
+                    address.to_string()
+                })
+                .map_err(|source| Error::Bind {
+                    what: "the instance protocol",
+                    address: config.core_addr.clone(),
+                    variable: "RUNTARA_CORE_ADDR",
+                    source,
+                }),
+        }
+    }
+
+    fn serve(self, config: &Config, core: CoreState, environment: EnvironmentState) -> Servers {
+        let limits = ServerLimits::default();
+        let hosts = if config.allow_unauthenticated {
+            HostPolicy::NoOrigin
+        } else {
+            HostPolicy::AddressOnly
+        };
+        let start_core = |listener, tokenless| {
+            let service = runtara_http::core::service(core.clone(), tokenless, hosts);
+            Server::start(listener, service, limits.clone())
+        };
+        let mut servers = vec![start_core(
+            Listener::Unix(self.core_socket),
+            Tokenless::Nobody,
+        )];
+        if let CorePlace::Here(listener) = self.core {
+            servers.push(start_core(Listener::Tcp(listener), Tokenless::Local));
+        }
+        if let Some(listener) = self.second_core {
+            servers.push(start_core(Listener::Tcp(listener), Tokenless::Local));
+        }
+        let service = runtara_http::environment::service(environment, hosts);
+        Servers {
+            environment: Server::start(Listener::Tcp(self.environment), service, limits.clone()),
+            core: servers,
+        }
+    }
+}
+
+async fn bind_tcp(
+    address: SocketAddr,
+    what: &'static str,
+    variable: &'static str,
+) -> Result<TcpListener, Error> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| Error::Bind {
+            what,
+            address: address.to_string(),
+            variable,
+            source,
+        })
+}
+
+/// Binds the socket in the data directory. The directory is locked by us, so a socket that is there is one that a dead process left.
+fn bind_unix(data_dir: &Path) -> Result<UnixListener, Error> {
+    let path = data_dir.join("core.sock");
+    let failed = |source| Error::Bind {
+        what: "the instance protocol's socket",
+        address: path.display().to_string(),
+        variable: "DATA_DIR",
+        source,
+    };
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    // The name of a socket is at most 107 bytes long (unix(7)); a descriptor of the directory stands for a path of any length.
+    let directory = std::fs::File::open(data_dir).map_err(failed)?;
+    let short = PathBuf::from(format!(
+        "/proc/self/fd/{}/core.sock",
+        std::os::fd::AsRawFd::as_raw_fd(&directory)
+    ));
+    UnixListener::bind(short).map_err(failed)
+}
+
+impl RuntimeHandle {
+    /// Where the environment protocol is served.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Where launched programs reach the instance protocol.
+    #[must_use]
+    pub fn core_addr(&self) -> &str {
+        &self.core_addr
+    }
+
+    /// How many runs are live here.
+    #[must_use]
+    pub fn live_runs(&self) -> usize {
+        self.scheduler.live_runs()
+    }
+
+    /// Ends in order, within the configured grace: takes no more requests and claims nothing more, answers what is under way, makes far
+    /// sleeps of held ones, and leaves running programs to the next server process. In dev they are ended, uncounted: nobody would come
+    /// for them.
+    pub async fn shutdown(self) {
+        let deadline = Instant::now() + self.config.shutdown_grace;
+        info!(runs = self.live_runs(), "leaving");
+        self.scheduler.stop_claiming();
+        self.servers.environment.stop();
+        self.core.close();
+        if timeout_at(deadline, self.servers.environment.stopped())
+            .await
+            .is_err()
+        {
+            warn!("some requests were cut off");
+        }
+        let end_runs = self.config.mode == Mode::Dev;
+        self.scheduler.shutdown(end_runs, deadline).await;
+        for server in &self.servers.core {
+            server.stop();
+        }
+        for server in &self.servers.core {
+            if timeout_at(deadline, server.stopped()).await.is_err() {
+                warn!("some calls of instances were cut off");
+            }
+        }
+        if timeout_at(deadline, self.store.close()).await.is_err() {
+            warn!("the store did not close in time");
+        }
+        info!("left");
+    }
+}
+
+/// The address of the database that a configuration means.
+#[must_use]
+pub fn database_of(config: &Config, data_dir: &Path) -> DatabaseUrl {
+    config
+        .database
+        .clone()
+        .unwrap_or_else(|| DatabaseUrl::sqlite(&data_dir.join("state.db")))
+}
+
+/// Brings the database up to date.
+///
+/// # Errors
+/// [`Error::Store`] if it cannot be opened or migrated, [`Error::DataDirectory`] if it lies in a data directory that cannot be used.
+pub async fn migrate(config: &Config) -> Result<(), Error> {
+    let data_dir = DataDir::open(&config.data_dir)?;
+    let store = store::open(config, data_dir.path(), Nudges::new()).await?;
+    store.close().await;
+    Ok(())
+}

@@ -1,0 +1,539 @@
+//! The routes of the instance protocol, in the order of the protocol.
+
+use std::future::Future;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use runtara_domain::{
+    Caller, CheckpointId, EventKind, Fence, InstanceId, NewEvent, Refusal, SaveCheckpoint,
+    SignalId, SignalKind, SignalWait, Sleep, TenantId, Timestamp, Word,
+};
+use runtara_runner::CallError;
+use serde_json::json;
+use tokio::time::timeout;
+
+use super::CoreState;
+use super::wire::{
+    AcknowledgeBody, CheckpointAnswer, CheckpointBody, CompletedBody, EventBody, FailedBody,
+    InputAnswer, RegisterBody, RetryBody, SignalAnswer, SignalWaitAnswer, SignalWaitBody,
+    SleepBody, StatusAnswer, Success, WakePayload, WireCustomSignal,
+};
+use crate::ApiError;
+use crate::extract::{Json, PathId, PathIds, decode, encode, parse_id};
+
+type Answer<T> = Result<axum::Json<T>, ApiError>;
+
+/// How long the store may take to answer a health check.
+const HEALTH: Duration = Duration::from_secs(2);
+
+/// Who calls, and the bookkeeping of the call.
+struct Session<'a> {
+    state: &'a CoreState,
+    caller: Caller,
+}
+
+impl<'a> Session<'a> {
+    /// # Errors
+    /// 403 if the headers name another instance than the path.
+    fn new(
+        state: &'a CoreState,
+        fence: Fence,
+        instance_id: InstanceId,
+        headers: &HeaderMap,
+    ) -> Result<Self, ApiError> {
+        let named = headers
+            .get("x-runtara-instance-id")
+            .and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
+        if named.is_some_and(|named| named != instance_id.as_str()) {
+            return Err(ApiError::new(
+                StatusCode::FORBIDDEN,
+                "INSTANCE_FORBIDDEN",
+                "the header X-Runtara-Instance-Id names another instance than the path",
+            ));
+        }
+        let caller = Caller { instance_id, fence };
+        Ok(Self { state, caller })
+    }
+
+    /// Makes a call and keeps account of how it was answered.
+    async fn call<T>(
+        &self,
+        act: impl Future<Output = Result<T, CallError>>,
+    ) -> Result<T, ApiError> {
+        self.account(false, act).await
+    }
+
+    /// Makes a call that is meant to be answered late.
+    async fn wait<T>(
+        &self,
+        act: impl Future<Output = Result<T, CallError>>,
+    ) -> Result<T, ApiError> {
+        self.account(true, act).await
+    }
+
+    async fn account<T>(
+        &self,
+        waits: bool,
+        act: impl Future<Output = Result<T, CallError>>,
+    ) -> Result<T, ApiError> {
+        let Fence::Run(token) = self.caller.fence else {
+            return act.await.map_err(ApiError::from);
+        };
+        let guard = self.state.tracker.begin(token, waits);
+        match act.await {
+            Ok(answer) => {
+                guard.answered();
+                Ok(answer)
+            }
+            Err(CallError::Refused(Refusal::RunSuperseded)) => {
+                guard.answered();
+                Err(self.superseded().await)
+            }
+            Err(error) => {
+                let error = ApiError::from(error);
+                if error.is_ours() {
+                    guard.failed();
+                } else {
+                    guard.answered();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Tells a run that is over from one that speaks for another instance.
+    async fn superseded(&self) -> ApiError {
+        if let Fence::Run(token) = self.caller.fence
+            && let Ok(Some(owner)) = self.state.store.run_of_token(token).await
+            && owner.instance_id != self.caller.instance_id
+        {
+            return ApiError::new(
+                StatusCode::FORBIDDEN,
+                "INSTANCE_FORBIDDEN",
+                "the run that calls is not one of this instance",
+            );
+        }
+        Refusal::RunSuperseded.into()
+    }
+}
+
+pub(super) async fn health(State(state): State<CoreState>) -> Response {
+    match timeout(HEALTH, state.store.ping()).await {
+        Ok(Ok(())) => axum::Json(json!({ "status": "healthy" })).into_response(),
+        _ => {
+            let body = axum::Json(json!({ "status": "unhealthy" }));
+            (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
+        }
+    }
+}
+
+/// Says whether the core can serve, and which database it serves.
+pub(super) async fn ready(State(state): State<CoreState>) -> Response {
+    let ready = matches!(timeout(HEALTH, state.store.ping()).await, Ok(Ok(())));
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let body = json!({ "ready": ready, "database_id": state.database_id });
+    (status, axum::Json(body)).into_response()
+}
+
+pub(super) async fn register(
+    State(state): State<CoreState>,
+    Extension(fence): Extension<Fence>,
+    PathId(id): PathId<InstanceId>,
+    headers: HeaderMap,
+    Json(body): Json<RegisterBody>,
+) -> Answer<Success> {
+    let tenant: TenantId = parse_id(&body.tenant_id)?;
+    let checkpoint = optional_id(body.checkpoint_id.as_deref())?;
+    let session = Session::new(&state, fence, id, &headers)?;
+    let calls = &state.calls;
+    session
+        .call(calls.register(&session.caller, tenant, checkpoint))
+        .await?;
+    Ok(axum::Json(Success::yes()))
+}
+
+pub(super) async fn checkpoint(
+    State(state): State<CoreState>,
+    Extension(fence): Extension<Fence>,
+    PathId(id): PathId<InstanceId>,
+    headers: HeaderMap,
+    Json(body): Json<CheckpointBody>,
+) -> Answer<CheckpointAnswer> {
+    let request = SaveCheckpoint {
+        checkpoint_id: parse_id(&body.checkpoint_id)?,
+        state: decode(
+            body.state.as_deref().unwrap_or_default(),
+            "INVALID_STATE",
+            "state",
+        )?,
+        request_id: check_request_id(body.request_id)?,
+    };
+    let session = Session::new(&state, fence, id, &headers)?;
+    let saved = session
+        .call(state.calls.checkpoint(&session.caller, request))
+        .await?;
+    Ok(axum::Json(CheckpointAnswer {
+        found: saved.found.is_some(),
+        state: saved.found.filter(|state| !state.is_empty()).map(encode),
+        signal: saved.signal.map(Into::into),
+        custom_signal: saved
+            .custom_signal
+            .map(|payload| WireCustomSignal::new(&body.checkpoint_id, payload)),
+    }))
+}
+
+pub(super) async fn poll_signal(
+    State(state): State<CoreState>,
+    Extension(fence): Extension<Fence>,
+    PathId(id): PathId<InstanceId>,
+    headers: HeaderMap,
+) -> Answer<SignalAnswer> {
+    let session = Session::new(&state, fence, id, &headers)?;
+    let polled = session.call(async {
+        match state.calls.poll_signal(&session.caller).await {
+            // Nothing waits for an instance that is not there, or not any more.
+            Err(CallError::Refused(Refusal::InstanceUnknown | Refusal::InstanceEnded { .. })) => {
+                Ok(None)
+            }
+            answer => answer,
+        }
+    });
+    let signal = polled.await?;
+    Ok(axum::Json(SignalAnswer {
+        signal: signal.map(Into::into),
+        custom_signal: None,
+    }))
+}
+
+pub(super) async fn take_signal(
+    State(state): State<CoreState>,
+    Extension(fence): Extension<Fence>,
+    PathIds(id, signal): PathIds<InstanceId, SignalId>,
+    headers: HeaderMap,
+) -> Answer<SignalAnswer> {
+    take(&state, fence, id, &signal, &headers).await
+}
+
+/// A custom signal may be called like one of our routes.
+pub(super) async fn take_signal_ack(
+    State(state): State<CoreState>,
+    Extension(fence): Extension<Fence>,
+    PathId(id): PathId<InstanceId>,
+    headers: HeaderMap,
+) -> Answer<SignalAnswer> {
+    take(&state, fence, id, &parse_id("ack")?, &headers).await
+}
+
+/// A custom signal may be called like one of our routes.
+pub(super) async fn take_signal_wait(
+    State(state): State<CoreState>,
+    Extension(fence): Extension<Fence>,
+    PathId(id): PathId<InstanceId>,
+    headers: HeaderMap,
+) -> Answer<SignalAnswer> {
+    take(&state, fence, id, &parse_id("wait")?, &headers).await
+}
+
+async fn take(
+    state: &CoreState,
+    fence: Fence,
+    id: InstanceId,
+    signal: &SignalId,
+    headers: &HeaderMap,
+) -> Answer<SignalAnswer> {
+    let session = Session::new(state, fence, id, headers)?;
+    let taken = session
+        .call(state.calls.take_signal(&session.caller, signal))
+        .await?;
+    Ok(axum::Json(SignalAnswer {
+        signal: None,
+        custom_signal: taken.map(|payload| WireCustomSignal::new(signal.as_str(), payload)),
+    }))
+}
+
+pub(super) async fn wait_signal(
+    State(state): State<CoreState>,
+    Extension(fence): Extension<Fence>,
+    PathId(id): PathId<InstanceId>,
+    headers: HeaderMap,
+    Json(body): Json<SignalWaitBody>,
+) -> Answer<SignalWaitAnswer> {
+    let request = SignalWait {
+        signal_id: parse_id(&body.signal_id)?,
+        timeout_ms: body.timeout_ms,
+        park: body.park.unwrap_or(true),
+        request_id: check_request_id(body.request_id)?,
+    };
+    let session = Session::new(&state, fence, id, &headers)?;
+    let waited = session
+        .wait(state.calls.wait_signal(&session.caller, request))
+        .await?;
+    Ok(axum::Json(SignalWaitAnswer {
+        timed_out: waited.timed_out,
+        signal: waited
+            .signal
+            .map(|payload| WireCustomSignal::new(&body.signal_id, payload)),
+    }))
+}
+
+pub(super) async fn acknowledge(
+    State(state): State<CoreState>,
+    Extension(fence): Extension<Fence>,
+    PathId(id): PathId<InstanceId>,
+    headers: HeaderMap,
+    Json(body): Json<AcknowledgeBody>,
+) -> Answer<Success> {
+    let kind: SignalKind = body
+        .signal_type
+        .parse()
+        .map_err(|error| ApiError::bad_request("INVALID_SIGNAL_TYPE", error))?;
+    say(&state, fence, id, &headers, Word::Acknowledged(kind)).await
+}
+
+async fn say(
+    state: &CoreState,
+    fence: Fence,
+    id: InstanceId,
+    headers: &HeaderMap,
+    word: Word,
+) -> Answer<Success> {
+    let session = Session::new(state, fence, id, headers)?;
+    session.call(state.calls.say(&session.caller, word)).await?;
+    Ok(axum::Json(Success::yes()))
+}
+
+pub(super) async fn event(
+    State(state): State<CoreState>,
+    Extension(fence): Extension<Fence>,
+    PathId(id): PathId<InstanceId>,
+    headers: HeaderMap,
+    Json(body): Json<EventBody>,
+) -> Answer<Success> {
+    let payload = match body.payload.as_deref() {
+        None | Some("") => None,
+        Some(text) => Some(decode(text, "INVALID_PAYLOAD", "payload")?),
+    };
+    let checkpoint = optional_id(body.checkpoint_id.as_deref())?;
+    let kind = body.event_type.parse().unwrap_or(EventKind::Custom);
+    let word = match kind {
+        EventKind::Completed => Word::Completed { output: payload },
+        EventKind::Failed => Word::Failed {
+            error: payload.map_or_else(unknown_error, |text| {
+                String::from_utf8_lossy(&text).into_owned()
+            }),
+        },
+        EventKind::Suspended => suspension(checkpoint, payload.as_ref())?,
+        EventKind::Heartbeat => {
+            let session = Session::new(&state, fence, id, &headers)?;
+            session.call(state.calls.heartbeat(&session.caller)).await?;
+            return Ok(axum::Json(Success::yes()));
+        }
+        EventKind::Custom | EventKind::Started => {
+            if body
+                .subtype
+                .as_deref()
+                .is_some_and(|text| text.contains('\0'))
+            {
+                return Err(ApiError::bad_request(
+                    "INVALID_SUBTYPE",
+                    "the subtype holds NUL",
+                ));
+            }
+            let request_id = check_request_id(body.request_id)?;
+            let event = NewEvent::custom(body.subtype, checkpoint, payload);
+            let session = Session::new(&state, fence, id, &headers)?;
+            session
+                .call(state.calls.record(&session.caller, event, request_id))
+                .await?;
+            return Ok(axum::Json(Success::yes()));
+        }
+    };
+    say(&state, fence, id, &headers, word).await
+}
+
+/// A `suspended` event with a checkpoint and a wake time asks to be woken; any other only to be resumed.
+fn suspension(checkpoint: Option<CheckpointId>, payload: Option<&Bytes>) -> Result<Word, ApiError> {
+    let wake = payload.and_then(|text| serde_json::from_slice::<WakePayload>(text).ok());
+    match (checkpoint, wake) {
+        (Some(checkpoint_id), Some(wake)) => Ok(Word::SuspendedUntil {
+            wake_at: Timestamp(wake.wake_at_ms),
+            checkpoint_id,
+            state: decode(&wake.state, "INVALID_STATE", "state")?,
+        }),
+        _ => Ok(Word::Suspended),
+    }
+}
+
+fn unknown_error() -> String {
+    "Unknown error".to_owned()
+}
+
+pub(super) async fn completed(
+    State(state): State<CoreState>,
+    Extension(fence): Extension<Fence>,
+    PathId(id): PathId<InstanceId>,
+    headers: HeaderMap,
+    Json(body): Json<CompletedBody>,
+) -> Answer<Success> {
+    let output = match body.output.as_deref() {
+        None | Some("") => None,
+        Some(text) => Some(decode(text, "INVALID_OUTPUT", "output")?),
+    };
+    say(&state, fence, id, &headers, Word::Completed { output }).await
+}
+
+pub(super) async fn failed(
+    State(state): State<CoreState>,
+    Extension(fence): Extension<Fence>,
+    PathId(id): PathId<InstanceId>,
+    headers: HeaderMap,
+    Json(body): Json<FailedBody>,
+) -> Answer<Success> {
+    let error = body.error.unwrap_or_else(unknown_error);
+    say(&state, fence, id, &headers, Word::Failed { error }).await
+}
+
+/// Reads no body: some programs send one, and some do not.
+pub(super) async fn suspended(
+    State(state): State<CoreState>,
+    Extension(fence): Extension<Fence>,
+    PathId(id): PathId<InstanceId>,
+    headers: HeaderMap,
+) -> Answer<Success> {
+    say(&state, fence, id, &headers, Word::Suspended).await
+}
+
+pub(super) async fn retry(
+    State(state): State<CoreState>,
+    Extension(fence): Extension<Fence>,
+    PathId(id): PathId<InstanceId>,
+    headers: HeaderMap,
+    Json(body): Json<RetryBody>,
+) -> Answer<Success> {
+    let checkpoint = parse_id(&body.checkpoint_id)?;
+    let session = Session::new(&state, fence, id, &headers)?;
+    let recorded = state.calls.record_retry(
+        &session.caller,
+        checkpoint,
+        body.attempt,
+        body.error_message,
+    );
+    session.call(recorded).await?;
+    Ok(axum::Json(Success::yes()))
+}
+
+/// May name another instance of the caller's tenant: a parent watches its child. The headers then carry the caller's own ids.
+pub(super) async fn status(
+    State(state): State<CoreState>,
+    Extension(fence): Extension<Fence>,
+    PathId(of): PathId<InstanceId>,
+    headers: HeaderMap,
+) -> Answer<StatusAnswer> {
+    let caller_id = match headers.get("x-runtara-instance-id") {
+        Some(value) => parse_id(&String::from_utf8_lossy(value.as_bytes()))?,
+        None => of.clone(),
+    };
+    let session = Session {
+        state: &state,
+        caller: Caller {
+            instance_id: caller_id,
+            fence,
+        },
+    };
+    let found = session.call(async {
+        match state.calls.status(&session.caller, &of).await {
+            Err(CallError::Refused(Refusal::InstanceUnknown)) => Ok(None),
+            answer => answer,
+        }
+    });
+    Ok(axum::Json(match found.await? {
+        None => StatusAnswer {
+            found: false,
+            instance_id: of.to_string(),
+            status: "unknown",
+            checkpoint_id: None,
+            output: None,
+            error: None,
+            due_at_ms: None,
+            run_number: None,
+        },
+        Some(found) => StatusAnswer {
+            found: true,
+            instance_id: of.to_string(),
+            status: found.status.as_str(),
+            checkpoint_id: found.checkpoint_id.map(String::from),
+            output: found.output.map(encode),
+            error: found.error,
+            due_at_ms: found.due_at.map(|due| due.0),
+            run_number: Some(found.run_number.0),
+        },
+    }))
+}
+
+pub(super) async fn input(
+    State(state): State<CoreState>,
+    Extension(fence): Extension<Fence>,
+    PathId(id): PathId<InstanceId>,
+    headers: HeaderMap,
+) -> Answer<InputAnswer> {
+    let instance_id = id.to_string();
+    let session = Session::new(&state, fence, id, &headers)?;
+    let input = session.call(state.calls.input(&session.caller)).await?;
+    Ok(axum::Json(InputAnswer {
+        found: true,
+        instance_id,
+        input: input.map(encode),
+    }))
+}
+
+pub(super) async fn sleep(
+    State(state): State<CoreState>,
+    Extension(fence): Extension<Fence>,
+    PathId(id): PathId<InstanceId>,
+    headers: HeaderMap,
+    Json(body): Json<SleepBody>,
+) -> Answer<Success> {
+    let request = Sleep {
+        duration_ms: body.duration_ms,
+        checkpoint_id: optional_id(body.checkpoint_id.as_deref())?,
+        state: decode(
+            body.state.as_deref().unwrap_or_default(),
+            "INVALID_STATE",
+            "state",
+        )?,
+        park: body.park.unwrap_or(true),
+        request_id: check_request_id(body.request_id)?,
+    };
+    let session = Session::new(&state, fence, id, &headers)?;
+    session
+        .wait(state.calls.sleep(&session.caller, request))
+        .await?;
+    Ok(axum::Json(Success::yes()))
+}
+
+fn optional_id(text: Option<&str>) -> Result<Option<CheckpointId>, ApiError> {
+    match text {
+        None | Some("") => Ok(None),
+        Some(text) => parse_id(text).map(Some),
+    }
+}
+
+fn check_request_id(id: Option<String>) -> Result<Option<String>, ApiError> {
+    match id {
+        Some(id) if id.is_empty() || id.len() > 128 || id.chars().any(char::is_control) => {
+            Err(ApiError::bad_request(
+                "INVALID_REQUEST_ID",
+                "request_id is not 1 to 128 bytes without control characters",
+            ))
+        }
+        accepted => Ok(accepted),
+    }
+}

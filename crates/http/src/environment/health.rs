@@ -1,0 +1,68 @@
+//! Whether the server is alive, and whether it can work.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
+use http::StatusCode;
+use serde_json::json;
+use tokio::time::timeout;
+
+use super::EnvironmentState;
+
+/// How long the store may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+async fn store_answers(state: &EnvironmentState) -> bool {
+    let ping = timeout(PATIENCE, state.control.store().ping()).await;
+    matches!(ping, Ok(Ok(())))
+}
+
+fn status_of(good: bool) -> StatusCode {
+    if good {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    }
+}
+
+/// `GET /api/v1/health`, as published clients read it.
+pub(super) async fn health(State(state): State<EnvironmentState>) -> Response {
+    let healthy = store_answers(&state).await;
+    let uptime = i64::try_from(state.started.elapsed().as_millis()).unwrap_or(i64::MAX);
+    let body = json!({
+        "healthy": healthy,
+        "version": state.version,
+        "uptime_ms": uptime,
+        "active_instances": state.report.active_runs(),
+    });
+    (status_of(healthy), axum::Json(body)).into_response()
+}
+
+/// `GET /health`: the process is alive and answers.
+pub(super) async fn alive() -> Response {
+    axum::Json(json!({ "status": "alive" })).into_response()
+}
+
+/// `GET /ready`: the store answers (its migrations are done before the port opens), and a runner can work. Of each kind it says
+/// `true`, or what is missing.
+pub(super) async fn ready(State(state): State<EnvironmentState>) -> Response {
+    let database = store_answers(&state).await;
+    let runners = state.report.runners();
+    let ready = database && runners.iter().any(|(_, ready, _)| *ready);
+    let runners: serde_json::Map<String, serde_json::Value> = runners
+        .into_iter()
+        .map(|(kind, ready, detail)| {
+            let stands = if ready { true.into() } else { detail.into() };
+            (kind, stands)
+        })
+        .collect();
+    let body = json!({
+        "ready": ready,
+        "database": database,
+        "version": state.version,
+        "runners": runners,
+        "active_instances": state.report.active_runs(),
+    });
+    (status_of(ready), axum::Json(body)).into_response()
+}

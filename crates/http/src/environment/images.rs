@@ -1,0 +1,221 @@
+//! Images: register as JSON, list, look, delete.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse as _, Response};
+use http::{HeaderMap, StatusCode};
+use runtara_control::RegisterImage;
+use runtara_domain::{ImageId, ImageName, ImageRecord, Labels, RunnerKind, TenantId, limits};
+use runtara_store::ImageFilter;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::page::{PageInfo, labels, page_request};
+use super::{EnvironmentState, scope, tenant_mismatch};
+use crate::ApiError;
+use crate::extract::{PathId, Query, next_part, parse_id, too_large};
+use crate::json_stream::BinaryField;
+
+#[derive(Deserialize)]
+struct RegisterBody {
+    tenant_id: String,
+    name: String,
+    description: Option<String>,
+    runner_type: Option<String>,
+    metadata: Option<Box<RawValue>>,
+    #[serde(default)]
+    labels: Option<BTreeMap<String, String>>,
+}
+
+/// Reads a declared runner type. Published clients send words in any case, and the numbers 1 and 2.
+pub(super) fn runner_kind(text: Option<&str>) -> Result<Option<RunnerKind>, ApiError> {
+    let word = match text {
+        None | Some("") => return Ok(None),
+        Some("1") => "native".to_owned(),
+        Some("2") => "wasm".to_owned(),
+        Some(word) => word.to_ascii_lowercase(),
+    };
+    word.parse()
+        .map(Some)
+        .map_err(|error| ApiError::bad_request("INVALID_RUNNER_TYPE", error))
+}
+
+/// Checks the tenant of a registration against what the caller names elsewhere.
+pub(super) fn check_tenant(
+    tenant: &str,
+    headers: &HeaderMap,
+    query: &Query,
+) -> Result<TenantId, ApiError> {
+    let tenant: TenantId = parse_id(tenant)?;
+    match scope(headers, query)? {
+        Some(named) if named != tenant => Err(tenant_mismatch()),
+        _ => Ok(tenant),
+    }
+}
+
+pub(super) fn check_name(name: &str) -> Result<ImageName, ApiError> {
+    ImageName::new(name).map_err(|error| ApiError::bad_request("INVALID_NAME", error))
+}
+
+pub(super) fn check_labels(labels: BTreeMap<String, String>) -> Result<Labels, ApiError> {
+    Labels::new(labels).map_err(|error| ApiError::bad_request("INVALID_LABEL", error))
+}
+
+/// The answer to a registration.
+pub(super) fn registered(image: &ImageRecord) -> Response {
+    let body = json!({
+        "success": true,
+        "image_id": image.image_id,
+        "runner_type": image.kind,
+        "sha256": image.digest,
+    });
+    (StatusCode::CREATED, Json(body)).into_response()
+}
+
+/// `POST /images`: the content is a base64 text in the body, which is decoded while it streams to its place.
+pub(super) async fn register(
+    State(state): State<EnvironmentState>,
+    headers: HeaderMap,
+    query: Query,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let mut body: Body = request.into_body();
+    let mut registration = state.control.begin_image().await?;
+    let mut field = BinaryField::new("binary");
+    let (mut text, mut received) = (Vec::new(), 0);
+    while let Some(part) = next_part(&mut body).await? {
+        received += part.len();
+        if received > limits::BODY_BYTES {
+            return Err(too_large(limits::BODY_BYTES as u64));
+        }
+        text.clear();
+        field
+            .push(&part, &mut text)
+            .map_err(|error| ApiError::bad_request("INVALID_JSON", error))?;
+        registration.write_base64(&text).await?;
+    }
+    let rest = field.rest();
+    let body: RegisterBody = serde_json::from_slice(rest).map_err(|error| {
+        ApiError::bad_request("INVALID_JSON", format!("the body cannot be read: {error}"))
+    })?;
+    let request = RegisterImage {
+        tenant_id: check_tenant(&body.tenant_id, &headers, &query)?,
+        name: check_name(&body.name)?,
+        description: body.description,
+        kind: runner_kind(body.runner_type.as_deref())?,
+        metadata: body
+            .metadata
+            .map(|json| json.get().to_owned())
+            .filter(|json| json != "null"),
+        labels: check_labels(body.labels.unwrap_or_default())?,
+        expected: None,
+    };
+    let image = registration.finish(request).await?;
+    Ok(registered(&image))
+}
+
+#[derive(Serialize)]
+struct WireImage {
+    image_id: String,
+    tenant_id: String,
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    description: Option<String>,
+    runner_type: RunnerKind,
+    created_at_ms: i64,
+    sha256: String,
+    size_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<Value>,
+    labels: Labels,
+    current: bool,
+}
+
+impl From<ImageRecord> for WireImage {
+    fn from(image: ImageRecord) -> Self {
+        Self {
+            image_id: image.image_id.to_string(),
+            tenant_id: image.tenant_id.to_string(),
+            name: image.name.to_string(),
+            description: image.description,
+            runner_type: image.kind,
+            created_at_ms: image.created_at.0,
+            sha256: image.digest.to_hex(),
+            size_bytes: image.size,
+            metadata: image
+                .metadata
+                .and_then(|text| serde_json::from_str(&text).ok()),
+            labels: image.labels,
+            current: image.current,
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct ListAnswer {
+    images: Vec<WireImage>,
+    #[serde(flatten)]
+    page: PageInfo,
+}
+
+/// `GET /images`
+pub(super) async fn list(
+    State(state): State<EnvironmentState>,
+    headers: HeaderMap,
+    query: Query,
+) -> Result<Json<ListAnswer>, ApiError> {
+    let filter = ImageFilter {
+        tenant_id: scope(&headers, &query)?,
+        name: query.text("name").map(str::to_owned),
+        labels: labels(&query)?,
+    };
+    let request = page_request(&query)?;
+    let page = state.control.list_images(&filter, &request).await?;
+    Ok(Json(ListAnswer {
+        page: PageInfo::new(&page, &request),
+        images: page.rows.into_iter().map(WireImage::from).collect(),
+    }))
+}
+
+/// `GET /images/{image_id}`
+pub(super) async fn get(
+    State(state): State<EnvironmentState>,
+    PathId(id): PathId<ImageId>,
+    headers: HeaderMap,
+    query: Query,
+) -> Result<Json<Value>, ApiError> {
+    let scope = scope(&headers, &query)?;
+    Ok(Json(match state.control.image(&scope, &id).await? {
+        Some(image) => json!({ "found": true, "image": WireImage::from(image) }),
+        None => json!({ "found": false }),
+    }))
+}
+
+/// `DELETE /images/{image_id}`
+///
+/// A refusal is a 200 with `success: false`: published clients show its reason then.
+pub(super) async fn delete(
+    State(state): State<EnvironmentState>,
+    PathId(id): PathId<ImageId>,
+    headers: HeaderMap,
+    query: Query,
+) -> Result<Response, ApiError> {
+    let scope = scope(&headers, &query)?;
+    match state.control.delete_image(&scope, &id).await {
+        Ok(()) => Ok(Json(json!({ "success": true })).into_response()),
+        Err(error @ runtara_control::ControlError::Refused { .. }) => {
+            let error = ApiError::from(error);
+            let body = json!({
+                "success": false,
+                "error": error.message(),
+                "code": error.code(),
+            });
+            Ok(Json(body).into_response())
+        }
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,196 @@
+//! The files of a run, before it begins.
+
+use std::fs::{DirBuilder, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{Gid, Uid, chown};
+use runtara_runner::shim::{Program, write_run_file};
+use runtara_runner::{Input, LaunchSpec, ProgramPaths, RunDirectory, RunKey, contract_env};
+
+use crate::NativeConfig;
+use crate::clean;
+
+/// Where the files of a run are.
+#[derive(Debug, Clone)]
+pub(crate) struct Places {
+    pub(crate) key: RunKey,
+    /// Those that only the server reads.
+    pub(crate) directory: RunDirectory,
+    /// Those of the program: the same directory, unless the program's user cannot go there.
+    pub(crate) program: PathBuf,
+    /// The program's user, if it is not the server's.
+    pub(crate) user: Option<(u32, u32)>,
+}
+
+impl Places {
+    pub(crate) fn of(config: &NativeConfig, key: &RunKey) -> Self {
+        let directory = RunDirectory::of(&config.data_dir, key);
+        let program = match config.user {
+            None => directory.path().to_owned(),
+            Some(_) => config
+                .work_root
+                .join(key.instance_id.letters())
+                .join(key.run_number.to_string()),
+        };
+        Self {
+            key: key.clone(),
+            directory,
+            program,
+            user: config.user,
+        }
+    }
+
+    pub(crate) fn work(&self) -> PathBuf {
+        self.program.join("work")
+    }
+
+    pub(crate) fn input(&self) -> PathBuf {
+        self.program.join("input.json")
+    }
+
+    pub(crate) fn output(&self) -> PathBuf {
+        self.work().join("output.json")
+    }
+
+    /// Whether the program's files are apart from the server's.
+    pub(crate) fn are_apart(&self) -> bool {
+        self.program != self.directory.path()
+    }
+}
+
+/// Makes all files of a run, `run.json` last. Traces of an earlier launch are left alone, and refuse this one.
+pub(crate) fn make(config: &NativeConfig, places: &Places, spec: &LaunchSpec) -> io::Result<()> {
+    let directory = places.directory.path();
+    make_new(directory, 0o700).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => io::Error::new(
+            error.kind(),
+            "there are traces of an earlier launch of this run",
+        ),
+        _ => naming("make the directory", directory, error),
+    })?;
+    let made = fill(config, places, spec);
+    if made.is_err() && !is_taken(&made) {
+        // Nothing has been started. If it cannot be removed either, it is found and cleaned like that of any other run.
+        let _stays = clean::clean(places, false);
+    }
+    made
+}
+
+/// Whether somebody has forbidden the start meanwhile: then the directory is theirs.
+fn is_taken(made: &io::Result<()>) -> bool {
+    made.as_ref()
+        .is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists)
+}
+
+fn fill(config: &NativeConfig, places: &Places, spec: &LaunchSpec) -> io::Result<()> {
+    if places.are_apart() {
+        // Others may pass, and not look around.
+        make_new(&places.program, 0o711)
+            .map_err(|error| naming("make the directory", &places.program, unexpected(error)))?;
+    }
+    let (work, input) = (places.work(), places.input());
+    DirBuilder::new()
+        .mode(0o700)
+        .create(&work)
+        .map_err(|error| naming("make the directory", &work, unexpected(error)))?;
+    write_input(&input, &spec.input)
+        .map_err(|error| naming("write the input", &input, unexpected(error)))?;
+    if let Some((uid, gid)) = places.user {
+        for path in [&work, &input] {
+            chown(
+                path.as_path(),
+                Some(Uid::from_raw(uid)),
+                Some(Gid::from_raw(gid)),
+            )
+            .map_err(|errno| naming("give to its user", path, errno.into()))?;
+        }
+    }
+    let run_file = places.directory.run_file();
+    write_run_file(&run_file, &program(config, places, spec)?).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => {
+            io::Error::new(error.kind(), "it was given up before it began")
+        }
+        _ => naming("write", &run_file, error),
+    })
+}
+
+/// Only `run.json` is somebody else's to make.
+fn unexpected(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::AlreadyExists => io::Error::other(error.to_string()),
+        _ => error,
+    }
+}
+
+fn naming(what: &str, path: &Path, error: io::Error) -> io::Error {
+    io::Error::new(
+        error.kind(),
+        format!("could not {what} '{}': {error}", path.display()),
+    )
+}
+
+/// Makes a directory that must not be there yet, and those above it.
+fn make_new(path: &Path, mode: u32) -> io::Result<()> {
+    let make = || DirBuilder::new().mode(mode).create(path);
+    match (make(), path.parent()) {
+        (Err(error), Some(parent)) if error.kind() == io::ErrorKind::NotFound => {
+            // One of an instance is removed with its last run, maybe just now.
+            DirBuilder::new()
+                .recursive(true)
+                .mode(mode)
+                .create(parent)?;
+            make()
+        }
+        (made, _) => made,
+    }
+}
+
+fn write_input(path: &Path, input: &Input) -> io::Result<()> {
+    let new = || {
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+    };
+    match input {
+        Input::Inline(bytes) => new()?.write_all(bytes),
+        Input::File(from) => {
+            // A copy: what the program has is its own. Within a file system that shares blocks it costs nothing.
+            io::copy(&mut std::fs::File::open(from)?, &mut new()?)?;
+            Ok(())
+        }
+    }
+}
+
+fn program(config: &NativeConfig, places: &Places, spec: &LaunchSpec) -> io::Result<Program> {
+    let (work, input, output) = (places.work(), places.input(), places.output());
+    let paths = ProgramPaths {
+        run_dir: &work,
+        input_file: &input,
+        output_file: &output,
+    };
+    let env = contract_env(spec, paths);
+    let executable = &spec.image.path;
+    let name = executable.to_str().ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(Program {
+        args: std::iter::once(name.to_owned())
+            .chain(spec.args.iter().cloned())
+            .collect(),
+        executable: executable.clone(),
+        env: env
+            .into_iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect(),
+        work,
+        stdin: Some(input),
+        user: config.user,
+        limits: config.limits,
+        oom_score_adj: config.oom_score_adj,
+        nice: config.nice,
+        timeout_ms: u64::try_from(spec.timeout.as_millis()).unwrap_or(u64::MAX),
+        log_cap_bytes: config.log_cap_bytes,
+    })
+}

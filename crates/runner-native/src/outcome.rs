@@ -1,0 +1,150 @@
+//! What a run that ended has left: its result and the end of its standard error.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+
+use bytes::Bytes;
+use runtara_domain::{ExitCause, RunExit, limits, redact_tokens, tail};
+use runtara_runner::shim::{ExitRecord, LogReader, LogStream};
+use tracing::warn;
+
+use crate::files::Places;
+
+/// Largest standard output that is taken for a result.
+const STDOUT_RESULT_BYTES: u64 = 1024 * 1024;
+
+/// The end of a run as its record and its files tell it. Blocking.
+pub(crate) fn of(places: &Places, record: ExitRecord) -> RunExit {
+    let mut limits_met = record.limits_met;
+    let mut output = None;
+    if record.cause == ExitCause::Code(0) {
+        match result(places) {
+            Ok(Found::Result(result)) => output = Some(result),
+            Ok(Found::Nothing) => {}
+            Ok(Found::TooLarge) => limits_met.push("output".to_owned()),
+            Err(error) => warn!(run = %places.key, %error, "the output of a run could not be read"),
+        }
+    }
+    RunExit {
+        cause: record.cause,
+        ended_by: record.ended_by,
+        limits_met,
+        output,
+        stderr: stderr(places),
+        usage: record.usage,
+    }
+}
+
+enum Found {
+    Nothing,
+    Result(Bytes),
+    TooLarge,
+}
+
+/// What the program gave as its result: the file it was told of, else its standard output.
+fn result(places: &Places) -> io::Result<Found> {
+    if let Some(file) = open_output(places)? {
+        let mut text = Vec::new();
+        let limit = limits::STATE_BYTES as u64;
+        file.take(limit + 1).read_to_end(&mut text)?;
+        if text.len() as u64 > limit {
+            return Ok(Found::TooLarge);
+        }
+        if !text.is_empty() {
+            return Ok(as_json(&redact_tokens(&text)));
+        }
+    }
+    let stdout = LogReader::new(&places.directory, LogStream::Stdout);
+    let extent = stdout.extent()?;
+    if extent.end - extent.oldest > STDOUT_RESULT_BYTES || extent.oldest > 0 {
+        return Ok(Found::TooLarge);
+    }
+    let text = stdout.read(0, STDOUT_RESULT_BYTES as usize)?.bytes;
+    Ok(as_json(&text))
+}
+
+/// Opens the file that the program may have written. It lies where the program can put anything: a link to a file that only the server
+/// may read, a pipe that never ends.
+fn open_output(places: &Places) -> io::Result<Option<File>> {
+    let opened = std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags((nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK).bits())
+        .open(places.output());
+    let file = match opened {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let metadata = file.metadata()?;
+    let is_theirs = places.user.is_none_or(|(uid, _)| metadata.uid() == uid);
+    if !metadata.is_file() || !is_theirs {
+        return Err(io::Error::other(
+            "RUNTARA_OUTPUT_FILE is not a file that the program wrote",
+        ));
+    }
+    Ok(Some(file))
+}
+
+/// JSON as it is, anything else as a JSON string without the line ends at its end.
+fn as_json(text: &[u8]) -> Found {
+    let trimmed = text.trim_ascii();
+    if trimmed.is_empty() {
+        return Found::Nothing;
+    }
+    if serde_json::from_slice::<serde::de::IgnoredAny>(trimmed).is_ok() {
+        return Found::Result(Bytes::copy_from_slice(trimmed));
+    }
+    let text = String::from_utf8_lossy(text);
+    let text = text.trim_end_matches(['\n', '\r']);
+    Found::Result(serde_json::Value::from(text).to_string().into())
+}
+
+/// The end of the standard error.
+fn stderr(places: &Places) -> String {
+    let reader = LogReader::new(&places.directory, LogStream::Stderr);
+    let chunk = match reader.tail(limits::STDERR_BYTES) {
+        Ok(chunk) => chunk,
+        Err(error) => {
+            warn!(run = %places.key, %error, "the standard error of a run could not be read");
+            return String::new();
+        }
+    };
+    let mut bytes = chunk.bytes.as_slice();
+    if chunk.offset > 0 {
+        // It may begin in the middle of a character of UTF-8: at most three bytes of it are left.
+        let rest = bytes
+            .iter()
+            .take(3)
+            .take_while(|byte| **byte & 0xc0 == 0x80);
+        bytes = &bytes[rest.count()..];
+    }
+    tail(&String::from_utf8_lossy(bytes), limits::STDERR_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn json(text: &str) -> Option<String> {
+        match as_json(text.as_bytes()) {
+            Found::Result(result) => Some(String::from_utf8(result.to_vec()).unwrap()),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn json_stays_and_everything_else_becomes_a_string() {
+        assert_eq!(json("{\"a\": 1}\n").as_deref(), Some("{\"a\": 1}"));
+        assert_eq!(json("42\n").as_deref(), Some("42"));
+        assert_eq!(
+            json("hello \"you\"\n").as_deref(),
+            Some("\"hello \\\"you\\\"\"")
+        );
+        assert_eq!(
+            json("{\"a\": 1} {\"b\": 2}").as_deref(),
+            Some("\"{\\\"a\\\": 1} {\\\"b\\\": 2}\"")
+        );
+        assert_eq!(json(" \n"), None);
+    }
+}

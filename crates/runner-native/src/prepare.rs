@@ -1,0 +1,204 @@
+//! Makes an image ready to be executed.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use runtara_domain::ImageDigest;
+use runtara_images::{Detected, Machine, detect};
+use runtara_runner::PrepareError;
+
+use crate::NativeConfig;
+
+/// Executable by all, writable by none.
+const MODE: u32 = 0o555;
+
+/// Gives the path of the executable. Blocking.
+pub(crate) fn prepare(
+    config: &NativeConfig,
+    digest: ImageDigest,
+    content: &Path,
+) -> Result<PathBuf, PrepareError> {
+    let host = |context: &str| {
+        let context = context.to_owned();
+        move |source| PrepareError::Host {
+            digest,
+            context,
+            source,
+        }
+    };
+    let mut file = fs::File::open(content).map_err(host("its content could not be opened"))?;
+    let detected = detect(&mut file).map_err(host("its content could not be read"))?;
+    if let Some(reason) = misfit(&detected) {
+        return Err(PrepareError::Unfit { digest, reason });
+    }
+    let size = file
+        .metadata()
+        .map_err(host("its content could not be read"))?
+        .len();
+    let path = place(config, digest);
+    // Under the name of its digest only ever comes what is whole; the size guards against a disk that forgot.
+    if fs::metadata(&path).is_ok_and(|ready| ready.len() == size) {
+        return Ok(path);
+    }
+    put(content, &path).map_err(host("it could not be put into its place"))?;
+    Ok(path)
+}
+
+/// Removes what was made ready of an image.
+pub(crate) fn forget(config: &NativeConfig, digest: ImageDigest) -> io::Result<()> {
+    match fs::remove_file(place(config, digest)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn place(config: &NativeConfig, digest: ImageDigest) -> PathBuf {
+    config
+        .data_dir
+        .join("cache/native")
+        .join(digest.to_string())
+}
+
+/// Why content cannot run here.
+fn misfit(detected: &Detected) -> Option<String> {
+    match detected {
+        Detected::Elf(elf) => {
+            if let Some(host) = Machine::host()
+                && !host.runs(elf.machine)
+            {
+                return Some(format!(
+                    "it is {elf}, and this is an {host} machine; build it for {host}"
+                ));
+            }
+            let loader = elf.interpreter.as_deref()?;
+            (!is_executable(loader)).then(|| {
+                format!(
+                    "it is {elf}, and there is no such loader on this machine; install it, or link the program statically"
+                )
+            })
+        }
+        Detected::Script { interpreter } => (!is_executable(interpreter)).then(|| {
+            format!("it is {detected}, and there is no such program on this machine; install it")
+        }),
+        other => Some(format!(
+            "it is {other}, and native images are ELF programs or `#!` scripts"
+        )),
+    }
+}
+
+fn is_executable(path: &str) -> bool {
+    let metadata = fs::metadata(path);
+    metadata.is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+}
+
+/// Links content to its place, or copies it where that is not possible: another file system, another mode, too many links.
+fn put(content: &Path, path: &Path) -> io::Result<()> {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)?;
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let temporary = path.with_extension(format!("{}-{number}", std::process::id()));
+    let made = link(content, &temporary)
+        .or_else(|_| copy(content, &temporary))
+        .and_then(|()| fs::rename(&temporary, path));
+    // If both names are links to one file, the rename leaves both (rename(2)).
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound && made.is_ok() => Err(error),
+        _ => made,
+    }
+}
+
+fn link(content: &Path, temporary: &Path) -> io::Result<()> {
+    if fs::metadata(content)?.permissions().mode() & 0o777 != MODE {
+        // The mode belongs to the file, not to the link.
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    fs::hard_link(content, temporary)
+}
+
+fn copy(content: &Path, temporary: &Path) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(temporary)?;
+    io::copy(&mut fs::File::open(content)?, &mut file)?;
+    file.set_permissions(fs::Permissions::from_mode(MODE))?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    fn prepared(
+        content: &[u8],
+        mode: u32,
+    ) -> (tempfile::TempDir, PathBuf, Result<PathBuf, PrepareError>) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("content");
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let config = NativeConfig::new(&directory.path().join("data"));
+        let result = prepare(&config, ImageDigest::of(content), &path);
+        (directory, path, result)
+    }
+
+    #[test]
+    fn content_is_linked_if_it_has_the_mode_and_copied_if_not() {
+        for (mode, links) in [(0o555, 2), (0o644, 1)] {
+            let (_directory, content, path) = prepared(b"#!/bin/sh\n", mode);
+            let path = path.unwrap();
+            let metadata = fs::metadata(&path).unwrap();
+            assert_eq!((metadata.nlink(), metadata.mode() & 0o777), (links, MODE));
+            assert_eq!(fs::metadata(content).unwrap().mode() & 0o777, mode);
+            let beside = fs::read_dir(path.parent().unwrap()).unwrap().count();
+            assert_eq!(beside, 1, "no temporary file is left");
+        }
+    }
+
+    #[test]
+    fn it_is_prepared_as_often_as_wanted_and_forgotten() {
+        let (directory, content, first) = prepared(b"#!/bin/sh\n", 0o555);
+        let config = NativeConfig::new(&directory.path().join("data"));
+        let digest = ImageDigest::of(b"#!/bin/sh\n");
+        let second = prepare(&config, digest, &content).unwrap();
+        assert_eq!(first.unwrap(), second);
+        forget(&config, digest).unwrap();
+        forget(&config, digest).unwrap();
+        assert!(!second.exists());
+    }
+
+    #[test]
+    fn what_cannot_run_here_is_refused_with_the_reason() {
+        let mut foreign = fs::read("/bin/sh").unwrap();
+        foreign[18..20].copy_from_slice(&22_u16.to_le_bytes());
+        let mut lost = fs::read("/bin/sh").unwrap();
+        let loader = lost
+            .windows(4)
+            .position(|window| window == b"/lib")
+            .unwrap();
+        lost[loader + 1..loader + 4].copy_from_slice(b"xyz");
+        for (content, expected) in [
+            (b"hello".as_slice(), "native images are ELF programs"),
+            (b"#!/no/such/python\n", "/no/such/python"),
+            (&foreign, "s390x"),
+            (&lost, "/xyz"),
+        ] {
+            match prepared(content, 0o555).2 {
+                Err(PrepareError::Unfit { reason, .. }) => {
+                    assert!(reason.contains(expected), "{reason}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}

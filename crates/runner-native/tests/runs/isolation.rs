@@ -1,0 +1,167 @@
+//! A program finds itself in a clean place.
+
+use std::collections::BTreeMap;
+
+use runtara_domain::ExitCause;
+use runtara_runner::shim::LogStream;
+use runtara_runner::{Run as _, Runner as _};
+
+use crate::stage::Stage;
+
+pub(crate) async fn the_environment_is_the_contract_and_nothing_else() {
+    let stage = Stage::new().await;
+    let mut spec = stage.spec("tr '\\0' '\\n' < /proc/self/environ").await;
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    spec.env = [pair("COLOUR", "red"), pair("LD_PRELOAD", "/evil.so")].into();
+    spec.passed_env = [pair("REGION", "eu")].into();
+    let key = spec.key.clone();
+    stage
+        .runner
+        .launch(spec)
+        .await
+        .unwrap()
+        .wait()
+        .await
+        .unwrap();
+    let text = stage.log(&key, LogStream::Stdout);
+    let env: BTreeMap<_, _> = text
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .collect();
+    // The shell adds PWD.
+    let names: Vec<_> = env.keys().copied().filter(|name| *name != "PWD").collect();
+    assert_eq!(
+        names,
+        [
+            "COLOUR",
+            "HOME",
+            "LANG",
+            "PATH",
+            "REGION",
+            "RUNTARA_HTTP_URL",
+            "RUNTARA_INPUT_FILE",
+            "RUNTARA_INSTANCE_ID",
+            "RUNTARA_OUTPUT_FILE",
+            "RUNTARA_REQUEST_TIMEOUT_MS",
+            "RUNTARA_RUN_DIR",
+            "RUNTARA_RUN_NUMBER",
+            "RUNTARA_SERVER_ADDR",
+            "RUNTARA_TENANT_ID",
+            "TMPDIR",
+        ]
+    );
+    assert_eq!(env["HOME"], stage.work(&key).to_str().unwrap());
+}
+
+pub(crate) async fn no_descriptor_is_inherited() {
+    let stage = Stage::new().await;
+    // 3 is the directory that `ls` reads, 10 the script that the shell reads.
+    let run = stage
+        .launch("ls /proc/self/fd; readlink /proc/$$/fd/10 > script")
+        .await;
+    run.wait().await.unwrap();
+    let listed = stage.log(run.key(), LogStream::Stdout);
+    let others: Vec<_> = listed
+        .lines()
+        .filter(|fd| !["0", "1", "2", "3"].contains(fd))
+        .collect();
+    let script = stage.written(run.key(), "script").await;
+    assert!(script.contains("cache/native"), "{script}");
+    assert!(others.is_empty() || others == ["10"], "{listed}");
+}
+
+pub(crate) async fn signals_and_limits_are_as_for_a_fresh_process() {
+    let stage = Stage::new().await;
+    let run = stage.launch("grep -E '^(Sig(Blk|Ign|Cgt)|NoNewPrivs)' /proc/self/status; ulimit -c; umask; ps -o sid= -p $$ | tr -d ' '; echo $$").await;
+    run.wait().await.unwrap();
+    let text = stage.log(run.key(), LogStream::Stdout);
+    let lines: Vec<_> = text.lines().collect();
+    let clean = "0000000000000000";
+    assert_eq!(lines[0], format!("SigBlk:\t{clean}"));
+    assert_eq!(lines[1], format!("SigIgn:\t{clean}"));
+    assert_eq!(lines[2], format!("SigCgt:\t{clean}"));
+    assert_eq!(lines[3], "NoNewPrivs:\t1");
+    assert_eq!(&lines[4..6], ["0", "0077"]);
+    assert_eq!(lines[6], lines[7], "it leads a session of its own");
+}
+
+pub(crate) async fn configured_limits_hold() {
+    let stage = Stage::with(|config| {
+        config.limits.open_files = Some(77);
+        config.limits.file_bytes = Some(1024);
+        config.oom_score_adj = Some(500);
+        config.nice = Some(5);
+    })
+    .await;
+    let run = stage
+        .launch("ulimit -n; cat /proc/self/oom_score_adj; nice; exec head -c 5000 /dev/zero > big")
+        .await;
+    let exit = run.wait().await.unwrap();
+    assert_eq!(stage.log(run.key(), LogStream::Stdout), "77\n500\n5\n");
+    assert_eq!(exit.cause, ExitCause::Signal(nix::libc::SIGXFSZ));
+    assert_eq!(exit.limits_met, ["file size"]);
+}
+
+const NOBODY: (u32, u32) = (65_534, 65_534);
+
+/// Only root can become another user.
+async fn as_nobody() -> Option<Stage> {
+    if !nix::unistd::geteuid().is_root() {
+        return None;
+    }
+    Some(Stage::with(|config| config.user = Some(NOBODY)).await)
+}
+
+pub(crate) async fn a_program_can_be_another_user() {
+    let Some(stage) = as_nobody().await else {
+        return;
+    };
+    let ready = stage.runner.readiness().await;
+    assert!(
+        matches!(&ready, runtara_runner::Readiness::Ready(text) if text.contains("65534")),
+        "{ready:?}"
+    );
+    let mut spec = stage.spec("true").await;
+    // A program of the system: the copy lies where its user cannot go, and is executed all the same.
+    spec.image = stage.image(&std::fs::read("/usr/bin/id").unwrap()).await;
+    let key = spec.key.clone();
+    let exit = stage
+        .runner
+        .launch(spec)
+        .await
+        .unwrap()
+        .wait()
+        .await
+        .unwrap();
+    assert_eq!(exit.cause, ExitCause::Code(0), "{exit:?}");
+    let text = stage.log(&key, LogStream::Stdout);
+    assert!(
+        text.contains("uid=65534") && text.contains("gid=65534"),
+        "{text}"
+    );
+    assert!(
+        !text.contains("groups=0") && !text.contains(",0("),
+        "{text}"
+    );
+}
+
+pub(crate) async fn a_script_can_be_another_user() {
+    let Some(stage) = as_nobody().await else {
+        return;
+    };
+    let script = format!(
+        "id -u; cat; echo; cat \"$RUNTARA_INPUT_FILE\"; echo; echo '{{\"a\":1}}' > \"$RUNTARA_OUTPUT_FILE\"; touch \"$HOME/mine\"; ls '{}' 2>&1 | grep -o denied",
+        stage.config.data_dir.display()
+    );
+    let run = stage.launch(&script).await;
+    let exit = run.wait().await.unwrap();
+    assert_eq!(
+        stage.log(run.key(), LogStream::Stdout),
+        "65534\n{\"n\":1}\n{\"n\":1}\ndenied\n",
+        "{exit:?}"
+    );
+    assert_eq!(exit.output.unwrap(), "{\"a\":1}");
+    assert!(stage.work(run.key()).join("mine").exists());
+    stage.runner.clean(run.key(), false).await.unwrap();
+    assert!(!stage.work(run.key()).exists());
+}

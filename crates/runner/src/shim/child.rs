@@ -1,0 +1,362 @@
+//! Starts the program of a run.
+//!
+//! The child shares the shim's memory until it executes the program (`CLONE_VM | CLONE_VFORK`, clone(2)), so that no page is
+//! copied. Between clone and exec it makes system calls only, the raw ones where the C library's wrapper would touch state
+//! of the shim, and tells by a plain write into that memory what failed.
+
+#![expect(
+    unsafe_code,
+    reason = "a child that shares memory with its parent has no safe form"
+)]
+
+use std::ffi::{CString, c_char, c_int, c_long, c_void};
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::ptr;
+
+use super::files::Program;
+
+/// Pages that the child's few frames need, with room to spare.
+const STACK_BYTES: usize = 64 * 1024;
+/// Where a script's interpreter finds the script: the first number after the standard descriptors.
+const SCRIPT_FD: c_int = 3;
+
+/// What the child does, in order, before it is the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i32)]
+pub(crate) enum Step {
+    Session,
+    Limits,
+    Memory,
+    Niceness,
+    Directory,
+    Descriptors,
+    User,
+    Privileges,
+    Parent,
+    Signals,
+    Execute,
+}
+
+impl Step {
+    /// What was being done, for an error.
+    pub(crate) fn describe(self) -> &'static str {
+        match self {
+            Self::Session => "begin a session",
+            Self::Limits => "set resource limits",
+            Self::Memory => "set its out-of-memory score",
+            Self::Niceness => "set its niceness",
+            Self::Directory => "enter its work directory",
+            Self::Descriptors => "connect its input and outputs",
+            Self::User => "become its user",
+            Self::Privileges => "give up new privileges",
+            Self::Parent => "tie it to its shim",
+            Self::Signals => "unblock signals",
+            Self::Execute => "execute it",
+        }
+    }
+}
+
+/// Why the program did not start.
+#[derive(Debug)]
+pub(crate) struct StartError {
+    pub(crate) step: Step,
+    pub(crate) error: io::Error,
+}
+
+/// What the child is given.
+pub(crate) struct Descriptors<'a> {
+    pub(crate) stdin: BorrowedFd<'a>,
+    pub(crate) stdout: BorrowedFd<'a>,
+    pub(crate) stderr: BorrowedFd<'a>,
+    pub(crate) work: BorrowedFd<'a>,
+    /// The open executable, if the program's user may be unable to open it by its path.
+    pub(crate) executable: Option<BorrowedFd<'a>>,
+    /// Whether the executable is a script: its interpreter has to open it again.
+    pub(crate) is_script: bool,
+}
+
+/// Everything the child needs, as the system calls take it.
+struct Plan {
+    path: *const c_char,
+    args: *const *const c_char,
+    env: *const *const c_char,
+    stdin: c_int,
+    stdout: c_int,
+    stderr: c_int,
+    work: c_int,
+    executable: Option<c_int>,
+    is_script: bool,
+    limits: [Option<(c_int, u64)>; 4],
+    oom_score_adj: Option<CString>,
+    nice: Option<i32>,
+    user: Option<(u32, u32)>,
+    parent: i32,
+    failed: Option<(Step, c_int)>,
+}
+
+/// Starts the program: gives the number of its process, once it is executed.
+pub(crate) fn start(program: &Program, given: &Descriptors<'_>) -> Result<i32, StartError> {
+    let invalid = |_| StartError {
+        step: Step::Execute,
+        error: io::Error::from_raw_os_error(libc::EINVAL),
+    };
+    let path = CString::new(program.executable.as_os_str().as_encoded_bytes()).map_err(invalid)?;
+    let texts = |texts: &[String]| {
+        let texts = texts.iter().map(|text| CString::new(text.as_bytes()));
+        texts.collect::<Result<Vec<_>, _>>()
+    };
+    let (args, env) = (
+        texts(&program.args).map_err(invalid)?,
+        texts(&program.env).map_err(invalid)?,
+    );
+    let (args, env) = (pointers(&args), pointers(&env));
+    let oom_score_adj = program
+        .oom_score_adj
+        .map(|score| CString::new(score.to_string()));
+    let limits = program.limits;
+    let mut plan = Plan {
+        path: path.as_ptr(),
+        args: args.as_ptr(),
+        env: env.as_ptr(),
+        stdin: given.stdin.as_raw_fd(),
+        stdout: given.stdout.as_raw_fd(),
+        stderr: given.stderr.as_raw_fd(),
+        work: given.work.as_raw_fd(),
+        executable: given.executable.map(|fd| fd.as_raw_fd()),
+        is_script: given.is_script,
+        limits: [
+            Some((libc::RLIMIT_CORE as c_int, 0)),
+            limits
+                .open_files
+                .map(|limit| (libc::RLIMIT_NOFILE as c_int, limit)),
+            limits
+                .processes
+                .map(|limit| (libc::RLIMIT_NPROC as c_int, limit)),
+            limits
+                .file_bytes
+                .map(|limit| (libc::RLIMIT_FSIZE as c_int, limit)),
+        ],
+        oom_score_adj: oom_score_adj.transpose().map_err(invalid)?,
+        nice: program.nice,
+        user: program.user,
+        parent: std::process::id().cast_signed(),
+        failed: None,
+    };
+    let pid = clone(&mut plan).map_err(|error| StartError {
+        step: Step::Session,
+        error,
+    })?;
+    // The child has written this through the pointer it was given.
+    // SAFETY: `plan` is a live local.
+    match unsafe { ptr::read_volatile(&raw const plan.failed) } {
+        None => Ok(pid),
+        Some((step, errno)) => Err(StartError {
+            step,
+            error: io::Error::from_raw_os_error(errno),
+        }),
+    }
+}
+
+fn pointers(texts: &[CString]) -> Vec<*const c_char> {
+    let texts = texts.iter().map(|text| text.as_ptr());
+    texts.chain([ptr::null()]).collect()
+}
+
+/// A stack of its own for the child: below it lies a page that must not be touched.
+struct Stack(*mut c_void);
+
+impl Stack {
+    fn new() -> io::Result<Self> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK;
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: asks for new memory at a place of the kernel's choice.
+        let base = unsafe { libc::mmap(ptr::null_mut(), STACK_BYTES, access, flags, -1, 0) };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self(base))
+    }
+
+    fn top(&self) -> *mut c_void {
+        // SAFETY: one past the end of the mapping, which is page-aligned, as every ABI wants its stack at least.
+        unsafe { self.0.byte_add(STACK_BYTES) }
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: maps nothing that is still used: the child has executed the program, or ended.
+        unsafe { libc::munmap(self.0, STACK_BYTES) };
+    }
+}
+
+fn clone(plan: &mut Plan) -> io::Result<i32> {
+    let stack = Stack::new()?;
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: the shim has one thread, which CLONE_VFORK suspends until the child has executed the program or ended, so that stack and
+    // plan outlive their use and nothing else touches them; `become_program` does not return to a frame of ours.
+    let pid = unsafe {
+        libc::clone(
+            become_program,
+            stack.top(),
+            flags,
+            ptr::from_mut(plan).cast(),
+        )
+    };
+    if pid < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(pid)
+}
+
+extern "C" fn become_program(plan: *mut c_void) -> c_int {
+    let plan = plan.cast::<Plan>();
+    // SAFETY: `clone` was given a valid plan, and its owner is suspended.
+    let failed = unsafe { prepare(&*plan).and_then(|()| execute(&*plan)) };
+    if let Err(failed) = failed {
+        // SAFETY: as above.
+        unsafe { ptr::write_volatile(&raw mut (*plan).failed, Some(failed)) };
+    }
+    // The exit handlers are those of the shim, and stay unrun.
+    super::sys::exit_now(127)
+}
+
+type Failed = (Step, c_int);
+
+/// Names the step that failed.
+fn step(step: Step, answer: c_long) -> Result<c_long, Failed> {
+    if answer < 0 {
+        // SAFETY: the address of this thread's errno is always valid.
+        return Err((step, unsafe { *libc::__errno_location() }));
+    }
+    Ok(answer)
+}
+
+/// Becomes what the program is to find itself as.
+///
+/// # Safety
+/// Only in a child that is about to execute a program.
+unsafe fn prepare(plan: &Plan) -> Result<(), Failed> {
+    // SAFETY: system calls on numbers, and on memory of the plan that is valid and terminated as they want it.
+    unsafe {
+        step(Step::Session, libc::setsid().into())?;
+        for (resource, limit) in plan.limits.iter().flatten() {
+            let limit = libc::rlimit {
+                rlim_cur: *limit as libc::rlim_t,
+                rlim_max: *limit as libc::rlim_t,
+            };
+            let none = ptr::null_mut::<libc::rlimit>();
+            let set = libc::syscall(libc::SYS_prlimit64, 0, *resource, &raw const limit, none);
+            step(Step::Limits, set)?;
+        }
+        if let Some(score) = &plan.oom_score_adj {
+            set_oom_score_adj(score)?;
+        }
+        if let Some(nice) = plan.nice {
+            step(
+                Step::Niceness,
+                libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, nice),
+            )?;
+        }
+        libc::umask(0o077);
+        step(Step::Directory, libc::fchdir(plan.work).into())?;
+        // All of the shim's descriptors are beyond 2 and close at exec; duplicates do not.
+        for (from, to) in [(plan.stdin, 0), (plan.stdout, 1), (plan.stderr, 2)] {
+            step(
+                Step::Descriptors,
+                libc::syscall(libc::SYS_dup3, from, to, 0),
+            )?;
+        }
+        if let Some((uid, gid)) = plan.user {
+            // The raw calls: the wrappers of the C library reach out to all threads of the process whose memory this is.
+            step(
+                Step::User,
+                libc::syscall(libc::SYS_setgroups, 0, ptr::null::<u32>()),
+            )?;
+            step(
+                Step::User,
+                libc::syscall(libc::SYS_setresgid, gid, gid, gid),
+            )?;
+            step(
+                Step::User,
+                libc::syscall(libc::SYS_setresuid, uid, uid, uid),
+            )?;
+        }
+        step(
+            Step::Privileges,
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0).into(),
+        )?;
+        // A change of user clears this, so it comes after. If the shim is killed, the program goes with it.
+        step(
+            Step::Parent,
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL).into(),
+        )?;
+        if libc::getppid() != plan.parent {
+            return Err((Step::Parent, libc::ESRCH));
+        }
+        // The shim has blocked all signals, and given all of them their default disposition. 8: the size of the kernel's set.
+        let none = [0_u64; 1];
+        let old = ptr::null_mut::<u64>();
+        let set = libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            none.as_ptr(),
+            old,
+            8,
+        );
+        step(Step::Signals, set)?;
+    }
+    Ok(())
+}
+
+/// # Safety
+/// As [`prepare`].
+unsafe fn set_oom_score_adj(score: &CString) -> Result<(), Failed> {
+    // SAFETY: the paths and the text are terminated and outlive the calls.
+    unsafe {
+        let path = c"/proc/self/oom_score_adj".as_ptr();
+        let file = libc::open(path, libc::O_WRONLY | libc::O_CLOEXEC);
+        step(Step::Memory, file.into())?;
+        let text = score.as_bytes();
+        let written = libc::write(file, text.as_ptr().cast(), text.len());
+        step(Step::Memory, written as c_long)?;
+        libc::close(file);
+    }
+    Ok(())
+}
+
+/// # Safety
+/// As [`prepare`].
+unsafe fn execute(plan: &Plan) -> Result<(), Failed> {
+    // SAFETY: path, arguments and environment are terminated as execve(2) wants them and live until it is done.
+    unsafe {
+        match plan.executable {
+            None => {
+                libc::syscall(libc::SYS_execve, plan.path, plan.args, plan.env);
+            }
+            Some(mut executable) => {
+                if plan.is_script {
+                    // The kernel tells the interpreter to open /dev/fd/<number>, so the descriptor must stay open.
+                    if executable == SCRIPT_FD {
+                        libc::fcntl(executable, libc::F_SETFD, 0);
+                    } else {
+                        let moved = libc::syscall(libc::SYS_dup3, executable, SCRIPT_FD, 0);
+                        step(Step::Descriptors, moved)?;
+                    }
+                    executable = SCRIPT_FD;
+                }
+                let (empty, flags) = (c"".as_ptr(), libc::AT_EMPTY_PATH);
+                libc::syscall(
+                    libc::SYS_execveat,
+                    executable,
+                    empty,
+                    plan.args,
+                    plan.env,
+                    flags,
+                );
+            }
+        }
+    }
+    step(Step::Execute, -1).map(drop)
+}

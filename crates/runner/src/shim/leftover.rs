@@ -1,0 +1,72 @@
+//! Ends what a killed shim has left alive.
+//!
+//! A shim that ends in order ends everything below it first. One that is killed takes its program along
+//! (`PR_SET_PDEATHSIG`), but not what the program has started. Such processes are known by the run's directory in their environment,
+//! which no other run has.
+
+use std::io;
+use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
+
+use super::files::Program;
+use super::process::ProcessId;
+use super::sys;
+
+/// How long they may take to die.
+const PATIENCE: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
+/// The variable that tells a run by its private directory.
+const MARK: &str = "RUNTARA_RUN_DIR=";
+
+/// Kills every process with the run's mark until there is none.
+pub(crate) fn end(program: &Program) -> io::Result<()> {
+    let Some(mark) = program.env.iter().find(|entry| entry.starts_with(MARK)) else {
+        return Ok(());
+    };
+    let until = Instant::now() + PATIENCE;
+    while kill_all(mark.as_bytes())? {
+        if Instant::now() >= until {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "processes of the run do not die",
+            ));
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    Ok(())
+}
+
+/// Kills those that are there now, and says whether there were any.
+fn kill_all(mark: &[u8]) -> io::Result<bool> {
+    let mut found = false;
+    for entry in std::fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name
+            .to_str()
+            .and_then(|name| name.parse::<ProcessId>().ok())
+        else {
+            continue;
+        };
+        if !has_mark(pid, mark) {
+            continue;
+        }
+        // Looked at again behind the descriptor, which cannot pass to another process as the number can.
+        let Ok(pidfd) = sys::pidfd_open(pid) else {
+            continue;
+        };
+        if has_mark(pid, mark) {
+            found = true;
+            let _ended = sys::pidfd_signal(pidfd.as_fd(), libc::SIGKILL, None);
+        }
+    }
+    Ok(found)
+}
+
+/// Whether a process has the mark in its environment. Those of other users cannot be read, and are not of this run.
+fn has_mark(pid: ProcessId, mark: &[u8]) -> bool {
+    let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    environment
+        .split(|byte| *byte == 0)
+        .any(|entry| entry == mark)
+}

@@ -1,0 +1,87 @@
+//! The shim: the small process that parents one run, so that the run outlives the server.
+//!
+//! ```text
+//!  server ──executes once──▶ launcher ──forks for each run──▶ shim ──starts──▶ program
+//!     │   ◀── pidfd of the shim ──┘                            │ ▲
+//!     │                                     writes exit.json ──┘ └── subreaper of all it starts
+//!     └── waits on the pidfd, reads exit.json
+//! ```
+//!
+//! - The **launcher** is this very program executed again (or the program `runtara-shim`): one thread, little memory. It forks a
+//!   shim for each request and hands its pidfd to the server. It leaves when the server does.
+//! - The **shim** holds `flock(lock)` for its whole life. It starts the program only under that lock, and only if `run.json`
+//!   still says go; so whoever gets the lock knows that nothing lives and nothing will. It captures the outputs, minds
+//!   the deadline, ends what is left when the main process is gone, writes `exit.json`, and leaves.
+//! - The **server** side is [`Launcher`] to start runs, [`look`] to find out what became of one, and [`Shim`] for a live one.
+//!
+//! The first line of the server's `main` is [`init`]: before any thread exists, and before `main` does anything that a launcher must
+//! not do.
+//!
+//! Linux only: pidfds (5.3), `close_range` (5.9), `/proc` with `CONFIG_PROC_CHILDREN`.
+
+mod capture;
+mod child;
+mod client;
+mod files;
+mod launcher;
+mod leftover;
+mod logs;
+mod look;
+mod opening;
+mod parent;
+mod process;
+mod redact;
+mod request;
+mod sys;
+mod tree;
+pub(crate) mod watch;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+pub use client::{Launcher, ShimError, ShimProgram};
+pub use files::{ExitRecord, ProcessLimits, Program, write_run_file, write_slept};
+pub use logs::{LogChunk, LogExtent, LogReader, LogStream};
+pub use look::{Found, Shim, is_locked, look};
+
+/// Whether [`init`] ran, so that this program may be executed as launcher.
+static INITIALISED: AtomicBool = AtomicBool::new(false);
+
+/// Becomes the launcher if this process was executed to be it, and then does not return. Otherwise returns at once.
+///
+/// Call it as the first line of `main`, before any thread exists. A program that cannot gives [`Launcher`] the path of
+/// `runtara-shim`.
+pub fn init() {
+    if let Some(socket) = launcher::socket_of_launcher() {
+        launcher::serve(socket);
+    }
+    INITIALISED.store(true, Ordering::Relaxed);
+}
+
+/// The `main` of the program `runtara-shim`: a launcher for servers that cannot be executed again.
+pub fn main() -> std::process::ExitCode {
+    init();
+    eprintln!("runtara-shim is started by a server, not by hand");
+    std::process::ExitCode::from(2)
+}
+
+pub(crate) fn is_initialised() -> bool {
+    INITIALISED.load(Ordering::Relaxed)
+}
+
+/// Says what this machine lacks, if it lacks something that a shim needs.
+#[must_use]
+pub fn missing() -> Option<String> {
+    let pid = std::process::id().cast_signed();
+    if let Err(error) = sys::pidfd_open(pid) {
+        return Some(format!(
+            "the kernel has no pidfds ({error}); Linux 5.9 or newer is needed"
+        ));
+    }
+    if !tree::is_listable() {
+        return Some(
+            "the children of a process cannot be listed; mount /proc, with a kernel that has CONFIG_PROC_CHILDREN"
+                .to_owned(),
+        );
+    }
+    None
+}

@@ -1,0 +1,240 @@
+//! What a shim opens before it starts the program: the files of the run, and those of the program.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, Flock, FlockArg, OFlag, fallocate, openat, renameat};
+use nix::sys::stat::Mode;
+use runtara_domain::{ExitCause, Usage};
+
+use super::child::{self, Descriptors, StartError, Step};
+use super::files::{EXIT_FILE_BYTES, ExitRecord, LockFile, Program};
+use super::process::{Identity, ProcessId};
+
+/// How often, and how long apart, a program is tried that somebody still holds open for writing. A program that was just written
+/// is held open by every process that a thread of the server happened to fork meanwhile, until that executes.
+const BUSY_TRIES: u32 = 100;
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
+
+/// Under this name `exit.json` waits to be filled.
+const EXIT_ASIDE: &str = "exit.new";
+
+/// The files of a run, by a descriptor of their directory: it may be moved or removed under us.
+pub(crate) struct RunFiles {
+    directory: OwnedFd,
+    /// Held until this process ends.
+    lock: Flock<File>,
+}
+
+impl RunFiles {
+    /// Opens the directory and takes the lock. Whoever has it already has the run.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let directory = nix::fcntl::open(path, flags, Mode::empty())?;
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_CLOEXEC;
+        let lock = openat(&directory, "lock", flags, owner_only())?;
+        let lock = Flock::lock(File::from(lock), FlockArg::LockExclusiveNonblock)
+            .map_err(|(_, errno)| io::Error::from(errno))?;
+        Ok(Self { directory, lock })
+    }
+
+    pub(crate) fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+
+    /// Opens a file for reading.
+    pub(crate) fn read(&self, name: &str) -> io::Result<File> {
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        Ok(openat(&self.directory, name, flags, Mode::empty())?.into())
+    }
+
+    /// Takes the room that `exit.json` will need, while there is room.
+    pub(crate) fn set_exit_aside(&self) -> io::Result<()> {
+        let file = self.exit_aside()?;
+        match fallocate(&file, FallocateFlags::empty(), 0, EXIT_FILE_BYTES as i64) {
+            // A file system that cannot promise room still may have it.
+            Ok(()) | Err(Errno::EOPNOTSUPP) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn exit_aside(&self) -> io::Result<File> {
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_CLOEXEC;
+        Ok(openat(&self.directory, EXIT_ASIDE, flags, owner_only())?.into())
+    }
+
+    /// Writes `exit.json`. Not synced: a machine that loses its power loses the run as well, and what it kept of the file is
+    /// either whole or no record.
+    pub(crate) fn write_exit(&self, record: &ExitRecord) -> io::Result<()> {
+        let bytes = record.to_json();
+        let file = self.exit_aside()?;
+        file.write_all_at(&bytes, 0)?;
+        file.set_len(bytes.len() as u64)?;
+        renameat(&self.directory, EXIT_ASIDE, &self.directory, "exit.json")?;
+        Ok(())
+    }
+
+    /// Says in the lock which processes hold it.
+    pub(crate) fn write_lock(&self, shim: Identity, child: ProcessId) -> io::Result<()> {
+        let bytes = serde_json::to_vec(&LockFile::new(shim, child))?;
+        self.lock.write_all_at(&bytes, 0)
+    }
+}
+
+fn owner_only() -> Mode {
+    Mode::S_IRUSR | Mode::S_IWUSR
+}
+
+/// Why there is no program.
+pub(crate) struct NotStarted {
+    permanent: bool,
+    error: String,
+}
+
+impl NotStarted {
+    /// For a reason that may go away.
+    pub(crate) fn for_now(error: String) -> Self {
+        Self {
+            permanent: false,
+            error,
+        }
+    }
+
+    /// What is written down.
+    pub(crate) fn record(self) -> ExitRecord {
+        ExitRecord {
+            cause: ExitCause::NotLaunched {
+                permanent: self.permanent,
+                error: self.error,
+            },
+            ended_by: None,
+            limits_met: Vec::new(),
+            usage: Usage::default(),
+        }
+    }
+}
+
+/// What the program needs, open.
+pub(crate) struct Opened {
+    executable: Option<File>,
+    is_script: bool,
+    work: OwnedFd,
+    stdin: File,
+}
+
+/// Opens what the program needs, with the rights of the server.
+pub(crate) fn open(program: &Program) -> Result<Opened, NotStarted> {
+    let failed = |what: &str, path: &Path, error: &io::Error| {
+        NotStarted::for_now(format!(
+            "could not open {what} '{}': {error}",
+            path.display()
+        ))
+    };
+    // By its path the program's name is in the process list, and no descriptor is left over; but another user may be unable
+    // to go there.
+    let executable = match program.user {
+        None => None,
+        Some(_) => Some(
+            File::open(&program.executable)
+                .map_err(|error| failed("the program", &program.executable, &error))?,
+        ),
+    };
+    let mut magic = [0; 2];
+    let is_script = executable
+        .as_ref()
+        .is_some_and(|file| file.read_exact_at(&mut magic, 0).is_ok() && magic == *b"#!");
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let work = nix::fcntl::open(&program.work, flags, Mode::empty())
+        .map_err(|errno| failed("the work directory", &program.work, &errno.into()))?;
+    let stdin = program.stdin.as_deref().unwrap_or(Path::new("/dev/null"));
+    let stdin = File::open(stdin).map_err(|error| failed("the input", stdin, &error))?;
+    Ok(Opened {
+        executable,
+        is_script,
+        work,
+        stdin,
+    })
+}
+
+impl Opened {
+    /// Starts the program; gives its process and the reading ends of its two outputs.
+    pub(crate) fn start(&self, program: &Program) -> Result<(ProcessId, [OwnedFd; 2]), NotStarted> {
+        let pipe = || {
+            nix::unistd::pipe2(OFlag::O_CLOEXEC)
+                .map_err(|errno| NotStarted::for_now(format!("could not make a pipe: {errno}")))
+        };
+        let ((stdout, stdout_end), (stderr, stderr_end)) = (pipe()?, pipe()?);
+        let given = Descriptors {
+            stdin: self.stdin.as_fd(),
+            stdout: stdout_end.as_fd(),
+            stderr: stderr_end.as_fd(),
+            work: self.work.as_fd(),
+            executable: self.executable.as_ref().map(File::as_fd),
+            is_script: self.is_script,
+        };
+        let mut tries = 1;
+        loop {
+            match child::start(program, &given) {
+                Ok(pid) => return Ok((pid, [stdout, stderr])),
+                Err(StartError { step, error }) => {
+                    reap_failed();
+                    if is_busy(&error) && tries < BUSY_TRIES {
+                        tries += 1;
+                        std::thread::sleep(BUSY_PAUSE);
+                        continue;
+                    }
+                    return Err(explain(program, step, &error));
+                }
+            }
+        }
+    }
+}
+
+fn is_busy(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ETXTBSY)
+}
+
+/// The process that could not become the program.
+fn reap_failed() {
+    use super::sys::{Child, Waited, wait};
+    while let Waited::Ended(..) = wait(Child::Any, true) {}
+}
+
+/// Whether it is the image's fault that it was not started, and how to say that.
+fn explain(program: &Program, step: Step, error: &io::Error) -> NotStarted {
+    let path = program.executable.display();
+    let is_there = program.executable.exists();
+    let (permanent, why) = match (step, error.raw_os_error()) {
+        (Step::Execute, Some(libc::ENOENT)) if is_there => (
+            true,
+            ": the loader or interpreter that it names does not exist",
+        ),
+        (Step::Execute, Some(libc::ENOEXEC)) => (true, ": this machine does not know its format"),
+        (Step::Execute, Some(libc::EACCES)) => (
+            true,
+            ": it, or the interpreter that it names, may not be executed, or lies on a file system that is mounted `noexec`",
+        ),
+        (
+            Step::Execute,
+            Some(
+                libc::EINVAL
+                | libc::ELIBBAD
+                | libc::E2BIG
+                | libc::EISDIR
+                | libc::ENOTDIR
+                | libc::ELOOP
+                | libc::EPERM,
+            ),
+        ) => (true, ""),
+        _ => (false, ""),
+    };
+    NotStarted {
+        permanent,
+        error: format!("could not {} ('{path}'): {error}{why}", step.describe()),
+    }
+}

@@ -1,0 +1,333 @@
+//! The shim itself: parents one run from its start to its record.
+//!
+//! One thread, synchronous, and nothing that grows while it waits. Every failure ends in `exit.json`; where even that cannot be
+//! written, in an exit code, which nobody needs: without `exit.json` the run counts as lost.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{UsageWho, getrusage};
+use runtara_domain::{EndedBy, ExitCause, Usage};
+
+use super::capture::Capture;
+use super::files::{ExitRecord, Program, read_run_bytes, read_run_file, read_slept};
+use super::opening::{NotStarted, RunFiles};
+use super::process::{Identity, Stat};
+use super::request::{REQUEST_SIGNAL, Request};
+use super::sys::{self, Child, Ended, Waited};
+use super::{opening, tree};
+
+/// Exit code of a shim that panicked.
+pub(crate) const PANICKED: i32 = 70;
+/// Exit code of a shim that had nothing to do: the run is forbidden, or somebody else has it.
+const NOT_OURS: i32 = 3;
+/// How often what was killed and is still there is killed again.
+const KILL_AGAIN: Duration = Duration::from_millis(100);
+/// Longest sleep; waking once an hour costs nothing, and keeps the number small.
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+/// A run file beyond this leaves a hole in memory that is worth giving back.
+const LARGE_RUN_FILE: usize = 64 * 1024;
+
+/// Parents the run of a directory. Gives the exit code of the shim.
+pub(crate) fn run(directory: &Path, boot: &str) -> i32 {
+    // A forked process leads no group, so this cannot fail; nor can the others on a kernel that has them.
+    let _session = nix::unistd::setsid();
+    let _reaper = nix::sys::prctl::set_child_subreaper(true);
+    let _named = nix::sys::prctl::set_name(c"runtara-shim");
+    let Ok(signals) =
+        sys::signal_descriptor(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, REQUEST_SIGNAL])
+    else {
+        return PANICKED;
+    };
+    let Ok(files) = RunFiles::open(directory) else {
+        return NOT_OURS;
+    };
+    let Ok(bytes) = files.read("run.json").and_then(read_run_bytes) else {
+        return NOT_OURS;
+    };
+    let program = match read_run_file(&bytes) {
+        Ok(run) if !run.go => return NOT_OURS,
+        Ok(run) => run.program.ok_or_else(|| "it names no program".to_owned()),
+        Err(error) => Err(error.to_string()),
+    };
+    let large = bytes.len() > LARGE_RUN_FILE;
+    drop(bytes);
+    let record = match (program, files.set_exit_aside()) {
+        (Err(error), _) => {
+            NotStarted::for_now(format!("run.json cannot be used: {error}")).record()
+        }
+        (_, Err(error)) => {
+            NotStarted::for_now(format!("exit.json cannot be set aside: {error}")).record()
+        }
+        (Ok(program), Ok(())) => match Parent::start(program, signals, &files, boot, large) {
+            Ok(parent) => parent.mind(),
+            Err(not_started) => not_started.record(),
+        },
+    };
+    i32::from(files.write_exit(&record).is_err())
+}
+
+/// A run that has begun.
+struct Parent<'a> {
+    files: &'a RunFiles,
+    signals: OwnedFd,
+    child: i32,
+    outputs: [Capture; 2],
+    started: Instant,
+    timeout: Duration,
+    /// When the running time is over, as far as is known: held sleeps may have moved it.
+    deadline: Instant,
+    ending: Option<Ending>,
+}
+
+/// The run is being ended.
+struct Ending {
+    by: EndedBy,
+    kill_at: Instant,
+}
+
+impl<'a> Parent<'a> {
+    fn start(
+        program: Program,
+        signals: OwnedFd,
+        files: &'a RunFiles,
+        boot: &str,
+        large: bool,
+    ) -> Result<Self, NotStarted> {
+        let opened = opening::open(&program)?;
+        // CLOCK_MONOTONIC: it stands still while the machine is suspended.
+        let started = Instant::now();
+        let (child, [stdout, stderr]) = opened.start(&program)?;
+        let timeout = Duration::from_millis(program.timeout_ms);
+        let cap = program.log_cap_bytes;
+        drop(program);
+        if large {
+            sys::trim_memory();
+        }
+        let shim = Identity {
+            pid: std::process::id().cast_signed(),
+            start_time: own_start_time(),
+            boot_id: boot.to_owned(),
+        };
+        // If this cannot be written the run goes on; only adoption has to wait for its end.
+        let _written = files.write_lock(shim, child);
+        Ok(Self {
+            files,
+            signals,
+            child,
+            outputs: [
+                Capture::new("stdout", stdout, cap),
+                Capture::new("stderr", stderr, cap),
+            ],
+            started,
+            timeout,
+            deadline: after(started, timeout),
+            ending: None,
+        })
+    }
+
+    /// Minds the run to its end.
+    fn mind(mut self) -> ExitRecord {
+        while !self.is_main_gone() {
+            self.wait_for_something();
+            self.take_requests();
+            self.look_at_the_time();
+        }
+        let ended = self.end_rest();
+        for output in &mut self.outputs {
+            output.store_rest(self.files.directory());
+        }
+        self.record(ended)
+    }
+
+    /// Sleeps until a signal, output, or the next moment that matters; stores output.
+    fn wait_for_something(&mut self) {
+        let directory = self.files.directory();
+        let next = self
+            .ending
+            .as_ref()
+            .map_or(self.deadline, |ending| ending.kill_at);
+        let wait = next
+            .saturating_duration_since(Instant::now())
+            .min(LONGEST_WAIT);
+        // Rounded up, so that it is not woken just before the moment.
+        let ms = i32::try_from(wait.as_millis() + 1).unwrap_or(i32::MAX);
+        let [stdout, stderr] = &mut self.outputs;
+        let mut polled = Vec::with_capacity(3);
+        polled.push(PollFd::new(self.signals.as_fd(), PollFlags::POLLIN));
+        for pipe in [stdout.pipe(), stderr.pipe()].into_iter().flatten() {
+            polled.push(PollFd::new(pipe, PollFlags::POLLIN));
+        }
+        let timeout = PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX);
+        if poll(&mut polled, timeout).is_err() {
+            return;
+        }
+        let ready: Vec<_> = polled
+            .iter()
+            .map(|polled| polled.any().unwrap_or(true))
+            .collect();
+        let mut ready = ready.into_iter().skip(1);
+        for output in [stdout, stderr] {
+            if output.pipe().is_some() && ready.next().unwrap_or(false) {
+                output.store_some(directory);
+            }
+        }
+    }
+
+    fn take_requests(&mut self) {
+        while let Some(signal) = sys::read_signal(self.signals.as_fd()) {
+            let request = match signal.number {
+                REQUEST_SIGNAL => signal.value.and_then(Request::unpack),
+                libc::SIGTERM | libc::SIGINT => Some(Request::FOREIGN),
+                _ => None,
+            };
+            if let Some(request) = request {
+                self.end(request);
+            }
+        }
+    }
+
+    /// Begins to end the run, or shortens the grace it was given.
+    fn end(&mut self, request: Request) {
+        let kill_at = after(Instant::now(), request.grace);
+        let is_first = self.ending.is_none();
+        if self
+            .ending
+            .as_ref()
+            .is_some_and(|ending| ending.kill_at <= kill_at)
+        {
+            return;
+        }
+        self.ending = Some(Ending {
+            by: request.ended_by,
+            kill_at,
+        });
+        if is_first && !request.grace.is_zero() {
+            self.signal_all(libc::SIGTERM);
+            // A stopped process acts on a signal when it goes on.
+            self.signal_all(libc::SIGCONT);
+        }
+    }
+
+    fn look_at_the_time(&mut self) {
+        let now = Instant::now();
+        if self.ending.is_none() && now >= self.deadline {
+            self.deadline = after(self.started, self.timeout + self.slept());
+            if now >= self.deadline {
+                self.ending = Some(Ending {
+                    by: EndedBy::Deadline,
+                    kill_at: now,
+                });
+            }
+        }
+        let Some(ending) = &mut self.ending else {
+            return;
+        };
+        if now >= ending.kill_at {
+            ending.kill_at = now + KILL_AGAIN;
+            self.signal_all(libc::SIGKILL);
+        }
+    }
+
+    /// How long the run slept in held calls, as the server last wrote it down.
+    fn slept(&self) -> Duration {
+        let file = self.files.read("slept").and_then(read_run_bytes);
+        file.map_or(Duration::ZERO, |bytes| read_slept(&bytes))
+    }
+
+    /// To the group at once, and to what has left it. The main process is not reaped, so the group's number is its own.
+    fn signal_all(&self, signal: i32) {
+        let _none_left = sys::signal_group(self.child, signal);
+        tree::signal_descendants(self.child, signal);
+    }
+
+    /// Whether the main process has ended. Reaps others that were left to us; the main process stays a zombie.
+    fn is_main_gone(&self) -> bool {
+        loop {
+            match sys::wait(Child::Any, false) {
+                Waited::Ended(pid, _) if pid == self.child => return true,
+                Waited::Ended(pid, _) => sys::wait(Child::Only(pid), true),
+                Waited::Alive => return false,
+                Waited::NoChild => return true,
+            };
+        }
+    }
+
+    /// Kills whatever the main process has left behind, and reaps all.
+    fn end_rest(&self) -> Option<Ended> {
+        let _none_left = sys::signal_group(self.child, libc::SIGKILL);
+        let main = match sys::wait(Child::Only(self.child), true) {
+            Waited::Ended(_, ended) => Some(ended),
+            Waited::Alive | Waited::NoChild => None,
+        };
+        loop {
+            match sys::wait(Child::Any, true) {
+                Waited::Ended(..) => {}
+                Waited::NoChild => return main,
+                Waited::Alive => {
+                    tree::signal_descendants(0, libc::SIGKILL);
+                    self.wait_for_child();
+                }
+            }
+        }
+    }
+
+    fn wait_for_child(&self) {
+        let mut polled = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        // Bounded: what was forked while the tree was listed is found by the next look.
+        let _looked = poll(&mut polled, PollTimeout::from(20_u8));
+        while sys::read_signal(self.signals.as_fd()).is_some() {}
+    }
+
+    fn record(&self, ended: Option<Ended>) -> ExitRecord {
+        let mut limits_met = Vec::new();
+        if self.outputs.iter().any(|output| output.dropped > 0) {
+            limits_met.push("disk".to_owned());
+        }
+        if ended == Some(Ended::Signal(libc::SIGXFSZ)) {
+            limits_met.push("file size".to_owned());
+        }
+        ExitRecord {
+            cause: match ended {
+                Some(Ended::Code(code)) => ExitCause::Code(code),
+                Some(Ended::Signal(signal)) => ExitCause::Signal(signal),
+                None => ExitCause::Lost,
+            },
+            ended_by: self.ending.as_ref().map(|ending| ending.by),
+            limits_met,
+            usage: self.usage(),
+        }
+    }
+
+    /// What all processes used that were waited for, by us or by each other (getrusage(2)). The memory is that of the
+    /// largest.
+    fn usage(&self) -> Usage {
+        let mut usage = Usage {
+            running_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            ..Usage::default()
+        };
+        if let Ok(used) = getrusage(UsageWho::RUSAGE_CHILDREN) {
+            let usec = |time: nix::sys::time::TimeVal| {
+                let usec = time.tv_sec().saturating_mul(1_000_000) + time.tv_usec();
+                u64::try_from(usec).unwrap_or(0)
+            };
+            usage.cpu_usec = usec(used.user_time()) + usec(used.system_time());
+            usage.memory_peak_bytes = u64::try_from(used.max_rss()).unwrap_or(0) * 1024;
+        }
+        usage
+    }
+}
+
+/// A moment so far away that it does not exist becomes one that is far enough.
+fn after(moment: Instant, wait: Duration) -> Instant {
+    moment
+        .checked_add(wait)
+        .unwrap_or_else(|| moment + Duration::from_secs(u32::MAX.into()))
+}
+
+fn own_start_time() -> u64 {
+    let stat = Stat::of_self().ok().flatten();
+    stat.map_or(0, |stat| stat.start_time)
+}

@@ -1,0 +1,135 @@
+//! Which process is which: an id alone is used again, an id with its start time and the boot is not.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use serde::{Deserialize, Serialize};
+
+use super::sys;
+
+/// The number of a process.
+pub(crate) type ProcessId = i32;
+
+/// A process, for good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    pub(crate) pid: ProcessId,
+    /// In clock ticks since boot: field 22 of proc_pid_stat(5).
+    pub(crate) start_time: u64,
+    /// The boot it belongs to (random(4)).
+    pub(crate) boot_id: String,
+}
+
+impl Identity {
+    /// A descriptor of the process, if it is still there.
+    pub(crate) fn open(&self) -> io::Result<Option<OwnedFd>> {
+        if boot_id()? != self.boot_id {
+            return Ok(None);
+        }
+        let pidfd = match sys::pidfd_open(self.pid) {
+            Ok(pidfd) => pidfd,
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        // Read after the descriptor was opened: if it is still the same process, the descriptor is its.
+        let stat = Stat::of(self.pid)?;
+        Ok(stat
+            .is_some_and(|stat| stat.start_time == self.start_time && !stat.is_zombie())
+            .then_some(pidfd))
+    }
+}
+
+/// The id of this boot.
+pub(crate) fn boot_id() -> io::Result<String> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    Ok(text.trim_end().to_owned())
+}
+
+/// What `/proc/<pid>/stat` says (proc_pid_stat(5)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stat {
+    pub(crate) state: u8,
+    pub(crate) parent: ProcessId,
+    pub(crate) group: ProcessId,
+    /// CPU time of the process, in clock ticks.
+    pub(crate) cpu_ticks: u64,
+    /// CPU time of its children that it has waited for, in clock ticks.
+    pub(crate) children_cpu_ticks: u64,
+    pub(crate) start_time: u64,
+    /// Resident memory, in pages.
+    pub(crate) resident_pages: u64,
+}
+
+impl Stat {
+    /// Reads that of a process; `None` if there is no such process.
+    pub(crate) fn of(pid: ProcessId) -> io::Result<Option<Self>> {
+        Self::read(&format!("/proc/{pid}/stat"))
+    }
+
+    /// Reads that of this process.
+    pub(crate) fn of_self() -> io::Result<Option<Self>> {
+        Self::read("/proc/self/stat")
+    }
+
+    fn read(path: &str) -> io::Result<Option<Self>> {
+        match std::fs::read(path) {
+            Ok(text) => Ok(Self::parse(&text)),
+            Err(error) if is_gone(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn parse(text: &[u8]) -> Option<Self> {
+        // The second field is the program's name in parentheses, and may hold anything, parentheses and spaces included.
+        let after_name = text.iter().rposition(|byte| *byte == b')')? + 1;
+        let rest = std::str::from_utf8(text.get(after_name..)?).ok()?;
+        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+        // The first of these is field 3.
+        let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+        let id = |field: usize| fields.get(field - 3)?.parse::<ProcessId>().ok();
+        Some(Self {
+            state: *fields.first()?.as_bytes().first()?,
+            parent: id(4)?,
+            group: id(5)?,
+            cpu_ticks: number(14)?.saturating_add(number(15)?),
+            children_cpu_ticks: number(16)?.saturating_add(number(17)?),
+            start_time: number(22)?,
+            resident_pages: number(24)?,
+        })
+    }
+
+    pub(crate) fn is_zombie(&self) -> bool {
+        matches!(self.state, b'Z' | b'X')
+    }
+}
+
+/// Whether an error of a file under `/proc` means that its process is gone.
+pub(crate) fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_and_spaces_is_no_trap() {
+        let text = b"7 (a) R 1 (b) S 3 7 7 0 -1 0 0 0 0 0 11 5 2 1 20 0 1 0 9000 4096 12 0";
+        let stat = Stat::parse(text).unwrap();
+        assert_eq!((stat.state, stat.parent, stat.group), (b'S', 3, 7));
+        assert_eq!((stat.cpu_ticks, stat.children_cpu_ticks), (16, 3));
+        assert_eq!((stat.start_time, stat.resident_pages), (9000, 12));
+    }
+
+    #[test]
+    fn this_process_is_found_and_an_older_one_of_its_number_is_not() {
+        let mut identity = Identity {
+            pid: std::process::id().cast_signed(),
+            start_time: Stat::of_self().unwrap().unwrap().start_time,
+            boot_id: boot_id().unwrap(),
+        };
+        assert!(identity.open().unwrap().is_some());
+        identity.start_time -= 1;
+        assert!(identity.open().unwrap().is_none());
+    }
+}
