@@ -1,13 +1,13 @@
 //! A PostgreSQL of one test's own, which it may restart without disturbing others.
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::unistd::{User, chown, geteuid};
 
 use crate::place::Place;
+use crate::server::free_ports;
 
 /// The user that runs the server when we are root, which PostgreSQL refuses to be.
 const SERVER_USER: &str = "postgres";
@@ -32,10 +32,11 @@ impl PrivatePostgres {
             let user = user.expect("root needs a user `postgres` to run PostgreSQL as");
             chown(&home, Some(user.uid), Some(user.gid)).expect("root may");
         }
+        let [port] = free_ports();
         let postgres = Self {
             place,
             binaries: binaries(),
-            port: free_port(),
+            port,
         };
         let data = postgres.data();
         let data = data.to_str().expect("the path is ours and plain");
@@ -162,11 +163,6 @@ impl Drop for PrivatePostgres {
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("the path is ours and plain")
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
-    listener.local_addr().expect("it is bound").port()
 }
 
 fn binaries() -> PathBuf {

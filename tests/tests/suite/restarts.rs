@@ -17,6 +17,7 @@ on_both_stores!(
     a_killed_shim_is_noticed_and_its_program_ended,
     an_orderly_restart_hands_over,
     a_quiet_run_does_not_notice_an_orderly_restart,
+    a_program_with_the_sdk_does_not_notice_a_restart,
     the_time_limit_holds_while_no_server_lives,
     what_was_due_while_no_server_lived_runs_at_its_start,
     a_stop_reaches_a_run_that_was_found_again,
@@ -263,6 +264,30 @@ fn a_quiet_run_does_not_notice_an_orderly_restart(store: Store) {
     server.start_again();
     server.shared().touch("go");
     assert_eq!(server.instance(&id).output()["run"], 1);
+}
+
+fn a_program_with_the_sdk_does_not_notice_a_restart(store: Store) {
+    let mut server = Server::start(store);
+    let image = server.program("uses_the_sdk");
+    let effects = server.shared().path("effects");
+    let input = json!({ "effects_file": effects, "steps": 30, "step_ms": 100 });
+    let id = server.launch(&image, &json!({ "input": input })).id;
+    let _some = server.shared().wait_for_lines("effects", 5);
+    server.kill_9_and_restart();
+    let _more = server.shared().wait_for_lines("effects", 15);
+    let _left = server.sigterm();
+    server.start_again();
+    let output = server.instance(&id).output();
+    assert_eq!(output["sum"], 465, "{output}");
+    assert_eq!(
+        output["run"], 1,
+        "its calls were repeated until they got through: {output}"
+    );
+    assert_eq!(
+        server.shared().lines("effects").len(),
+        30,
+        "each step is done once"
+    );
 }
 
 fn the_time_limit_holds_while_no_server_lives(store: Store) {

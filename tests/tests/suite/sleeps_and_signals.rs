@@ -21,6 +21,7 @@ on_both_stores!(
     a_held_sleeper_is_cancelled_at_once,
     a_resumed_sleeper_runs_now_and_still_owes_the_remainder,
     a_program_with_other_work_is_not_parked,
+    a_busy_branch_keeps_the_process_of_a_sleeping_one,
     sleeping_time_is_no_running_time,
     a_program_that_asks_to_be_woken_is_woken,
     a_wait_for_a_signal_frees_the_process_and_the_signal_wakes_it,
@@ -271,6 +272,25 @@ fn a_program_with_other_work_is_not_parked(store: Store) {
     );
     assert_eq!(run.processes().len(), 1);
     assert_eq!(run.status()["run_number"], 1);
+}
+
+fn a_busy_branch_keeps_the_process_of_a_sleeping_one(store: Store) {
+    let server = server_that_parks(store);
+    let image = server.program("uses_the_sdk");
+    let actions = json!([{ "branches": [
+        [{ "sleep": { "id": "nap", "ms": 1_000 } }],
+        [{ "work": 2_000 }, { "checkpoint": "worked" }],
+    ] }, { "sleep": { "id": "end", "ms": 1_000 } }]);
+    let run = server.follow(&image, &actions);
+    let output = run.output();
+    assert_eq!(
+        output["seen"]["worked"], 1,
+        "the work was not cut: {output}"
+    );
+    assert_eq!(
+        output["run"], 2,
+        "the last sleep, when nothing is at work, frees it: {output}"
+    );
 }
 
 fn sleeping_time_is_no_running_time(store: Store) {
