@@ -15,6 +15,7 @@ use crate::Store;
 pub mod bounds;
 pub mod checkpoints;
 pub mod claims;
+pub mod differential;
 pub mod events;
 pub mod images;
 pub mod instances;
