@@ -20,7 +20,7 @@ use super::CoreState;
 use super::wire::{
     AcknowledgeBody, CheckpointAnswer, CheckpointBody, CompletedBody, EventBody, FailedBody,
     InputAnswer, RegisterBody, RetryBody, SignalAnswer, SignalWaitAnswer, SignalWaitBody,
-    SleepBody, StatusAnswer, Success, WakePayload, WireCustomSignal,
+    SleepBody, StatusAnswer, Success, WaitedSignal, WakePayload, WireCustomSignal,
 };
 use crate::ApiError;
 use crate::extract::{Json, PathId, PathIds, decode, encode, parse_id};
@@ -278,9 +278,10 @@ pub(super) async fn wait_signal(
         .await?;
     Ok(axum::Json(SignalWaitAnswer {
         timed_out: waited.timed_out,
-        signal: waited
-            .signal
-            .map(|payload| WireCustomSignal::new(&body.signal_id, payload)),
+        signal: waited.signal.map(|payload| WaitedSignal {
+            signal_id: body.signal_id,
+            payload: payload.map(encode),
+        }),
     }))
 }
 

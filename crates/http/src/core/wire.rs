@@ -103,9 +103,8 @@ impl From<RaisedSignal> for WireSignal {
 
 #[derive(Serialize)]
 pub(super) struct WireCustomSignal {
-    /// The name under which published clients read it.
+    /// The id of the signal, under the name by which published clients read it.
     checkpoint_id: String,
-    signal_id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     payload: Option<String>,
 }
@@ -114,7 +113,6 @@ impl WireCustomSignal {
     pub(super) fn new(id: &str, payload: Option<bytes::Bytes>) -> Self {
         Self {
             checkpoint_id: id.to_owned(),
-            signal_id: id.to_owned(),
             payload: payload.map(encode),
         }
     }
@@ -140,8 +138,15 @@ pub(super) struct SignalAnswer {
 }
 
 #[derive(Serialize)]
+pub(super) struct WaitedSignal {
+    pub(super) signal_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) payload: Option<String>,
+}
+
+#[derive(Serialize)]
 pub(super) struct SignalWaitAnswer {
-    pub(super) signal: Option<WireCustomSignal>,
+    pub(super) signal: Option<WaitedSignal>,
     pub(super) timed_out: bool,
 }
 
