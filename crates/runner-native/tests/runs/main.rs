@@ -1,6 +1,8 @@
 //! Real processes, run by the runner as a server runs them. This program plays the server: its `main` begins with
 //! `shim::init()`, and it is executed again as launcher.
 
+#![expect(clippy::unwrap_used, reason = "all of this is tests")]
+
 mod adoption;
 mod ending;
 mod isolation;

@@ -2,7 +2,7 @@
 
 use runtara_domain::{ExitCause, RunNumber};
 use runtara_runner::shim::LogStream;
-use runtara_runner::{Input, Run as _, Runner as _};
+use runtara_runner::{Input, Runner as _};
 
 use crate::stage::{Stage, until};
 

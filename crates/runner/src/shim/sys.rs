@@ -117,6 +117,11 @@ fn empty_set() -> libc::sigset_t {
     }
 }
 
+/// Signals are numbered from 1 to 64 (signal(7)); on MIPS to 128, of which the rest is not in use.
+const SIGNALS: c_int = 64;
+/// At least as large as `struct sigaction` of the kernel on any processor.
+const KERNEL_SIGACTION_WORDS: usize = 8;
+
 /// Blocks all signals and gives every signal its default disposition. Blocked signals wait and are read with
 /// [`signal_descriptor`]; what an exec inherits is clean.
 pub(crate) fn quiet_signals() -> io::Result<()> {
@@ -126,10 +131,12 @@ pub(crate) fn quiet_signals() -> io::Result<()> {
         libc::sigfillset(&raw mut all);
         checked(libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut()).into())?;
     }
-    for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: SIG_DFL is no function of ours. KILL, STOP and the two numbers that libc keeps for itself are refused,
-        // which is as wanted.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // The raw call: the C library keeps 32 and 33 for itself, and they may have been inherited ignored like any other.
+    let default = [0_u64; KERNEL_SIGACTION_WORDS];
+    for signal in 1..=SIGNALS {
+        let old = std::ptr::null_mut::<u64>();
+        // SAFETY: all zero is SIG_DFL without flags, whatever the order of the fields. KILL and STOP are refused, as wanted.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), old, 8) };
     }
     Ok(())
 }
