@@ -210,7 +210,7 @@ async fn connections_that_are_cut_lose_nothing_and_repeat_nothing() {
     for caller in callers.clone() {
         let store = Arc::clone(&store);
         tasks.spawn(async move {
-            for n in 0..40 {
+            for n in 0..15 {
                 let request = save(&format!("step-{n:02}"), "state", &format!("r-{n}"));
                 let event = NewEvent::custom(Some(format!("e-{n}")), None, None);
                 // As the core does: the same request again while the store is away.
@@ -238,22 +238,22 @@ async fn connections_that_are_cut_lose_nothing_and_repeat_nothing() {
     let mut cuts = 0_i64;
     while !tasks.is_empty() {
         let cut: i64 = sqlx::query_scalar(
-            "select count(pg_terminate_backend(pid)) from pg_stat_activity
-              where application_name = 'runtara' and state <> 'idle' and query like '%runtara_checkpoints%'
-                and pid in (select l.pid from pg_locks l join pg_class c on c.oid = l.relation
-                             where c.relnamespace = current_schema()::regnamespace)",
+            "select count(pg_terminate_backend(pid)) from (
+                 select pid from pg_stat_activity
+                  where application_name = current_setting('application_name') and pid <> pg_backend_pid()
+                  order by random() limit 3) cut",
         )
         .fetch_one(&mut cutter)
         .await
         .unwrap();
         cuts += cut;
-        let pause = tokio::time::timeout(Duration::from_millis(15), tasks.join_next());
+        let pause = tokio::time::timeout(Duration::from_millis(50), tasks.join_next());
         if let Ok(Some(ended)) = pause.await {
             ended.unwrap();
         }
     }
     assert!(cuts > 0, "no connection was cut: the test proved nothing");
-    let expected: Vec<_> = (0..40).map(|n| format!("step-{n:02}")).collect();
+    let expected: Vec<_> = (0..15).map(|n| format!("step-{n:02}")).collect();
     for caller in callers {
         let id = &caller.instance_id;
         assert_eq!(saved(&store, id).await, expected);
@@ -270,9 +270,9 @@ async fn connections_that_are_cut_lose_nothing_and_repeat_nothing() {
             .iter()
             .filter_map(|event| event.subtype.clone())
             .collect();
-        assert_eq!(said, (0..40).map(|n| format!("e-{n}")).collect::<Vec<_>>());
+        assert_eq!(said, (0..15).map(|n| format!("e-{n}")).collect::<Vec<_>>());
         let seqs: Vec<_> = events.rows.iter().map(|event| event.seq).collect();
-        assert_eq!(seqs, (1..=40).collect::<Vec<_>>(), "numbers without gaps");
+        assert_eq!(seqs, (1..=15).collect::<Vec<_>>(), "numbers without gaps");
     }
 }
 

@@ -174,7 +174,7 @@ const CASES: &[Case] = &[
     Case {
         what: "next due time",
         index: "runtara_instances_due",
-        entries: 60,
+        entries: 120,
         call: |store, _| {
             Box::pin(async {
                 let next = store.next_due(&[RunnerKind::Native]).await.unwrap();
@@ -246,7 +246,7 @@ const CASES: &[Case] = &[
     },
     Case {
         what: "heartbeat",
-        index: "runtara_instances_pkey",
+        index: "runtara_instances_token",
         entries: 8,
         call: |store, n| {
             Box::pin(async move {

@@ -2,7 +2,8 @@
 //!
 //! Each is `Call::…` of the domain for the ordinary case, as one statement for many rows. The fence is a join: a row whose token is
 //! not that of the instance's current run, or whose instance does not run, is left out and told alone what is wrong, as is
-//! everything that is not ordinary. Rows are locked in the order of their ids, so that two statements cannot wait for each other.
+//! everything that is not ordinary. Rows come in the order of their ids and are changed in that order, so that two statements do not wait
+//! for each other.
 
 use bytes::Bytes;
 use runtara_domain::{CheckpointId, InstanceId, NewEvent, RaisedSignal, TenantId, TokenHash};
@@ -38,6 +39,13 @@ macro_rules! told_columns {
     () => {
         "i.instance_id, i.cancel_at, i.cancel_payload, i.pause_at, i.pause_payload, i.resume_pending,
          i.live_node is not null and (i.leave_by is not null or i.slept_ms > 0) as look"
+    };
+}
+
+/// The names of `told_columns!`.
+macro_rules! told_names {
+    () => {
+        "instance_id, cancel_at, cancel_payload, pause_at, pause_payload, resume_pending, look"
     };
 }
 
@@ -79,42 +87,37 @@ pub(super) struct Save {
 /// Saves that find their name free.
 pub(super) struct Saves(pub(super) Target);
 
-/// Left out besides refused rows: names that are taken (also by a save that commits meanwhile: the unique index sees it), and
-/// instances with custom signals to be taken or confirmed. Indexes: primary keys and `runtara_checkpoints_name`.
+/// Left out besides refused rows: names that are taken, and instances with custom signals to be taken or confirmed. A name that
+/// another transaction takes meanwhile is an error of the unique index, and the batch is written again without it. Indexes: primary
+/// keys, `runtara_instances_token` and `runtara_checkpoints_name`.
 pub(super) const SAVE: &str = concat!(
-    "with input as materialized (
-         select * from unnest($1::text[], $2::bytea[], $3::text[], $4::bytea[], $5::text[])
-                    as input (instance_id, token_hash, checkpoint_id, state, request_id)
-     ),
-     locked as materialized (
-         select i.instance_id, i.run_number, i.checkpoint_seq, n.checkpoint_id, n.state, n.request_id
-           from input n join runtara_instances i on i.instance_id = n.instance_id
-          where i.token_hash = n.token_hash and i.status = 'running' and not i.has_read_signals
+    "with marked as (
+         update runtara_instances i
+            set version = i.version + 1, checkpoint_id = n.checkpoint_id, checkpoint_seq = i.checkpoint_seq + 1,
+                last_seen_at = runtara_now(), spoke = true, stored_new = true, crash_count = 0, interruptions = 0,
+                cancel_shown = i.cancel_shown or i.cancel_at is not null,
+                pause_shown = i.pause_shown
+                    or (i.cancel_at is null and i.pause_at is not null and not i.resume_pending)
+           from unnest($1::text[], $2::bytea[], $3::text[], $4::bytea[], $5::text[])
+                    as n (instance_id, token_hash, checkpoint_id, state, request_id)
+          where i.instance_id = n.instance_id and i.token_hash = n.token_hash and i.status = 'running'
+            and not i.has_read_signals
             and not exists (select from runtara_signals s
                              where s.instance_id = n.instance_id and s.signal_id = n.checkpoint_id)
             and not exists (select from runtara_checkpoints c
                              where c.instance_id = n.instance_id and c.checkpoint_id = n.checkpoint_id and c.version = 1)
-          order by i.instance_id
-            for no key update of i
-     ),
+      returning i.run_number, i.checkpoint_seq, n.checkpoint_id, n.state, n.request_id, ",
+    told_columns!(),
+    "),
      saved as (
          insert into runtara_checkpoints
                 (instance_id, seq, checkpoint_id, version, state, size, created_at, run_number, request_id)
-         select instance_id, checkpoint_seq + 1, checkpoint_id, 1, state, length(state), runtara_now(), run_number,
-                request_id
-           from locked
-         on conflict (instance_id, checkpoint_id, version) do nothing
-         returning instance_id, checkpoint_id
+         select instance_id, checkpoint_seq, checkpoint_id, 1, state, length(state), runtara_now(), run_number, request_id
+           from marked
      )
-     update runtara_instances i
-        set version = i.version + 1, checkpoint_id = s.checkpoint_id, checkpoint_seq = i.checkpoint_seq + 1,
-            last_seen_at = runtara_now(), spoke = true, stored_new = true, crash_count = 0, interruptions = 0,
-            cancel_shown = i.cancel_shown or i.cancel_at is not null,
-            pause_shown = i.pause_shown or (i.cancel_at is null and i.pause_at is not null and not i.resume_pending)
-       from saved s
-      where i.instance_id = s.instance_id
-  returning ",
-    told_columns!()
+     select ",
+    told_names!(),
+    " from marked"
 );
 
 impl Batch for Saves {
@@ -172,40 +175,34 @@ pub(super) struct Record {
 /// Custom events.
 pub(super) struct Records(pub(super) Target);
 
-/// Left out besides refused rows: events that are recorded already. Indexes: primary keys and `runtara_events_request`.
+/// Left out besides refused rows: events that are recorded already. Indexes: primary keys, `runtara_instances_token` and
+/// `runtara_events_request`.
 pub(super) const RECORD: &str = concat!(
-    "with input as materialized (
-         select * from unnest($1::text[], $2::bytea[], $3::bytea[], $4::text[], $5::text[], $6::text[], $7::bytea[],
-                              $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::boolean[])
-                    as input (instance_id, token_hash, request_key, kind, subtype, checkpoint_id, payload,
-                              scope_id, parent_scope_id, step_id, step_type, step_key, step_failed)
-     ),
-     locked as materialized (
-         select i.instance_id, i.run_number, i.event_seq, n.request_key, n.kind, n.subtype, n.checkpoint_id, n.payload,
-                n.scope_id, n.parent_scope_id, n.step_id, n.step_type, n.step_key, n.step_failed
-           from input n join runtara_instances i on i.instance_id = n.instance_id
-          where i.token_hash = n.token_hash and i.status = 'running'
+    "with marked as (
+         update runtara_instances i
+            set version = i.version + 1, event_seq = i.event_seq + 1, last_seen_at = runtara_now(), spoke = true
+           from unnest($1::text[], $2::bytea[], $3::bytea[], $4::text[], $5::text[], $6::text[], $7::bytea[],
+                       $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::boolean[])
+                    as n (instance_id, token_hash, request_key, kind, subtype, event_checkpoint_id, payload,
+                          scope_id, parent_scope_id, step_id, step_type, step_key, step_failed)
+          where i.instance_id = n.instance_id and i.token_hash = n.token_hash and i.status = 'running'
             and not exists (select from runtara_events e
                              where e.instance_id = n.instance_id and e.request_key = n.request_key)
-          order by i.instance_id
-            for no key update of i
-     ),
+      returning i.run_number, i.event_seq, n.request_key, n.kind, n.subtype, n.event_checkpoint_id, n.payload,
+                n.scope_id, n.parent_scope_id, n.step_id, n.step_type, n.step_key, n.step_failed, ",
+    told_columns!(),
+    "),
      recorded as (
          insert into runtara_events
                 (instance_id, seq, kind, subtype, checkpoint_id, payload, created_at, run_number,
                  scope_id, parent_scope_id, step_id, step_type, step_key, step_failed, request_key)
-         select instance_id, event_seq + 1, kind, subtype, checkpoint_id, payload, runtara_now(), run_number,
+         select instance_id, event_seq, kind, subtype, event_checkpoint_id, payload, runtara_now(), run_number,
                 scope_id, parent_scope_id, step_id, step_type, step_key, step_failed, request_key
-           from locked
-         on conflict (instance_id, request_key) where request_key is not null do nothing
-         returning instance_id
+           from marked
      )
-     update runtara_instances i
-        set version = i.version + 1, event_seq = i.event_seq + 1, last_seen_at = runtara_now(), spoke = true
-       from recorded r
-      where i.instance_id = r.instance_id
-  returning ",
-    told_columns!()
+     select ",
+    told_names!(),
+    " from marked"
 );
 
 impl Batch for Records {
@@ -311,50 +308,47 @@ pub(super) struct Marked {
 /// Signs of life.
 pub(super) struct Marks(pub(super) Target);
 
-/// Left out besides refused rows: looks at names for which a custom signal is kept, as they may take it. Indexes: primary keys and
-/// `runtara_checkpoints_name`.
+/// `o` is the row as it was when the statement began, which alone tells whether a sign is the first of its kind. Left out besides
+/// refused rows: looks at names for which a custom signal is kept, as they may take it, and rows of which another transaction makes
+/// the first sign meanwhile. Indexes: primary keys, `runtara_instances_token` and `runtara_checkpoints_name`.
 pub(super) const MARK: &str = concat!(
-    "with input as materialized (
-         select * from unnest($1::text[], $2::bytea[], $3::text[], $4::text[], $5::text[])
-                    as input (instance_id, token_hash, sign, tenant_id, checkpoint_id)
-     ),
-     locked as materialized (
-         select i.instance_id, i.run_number, i.event_seq, n.sign, n.checkpoint_id,
-                case n.sign when 'register' then not i.spoke when 'heartbeat' then not i.heartbeat_seen else false end
-                    as records
-           from input n join runtara_instances i on i.instance_id = n.instance_id
-          where i.token_hash = n.token_hash and i.status = 'running'
+    "with marked as (
+         update runtara_instances i
+            set version = i.version + 1, last_seen_at = runtara_now(), spoke = true,
+                heartbeat_seen = i.heartbeat_seen or n.sign = 'heartbeat',
+                event_seq = i.event_seq
+                    + case n.sign when 'register' then (not o.spoke)::integer
+                                  when 'heartbeat' then (not o.heartbeat_seen)::integer else 0 end,
+                cancel_shown = i.cancel_shown or (n.sign in ('poll', 'look') and i.cancel_at is not null),
+                pause_shown = i.pause_shown
+                    or (n.sign in ('poll', 'look') and i.cancel_at is null and i.pause_at is not null
+                        and not i.resume_pending)
+           from unnest($1::text[], $2::bytea[], $3::text[], $4::text[], $5::text[])
+                    as n (instance_id, token_hash, sign, tenant_id, looked_for)
+           join runtara_instances o on o.token_hash = n.token_hash
+          where i.instance_id = n.instance_id and i.token_hash = n.token_hash and i.status = 'running'
+            and (i.spoke, i.heartbeat_seen) = (o.spoke, o.heartbeat_seen)
             and (n.tenant_id is null or i.tenant_id = n.tenant_id)
             and (n.sign <> 'look'
                  or not exists (select from runtara_signals s
-                                 where s.instance_id = n.instance_id and s.signal_id = n.checkpoint_id))
-          order by i.instance_id
-            for no key update of i
-     ),
+                                 where s.instance_id = n.instance_id and s.signal_id = n.looked_for))
+      returning i.run_number, i.event_seq, n.sign, n.looked_for,
+                case n.sign when 'register' then not o.spoke when 'heartbeat' then not o.heartbeat_seen else false end as first, ",
+    told_columns!(),
+    "),
      recorded as (
          insert into runtara_events (instance_id, seq, kind, created_at, run_number)
-         select instance_id, event_seq + 1, case sign when 'register' then 'started' else 'heartbeat' end, runtara_now(),
+         select instance_id, event_seq, case sign when 'register' then 'started' else 'heartbeat' end, runtara_now(),
                 run_number
-           from locked where records
+           from marked where first
      )
-     update runtara_instances i
-        set version = i.version + 1, event_seq = i.event_seq + l.records::integer, last_seen_at = runtara_now(),
-            spoke = true, heartbeat_seen = i.heartbeat_seen or l.sign = 'heartbeat',
-            cancel_shown = i.cancel_shown or (l.sign in ('poll', 'look') and i.cancel_at is not null),
-            pause_shown = i.pause_shown
-                or (l.sign in ('poll', 'look') and i.cancel_at is null and i.pause_at is not null
-                    and not i.resume_pending)
-       from locked l
-      where i.instance_id = l.instance_id
-  returning case when l.sign = 'look' then (
-                select c.state from runtara_checkpoints c
-                 where c.instance_id = l.instance_id and c.checkpoint_id = l.checkpoint_id and c.version > 0
-                 order by c.version desc limit 1) end as saved,
-            case when l.sign = 'look' then (
-                select c.request_id from runtara_checkpoints c
-                 where c.instance_id = l.instance_id and c.checkpoint_id = l.checkpoint_id and c.version > 0
-                 order by c.version desc limit 1) end as saved_by, ",
-    told_columns!()
+     select c.state as saved, c.request_id as saved_by, ",
+    told_names!(),
+    "  from marked m
+       left join lateral (
+            select c.state, c.request_id from runtara_checkpoints c
+             where m.sign = 'look' and c.instance_id = m.instance_id and c.checkpoint_id = m.looked_for and c.version > 0
+             order by c.version desc limit 1) c on true"
 );
 
 impl Batch for Marks {

@@ -160,7 +160,7 @@ pub(super) async fn next_due(store: &PostgresStore, kinds: &[RunnerKind]) -> Ans
 
 macro_rules! live_columns {
     () => {
-        "select instance_id, run_number, token_hash, runner_kind, live_node, status,
+        "select instance_id, run_number, token_hash, runner_kind::text as runner_kind, live_node, status::text as status,
                 case when leave_by is not null then greatest(leave_by - runtara_now(), 0) end as leave_in_ms, asked_to_leave, slept_ms
            from runtara_instances"
     };

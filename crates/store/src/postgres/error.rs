@@ -98,7 +98,8 @@ pub(super) fn kind(error: &sqlx::Error) -> Kind {
         // A connection that was cut in the middle of a message shows as a breach of the protocol.
         sqlx::Error::Protocol(_) => Kind::Away,
         sqlx::Error::Database(error) => match error.code().as_deref() {
-            Some("40001" | "40P01") => Kind::Conflict,
+            // A key that was free when the statement began and is taken now counts: the next look sees it taken.
+            Some("40001" | "40P01" | "23505") => Kind::Conflict,
             Some("57014" | "55P03") => Kind::TooSlow,
             // Connection exceptions, insufficient resources, operator intervention (shutdown, crash recovery), and a server
             // that is read-only because another one has taken over.

@@ -66,7 +66,7 @@ pub(super) async fn list(
     page: &PageRequest,
 ) -> Answer<Page<StoredEvent>> {
     let mut sql = QueryBuilder::new(
-        "select e.seq, e.kind, e.subtype, e.checkpoint_id, e.payload, e.created_at, e.run_number",
+        "select e.seq, e.kind::text as kind, e.subtype, e.checkpoint_id, e.payload, e.created_at, e.run_number",
     );
     push_filter(&mut sql, id, filter);
     let rows = numbered::rows(store, sql, "e.seq", filter.ascending, page).await?;

@@ -154,19 +154,13 @@ pub(super) async fn list(
             sql.push(")");
         }
     }
-    sql.push(" order by m.created_at desc, m.image_id desc limit ");
-    sql.push_bind(i64::from(paging::rows(page)) + 1);
-    sql.push(" offset ");
-    sql.push_bind(row::signed(offset));
-    let rows = sql.build().fetch_all(&store.pool).await?;
+    sql.push(" order by m.created_at desc, m.image_id desc");
+    numbered::push_bounds(&mut sql, u64::from(paging::rows(page)) + 1, offset);
+    let rows = sql.build().persistent(false).fetch_all(&store.pool).await?;
     let found: Vec<_> = rows.iter().map(row::image).collect::<Answer<_>>()?;
     let mut sql = QueryBuilder::new("select count(*) from (select 1");
     push_filter(&mut sql, filter);
-    sql.push(" limit ");
-    sql.push_bind(row::signed(paging::COUNTED));
-    sql.push(") counted");
-    let counted: i64 = sql.build_query_scalar().fetch_one(&store.pool).await?;
-    let total = paging::total(row::unsigned(counted), None);
+    let total = numbered::total(store, sql).await?;
     Ok(paging::page(found, page, total, |image| Cursor {
         value: Some(image.created_at.0),
         key: image.image_id.as_str().to_owned(),

@@ -259,7 +259,7 @@ pub(super) async fn purge(store: &PostgresStore, id: &InstanceId) -> Answer<Purg
             return Ok(Purge::Purged);
         }
         let found = sqlx::query(
-            "select status, live_node is not null as live from runtara_instances where instance_id = $1",
+            "select status::text as status, live_node is not null as live from runtara_instances where instance_id = $1",
         )
         .bind(id.as_str())
         .fetch_optional(&store.pool)

@@ -13,7 +13,7 @@ use super::error::Answer;
 use super::{counts, images, numbered, row};
 
 const COLUMNS: &str =
-    "select i.instance_id, i.tenant_id, i.image_id, i.status, i.reason, i.due_at, i.created_at,
+    "select i.instance_id, i.tenant_id, i.image_id, i.status::text as status, i.reason::text as reason, i.due_at, i.created_at,
         i.started_at, i.finished_at, i.has_error,
         (select json_object_agg(l.key, l.value)::text
            from runtara_instance_labels l where l.instance_id = i.instance_id) as labels";
@@ -248,13 +248,10 @@ async fn stretch_rows(
         stretch.push_after(&mut sql, beyond, cursor);
     }
     stretch.push_order(&mut sql, direction);
-    sql.push(" limit ");
-    sql.push_bind(i64::try_from(rows).unwrap_or(i64::MAX));
-    sql.push(" offset ");
-    sql.push_bind(row::signed(beginning.offset));
+    numbered::push_bounds(&mut sql, rows as u64, beginning.offset);
     sql.push(") p join runtara_instances i on i.instance_id = p.instance_id");
     stretch.push_order(&mut sql, direction);
-    let rows = sql.build().fetch_all(&store.pool).await?;
+    let rows = sql.build().persistent(false).fetch_all(&store.pool).await?;
     rows.iter().map(summary).collect()
 }
 
@@ -280,9 +277,6 @@ async fn total(store: &PostgresStore, filter: &InstanceFilter) -> Answer<Total> 
     }
     let mut sql = QueryBuilder::new("select count(*) from (select 1");
     push_filter(&mut sql, filter);
-    sql.push(" limit ");
-    sql.push_bind(row::signed(paging::COUNTED));
-    sql.push(") counted");
-    let counted: i64 = sql.build_query_scalar().fetch_one(&store.pool).await?;
-    Ok(paging::total(row::unsigned(counted), kept))
+    let counted = numbered::counted(store, &mut sql).await?;
+    Ok(paging::total(counted, kept))
 }

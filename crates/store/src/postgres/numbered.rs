@@ -57,20 +57,35 @@ pub(super) async fn rows(
         sql.push(format_args!(" and {seq} {beyond} "));
         sql.push_bind(row::signed(after));
     }
-    sql.push(format_args!(" order by {seq} {order} limit "));
-    sql.push_bind(i64::from(paging::rows(page)) + 1);
-    if let PageStart::Offset(offset) = page.start {
-        sql.push(" offset ");
-        sql.push_bind(row::signed(offset));
-    }
-    Ok(sql.build().fetch_all(&store.pool).await?)
+    sql.push(format_args!(" order by {seq} {order}"));
+    let offset = match page.start {
+        PageStart::Offset(offset) => offset,
+        PageStart::After(_) => 0,
+    };
+    push_bounds(&mut sql, u64::from(paging::rows(page)) + 1, offset);
+    Ok(sql.build().persistent(false).fetch_all(&store.pool).await?)
+}
+
+/// Ends a statement with its bounds. They are written out, not bound: not knowing them the server plans for a tenth of the table.
+/// Statements of many forms are not worth being kept by each connection, so they are not.
+pub(super) fn push_bounds(sql: &mut QueryBuilder<Postgres>, rows: u64, offset: u64) {
+    let (rows, offset) = (row::signed(rows), row::signed(offset));
+    sql.push(format_args!(" limit {rows} offset {offset}"));
+}
+
+/// Counts the rows of a statement that began with `select count(*) from (select 1` and ends with its `where`, as far as is counted.
+pub(super) async fn counted(
+    store: &PostgresStore,
+    sql: &mut QueryBuilder<Postgres>,
+) -> Answer<u64> {
+    push_bounds(sql, paging::COUNTED, 0);
+    sql.push(") counted");
+    let counting = sql.build().persistent(false);
+    let counted = counting.fetch_one(&store.pool).await?;
+    Ok(row::unsigned(row::get(&counted, "count")?))
 }
 
 /// The total of a statement that began with `select count(*) from (select 1` and ends with its `where`.
 pub(super) async fn total(store: &PostgresStore, mut sql: QueryBuilder<Postgres>) -> Answer<Total> {
-    sql.push(" limit ");
-    sql.push_bind(row::signed(paging::COUNTED));
-    sql.push(") counted");
-    let counted: i64 = sql.build_query_scalar().fetch_one(&store.pool).await?;
-    Ok(paging::total(row::unsigned(counted), None))
+    Ok(paging::total(counted(store, &mut sql).await?, None))
 }

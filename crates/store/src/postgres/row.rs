@@ -16,7 +16,8 @@ use super::error::{Answer, Fault};
 /// The columns of [`state`], of a table or alias `i`.
 macro_rules! state_columns {
     () => {
-        "i.instance_id, i.tenant_id, i.image_id, i.origin, i.status, i.reason, i.due_at, i.waiting_for, i.live_node,
+        "i.instance_id, i.tenant_id, i.image_id, i.origin::text as origin, i.status::text as status,
+         i.reason::text as reason, i.due_at, i.waiting_for, i.live_node,
          i.run_number, i.token_hash, i.claimed_at, i.spoke, i.heartbeat_seen, i.stored_new, i.cancel_shown, i.pause_shown,
          i.leave_by, i.asked_to_leave, i.held, i.hold_until, i.hold_park, i.slept_ms, i.cancel_at, i.cancel_payload,
          i.pause_at, i.pause_payload, i.resume_pending, i.crash_count, i.max_attempts, i.backoff, i.interruptions,
@@ -29,7 +30,7 @@ pub(super) use state_columns;
 /// The columns of [`image`], of a table or alias `m`.
 macro_rules! image_columns {
     () => {
-        "m.image_id, m.tenant_id, m.name, m.description, m.kind, m.digest, m.size, m.metadata, m.created_at, m.current,
+        "m.image_id, m.tenant_id, m.name, m.description, m.kind::text as kind, m.digest, m.size, m.metadata, m.created_at, m.current,
          (select json_object_agg(l.key, l.value)::text
             from runtara_image_labels l where l.image_id = m.image_id) as labels"
     };

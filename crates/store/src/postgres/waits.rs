@@ -75,7 +75,7 @@ async fn records(
     n: Option<u32>,
 ) -> Answer<Vec<WaitRecord>> {
     let rows = sqlx::query(
-        "select kind, n, until, state_hash, met_by, request_id from runtara_waits
+        "select kind::text as kind, n, until, state_hash, met_by, request_id from runtara_waits
           where instance_id = $1 and kind = $2 and key = $3 and ($4::integer is null or n = $4)
           order by n",
     )

@@ -76,7 +76,7 @@ impl Schema {
         }
         let joint = if base.contains('?') { '&' } else { '?' };
         Some(Self {
-            url: format!("{base}{joint}options=-csearch_path%3D{name}"),
+            url: format!("{base}{joint}application_name={name}&options=-csearch_path%3D{name}"),
             name,
             base,
         })
