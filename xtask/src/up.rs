@@ -263,7 +263,9 @@ fn live_process(order: &Order, run: u64) -> Result<u32, Error> {
 }
 
 fn say_what_next(ports: Ports, id: &str) {
-    let cli = quoted(&program("runtara").display().to_string());
+    let cli = program("runtara");
+    let here = std::env::current_dir().unwrap_or_default();
+    let cli = quoted(&cli.strip_prefix(here).unwrap_or(&cli).display().to_string());
     println!("\ntry next:");
     if ports.environment != DEFAULT_PORT {
         println!(
@@ -271,9 +273,9 @@ fn say_what_next(ports: Ports, id: &str) {
             ports.environment
         );
     }
-    println!("  {cli} show {id}");
     println!("  {cli} events {id}");
-    println!("  {cli} start --image {SAMPLE} --wait\n");
+    println!("  {cli} start --image {SAMPLE} --id mine --wait");
+    println!("  {cli} signal mine delivered '{{\"signed_by\": \"me\"}}'  # in another terminal\n");
 }
 
 fn choose_ports(narrator: Narrator, wanted: u16) -> Result<Ports, Error> {

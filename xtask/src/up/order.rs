@@ -179,8 +179,17 @@ impl Order {
         let path = format!("/api/v1/instances/{}", self.id);
         let answer = self.client.get(&path)?.accepted("show the instance")?;
         let standing: Standing = read(answer)?;
+        // A run begins before it does anything, and ends after.
+        if standing.status == "running" {
+            self.tell_standing(&standing);
+        }
         self.tell_events()?;
         self.tell_saved()?;
+        self.tell_standing(&standing);
+        Ok(standing)
+    }
+
+    fn tell_standing(&mut self, standing: &Standing) {
         let now = (standing.words(), standing.run_number);
         if now != self.told {
             let run = now
@@ -190,7 +199,6 @@ impl Order {
             self.narrator.say(format!("{run}{}", now.0));
             self.told = now;
         }
-        Ok(standing)
     }
 
     fn tell_events(&mut self) -> Result<(), Error> {
