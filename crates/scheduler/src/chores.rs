@@ -8,7 +8,7 @@ use runtara_store::NodeLease;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
 
-use crate::Shared;
+use crate::{Shared, run_files};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -21,6 +21,7 @@ pub(crate) fn start(shared: &Arc<Shared>) {
     let (ten_minutes, hour) = (Duration::from_secs(600), Duration::from_secs(3_600));
     every(shared, "images", ten_minutes, remove_unneeded_images);
     every(shared, "orphans", hour, remove_orphans);
+    every(shared, "run files", ten_minutes, remove_ownerless_files);
 }
 
 fn every<F>(
@@ -88,4 +89,8 @@ async fn remove_orphans(shared: Arc<Shared>) -> Result<(), Failure> {
         .images
         .remove_orphans(store, &shared.runners, &shared.closing)
         .await
+}
+
+async fn remove_ownerless_files(shared: Arc<Shared>) -> Result<(), Failure> {
+    run_files::remove_ownerless(&shared).await
 }

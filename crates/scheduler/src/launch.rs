@@ -14,7 +14,7 @@ use tracing::{Instrument as _, info, info_span, warn};
 
 use crate::Shared;
 use crate::live::Live;
-use crate::supervise;
+use crate::{run_files, supervise};
 
 /// Why a claimed instance has no run.
 struct NotLaunched {
@@ -106,6 +106,9 @@ async fn launch(
         core_addr: shared.config.core_addr.clone(),
         timeout: Duration::from_millis(claimed.timeout_ms),
     };
+    run_files::note_owner(&shared.config.data_dir, &live.key)
+        .await
+        .map_err(NotLaunched::for_now)?;
     let run = runner.launch(spec).await.map_err(|error| NotLaunched {
         permanent: error.permanent,
         error: error.reason,

@@ -15,6 +15,7 @@ mod dispatch;
 mod launch;
 mod live;
 mod reconcile;
+mod run_files;
 mod supervise;
 
 use std::collections::{BTreeMap, HashMap};
@@ -22,7 +23,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use runtara_domain::{EndedBy, NodeId, RunnerKind};
+use runtara_domain::{NodeId, RunnerKind};
 use runtara_images::BlobStore;
 use runtara_runner::{CallTracker, Runner};
 use runtara_store::Store;
@@ -87,6 +88,8 @@ pub(crate) struct Shared {
     launches: Semaphore,
     /// Ends dispatch and chores.
     closing: CancellationToken,
+    /// Has every run ended, also those that are just being launched.
+    ending: CancellationToken,
     /// Ends the minding of runs, which stay with their shims.
     leaving: CancellationToken,
     tasks: TaskTracker,
@@ -118,6 +121,7 @@ impl Scheduler {
             reconcile: Notify::new(),
             launches: Semaphore::new(LAUNCHES_AT_ONCE),
             closing: CancellationToken::new(),
+            ending: CancellationToken::new(),
             leaving: CancellationToken::new(),
             tasks: TaskTracker::new(),
             minders: TaskTracker::new(),
@@ -162,14 +166,7 @@ impl Scheduler {
             warn!("launches and chores did not end in time");
         }
         if end_runs {
-            for live in shared.live.all() {
-                if let Some(run) = live.run() {
-                    let ended = run.terminate(Duration::from_secs(2), EndedBy::Host).await;
-                    if let Err(error) = ended {
-                        warn!(%error, "a run could not be ended");
-                    }
-                }
-            }
+            shared.ending.cancel();
             if timeout_at(deadline, shared.live.empty()).await.is_err() {
                 warn!(runs = shared.live.len(), "runs did not end in time");
             }

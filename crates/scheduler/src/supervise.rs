@@ -14,6 +14,8 @@ use crate::live::Live;
 
 /// How long the open calls of a run that has exited may take to be answered.
 const LAST_CALLS: Duration = Duration::from_secs(10);
+/// How long runs have to leave that the server cannot leave running.
+const HOST_GRACE: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// When to look again at a row that could not be read.
@@ -61,8 +63,13 @@ async fn wait(shared: &Shared, live: &Live, run: &dyn Run) -> Option<RunExit> {
     let mut minder = Minder::new(live, run);
     // What happened between the claim and now has been nudged to nobody.
     let mut look_at = Some(Instant::now());
+    let mut is_ending = false;
     loop {
         tokio::select! {
+            () = shared.ending.cancelled(), if !is_ending => {
+                is_ending = true;
+                minder.terminate(HOST_GRACE, EndedBy::Host).await;
+            }
             exit = &mut exit => return match exit {
                 Ok(exit) => Some(exit),
                 Err(error) => {

@@ -375,3 +375,31 @@ async fn a_stop_reaches_the_process() {
         .await;
     scheduler.shutdown(false, soon()).await;
 }
+
+#[tokio::test]
+async fn files_of_runs_go_with_their_instance() {
+    let world = World::new().await;
+    let first = world.scheduler(10);
+    let (kept, removed) = (world.start("kept").await, world.start("removed").await);
+    world.runner.launched(2).await;
+    for id in [&kept, &removed] {
+        let run = world.run_of(id).await;
+        run.exit.send_replace(Some(exit(ExitCause::Code(0), None)));
+        world
+            .until(id, |found| found.state.live_node.is_none())
+            .await;
+    }
+    first.shutdown(false, soon()).await;
+    world.store.purge_instance(&removed).await.unwrap();
+
+    let second = world.scheduler(10);
+    let files = |id: &InstanceId| world.directory.path().join("runs").join(id.letters());
+    let gone = timeout(Duration::from_secs(10), async {
+        while files(&removed).exists() {
+            tokio::task::yield_now().await;
+        }
+    });
+    gone.await.expect("the files are still there");
+    assert!(files(&kept).exists());
+    second.shutdown(false, soon()).await;
+}
