@@ -55,13 +55,14 @@ impl Instance {
     /// Like [`Instance::from_env`].
     pub async fn connect(settings: Settings) -> Result<Self, Error> {
         let path = format!("/api/v1/instances/{}/", segment(&settings.instance_id));
+        let run_number = settings.run_number;
         let instance = Self(Arc::new(Inner {
             transport: Transport::new(settings)?,
             path,
             work: Work::new(),
             leaving: Leaving::new(),
             names: Names::default(),
-            progress: Progress::default(),
+            progress: Progress::of_run(run_number),
             said: AtomicBool::new(false),
             trouble: AtomicBool::new(false),
         }));

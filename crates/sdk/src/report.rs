@@ -10,7 +10,6 @@ use crate::transport::request_id;
 use crate::{Error, wire};
 
 /// What is held back while steps are replayed.
-#[derive(Default)]
 pub(crate) struct Progress(Mutex<Replay>);
 
 #[derive(Default)]
@@ -21,6 +20,14 @@ struct Replay {
 }
 
 impl Progress {
+    /// For a run of this number: a later one begins with what an earlier one has told before.
+    pub(crate) fn of_run(run_number: u32) -> Self {
+        Self(Mutex::new(Replay {
+            replaying: run_number > 1,
+            latest: None,
+        }))
+    }
+
     /// Keeps it back if steps are being replayed.
     fn hold(&self, message: &str, percent: f64) -> bool {
         let mut replay = self.0.lock().unwrap_or_else(PoisonError::into_inner);
