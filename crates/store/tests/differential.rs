@@ -55,7 +55,7 @@ fn runtime() -> Runtime {
 #[test]
 fn a_model_answers_as_another_does() {
     let runtime = runtime();
-    check(256, |history| {
+    check(64, |history| {
         runtime.block_on(compare(&memory(), &memory(), history))
     });
 }
@@ -66,7 +66,7 @@ fn sqlite_answers_as_the_model_does() {
     use runtara_store::sqlite::{SqliteOptions, SqliteStore};
 
     let runtime = runtime();
-    check(200, |history| {
+    check(80, |history| {
         runtime.block_on(async {
             let directory = tempfile::tempdir().unwrap();
             let clock = Arc::new(ManualClock::at(BEGINNING));
@@ -94,7 +94,7 @@ fn postgres_answers_as_the_model_does() {
         // Left out, and said so, because the environment asks for it.
         return;
     }
-    check(100, |history| {
+    check(30, |history| {
         runtime.block_on(async {
             let postgres = postgres_support::Postgres::make().await.unwrap();
             let compared = compare(&memory(), &postgres, history).await;

@@ -70,6 +70,8 @@ pub(super) enum Act {
     Expire(u8),
     /// Moves the clock.
     Advance(u32),
+    /// Brings an instance back to a run, wherever it stands; see [`expand`].
+    Again(u8),
     /// Asks a question.
     Look(Question),
 }
@@ -257,6 +259,57 @@ pub(super) fn beginning() -> Vec<Act> {
     acts
 }
 
+/// What an act consists of. An instance that ended, or whose run is over, would answer nothing but refusals from then on; so it is
+/// brought back by all means there are, of which those that do not apply are refused.
+pub(super) fn expand(act: Act) -> Vec<Act> {
+    let Act::Again(instance) = act else {
+        return vec![act];
+    };
+    let whose = Whose::Last;
+    let mut acts = vec![
+        Act::Exit {
+            instance,
+            run: whose,
+            how: 9,
+            our_fault: true,
+        },
+        Act::Ask {
+            instance,
+            asked: Asked::Resume,
+        },
+        Act::Purge(instance),
+    ];
+    if instance < STARTED {
+        acts.push(Act::Start {
+            instance,
+            tenant: 0,
+            image: 0,
+            input: 0,
+            delay_ms: None,
+            attempts: Some(100),
+            labels: 1,
+        });
+    } else {
+        let call = Said::Register {
+            tenant: 0,
+            checkpoint: None,
+        };
+        acts.push(Act::Call {
+            instance,
+            run: whose,
+            call,
+        });
+    }
+    acts.push(Act::Advance(70_000));
+    acts.push(Act::Claim {
+        node: 0,
+        most: 9,
+        kinds: 7,
+        without: 0,
+    });
+    acts
+}
+
 /// What every history ends with: whoever may run does, and meets what was kept for it.
 pub(super) fn ending() -> Vec<Act> {
     let mut acts = vec![
@@ -313,8 +366,19 @@ pub(super) fn ending() -> Vec<Act> {
     acts
 }
 
+/// Few of them have most of what happens, so that histories grow long.
+fn instance() -> impl Strategy<Value = u8> {
+    select(vec![0, 0, 0, 0, 1, 1, 2, 3, STARTED, STARTED, STARTED + 1])
+}
+
+/// A word of bits that choose what a list is filtered by: often none, seldom many.
+fn filter() -> impl Strategy<Value = u16> {
+    let few = (any::<u16>(), any::<u16>()).prop_map(|(one, other)| one & other);
+    prop_oneof![2 => Just(0), 2 => few, 1 => any::<u16>()]
+}
+
 fn whose() -> impl Strategy<Value = Whose> {
-    prop_oneof![8 => Just(Whose::Last), 1 => Just(Whose::Before), 3 => Just(Whose::Nobody)]
+    prop_oneof![20 => Just(Whose::Last), 2 => Just(Whose::Before), 1 => Just(Whose::Nobody)]
 }
 
 fn millis() -> impl Strategy<Value = u32> {
@@ -375,12 +439,12 @@ fn question() -> impl Strategy<Value = Question> {
         StepStatus::Failed,
     ]);
     let size = || (1..4_u8, option::weighted(0.3, 0..5_u8));
-    let instance = || 0..INSTANCES;
     prop_oneof![
-        4 => (any::<u16>(), select(orders), size())
+        4 => (filter(), select(orders), size())
             .prop_map(|(filter, order, (size, offset))| Question::Instances { filter, order, size, offset }),
-        1 => (any::<u8>(), size()).prop_map(|(filter, (size, offset))| Question::Images { filter, size, offset }),
-        4 => (instance(), any::<u16>(), any::<bool>(), size()).prop_map(
+        1 => (any::<u8>(), size())
+            .prop_map(|(filter, (size, offset))| Question::Images { filter, size, offset }),
+        4 => (instance(), filter(), any::<bool>(), size()).prop_map(
             |(instance, filter, ascending, (size, offset))| Question::Events { instance, filter, ascending, size, offset }
         ),
         2 => (instance(), any::<u8>(), size()).prop_map(
@@ -416,17 +480,18 @@ fn act() -> impl Strategy<Value = Act> {
                 instance, tenant, image, input, delay_ms, attempts, labels,
             }
         ),
-        5 => (0..2_u8, 0..4_u8, prop_oneof![3 => Just(7_u8), 1 => 0..8_u8], prop_oneof![4 => Just(0_u8), 1 => 0..4_u8])
+        5 => (0..2_u8, prop_oneof![1 => 0..3_u8, 3 => Just(4_u8)], prop_oneof![3 => Just(7_u8), 1 => 0..8_u8], prop_oneof![4 => Just(0_u8), 1 => 0..4_u8])
             .prop_map(|(node, most, kinds, without)| Act::Claim { node, most, kinds, without }),
-        30 => (0..INSTANCES, whose(), said()).prop_map(|(instance, run, call)| Act::Call { instance, run, call }),
-        6 => (0..INSTANCES, asked).prop_map(|(instance, asked)| Act::Ask { instance, asked }),
+        30 => (instance(), whose(), said()).prop_map(|(instance, run, call)| Act::Call { instance, run, call }),
+        6 => (instance(), asked).prop_map(|(instance, asked)| Act::Ask { instance, asked }),
         7 => (started(), whose(), 0..10_u8, prop::bool::weighted(0.2))
             .prop_map(|(instance, run, how, our_fault)| Act::Exit { instance, run, how, our_fault }),
-        4 => (0..INSTANCES, 0..3_u8, 0..3_u8).prop_map(|(instance, signal, payload)| Act::Send { instance, signal, payload }),
+        4 => (instance(), 0..3_u8, 0..3_u8).prop_map(|(instance, signal, payload)| Act::Send { instance, signal, payload }),
         1 => (0..INSTANCES).prop_map(Act::Purge),
         1 => (0..2_u8, select(vec![0, 15_000, 1_000_000])).prop_map(|(node, lease_ms)| Act::Renew { node, lease_ms }),
         1 => (0..2_u8).prop_map(Act::Release),
         1 => (0..3_u8).prop_map(Act::Expire),
+        9 => instance().prop_map(Act::Again),
         5 => millis().prop_map(Act::Advance),
         5 => question().prop_map(Act::Look),
     ]
@@ -444,5 +509,5 @@ impl std::fmt::Debug for History {
 
 /// Random histories.
 pub fn histories() -> impl Strategy<Value = History> {
-    vec(act(), 1..120).prop_map(History)
+    vec(act(), 1..240).prop_map(History)
 }

@@ -32,7 +32,8 @@ pub async fn compare(
     let acts = act::beginning()
         .into_iter()
         .chain(history.0.iter().cloned())
-        .chain(act::ending());
+        .chain(act::ending())
+        .flat_map(act::expand);
     for (n, act) in acts.enumerate() {
         differ(
             &format!("act {n}, {act:?}"),

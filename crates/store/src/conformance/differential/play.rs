@@ -210,6 +210,7 @@ impl<'a> Player<'a> {
                 self.now = self.now.plus_millis(u64::from(millis));
                 String::new()
             }
+            Act::Again(_) => unreachable!("it was expanded"),
             Act::Look(question) => self.ask(&question).await,
         }
     }
@@ -332,9 +333,10 @@ impl<'a> Player<'a> {
             }
             Said::GoOn { which, park_now } => {
                 let held = self.held.get(&caller.instance_id);
-                let held = held
-                    .and_then(|held| held.iter().rev().nth(usize::from(which)))
-                    .cloned();
+                let held = held.and_then(|held| {
+                    let back = usize::from(which) % held.len();
+                    held.iter().rev().nth(back).cloned()
+                });
                 match held {
                     Some(held) => words(store.continue_wait(caller, &held, park_now).await),
                     None => "nothing is held".to_owned(),
