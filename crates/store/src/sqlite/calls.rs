@@ -14,6 +14,27 @@ use super::tx::Tx;
 use crate::plan::{self, WaitPlan};
 use crate::{Changed, HeldWait, StoreResult, WaitKey, WaitRequest, Waiting};
 
+/// Served by `runtara_checkpoints_name`, the unique index of the instance id, and the key of the signals.
+pub(super) const FIND_FOR_SAVE: &str = concat!(
+    "select ",
+    state_columns!(),
+    ", c.state, c.request_id, exists (select 1 from runtara_signals s \
+     where s.instance = i.id and s.signal_id = ?) \
+     from runtara_instances i left join runtara_checkpoints c on c.place = \
+     (select place from runtara_checkpoints \
+     where instance = i.id and checkpoint_id = ? and version >= 0 \
+     order by place desc limit 1) \
+     where i.instance_id = ?"
+);
+
+/// Served by `runtara_events_request` and the unique index of the instance id.
+pub(super) const FIND_FOR_EVENT: &str = concat!(
+    "select ",
+    state_columns!(),
+    ", exists (select 1 from runtara_events e where e.instance = i.id and e.request_id = ?) \
+     from runtara_instances i where i.instance_id = ?"
+);
+
 async fn find(tx: &mut Tx, caller: &Caller) -> StoreResult<Loaded> {
     let found = load(tx, &caller.instance_id).await?;
     Ok(found.ok_or(Refusal::InstanceUnknown)?)
@@ -84,20 +105,9 @@ pub(super) async fn save_checkpoint(
     caller: &Caller,
     request: &SaveCheckpoint,
 ) -> StoreResult<Checkpointed> {
-    const FIND: &str = concat!(
-        "select ",
-        state_columns!(),
-        ", c.state, c.request_id, exists (select 1 from runtara_signals s \
-         where s.instance = i.id and s.signal_id = ?) \
-         from runtara_instances i left join runtara_checkpoints c on c.place = \
-         (select place from runtara_checkpoints \
-         where instance = i.id and checkpoint_id = ? and version >= 0 \
-         order by place desc limit 1) \
-         where i.instance_id = ?"
-    );
     let name = request.checkpoint_id.as_str();
     let request_id = request.request_id.as_deref();
-    let mut sql = Sql::new(FIND);
+    let mut sql = Sql::new(FIND_FOR_SAVE);
     sql.bind(name).bind(name).bind(caller.instance_id.as_str());
     let row = tx.row(sql, "looking before a checkpoint").await?;
     let row = row.ok_or(Refusal::InstanceUnknown)?;
@@ -128,6 +138,7 @@ pub(super) async fn save_checkpoint(
         write.take_signal(name, kept.n, request_id);
     }
     write.run(tx);
+    tx.bytes_held += plan.answer.found.as_ref().map_or(0, Bytes::len);
     Ok(plan.answer)
 }
 
@@ -309,13 +320,7 @@ pub(super) async fn record_event(
     event: &NewEvent,
     request_id: Option<&str>,
 ) -> StoreResult<()> {
-    const FIND: &str = concat!(
-        "select ",
-        state_columns!(),
-        ", exists (select 1 from runtara_events e where e.instance = i.id and e.request_id = ?) \
-         from runtara_instances i where i.instance_id = ?"
-    );
-    let mut sql = Sql::new(FIND);
+    let mut sql = Sql::new(FIND_FOR_EVENT);
     sql.bind(request_id).bind(caller.instance_id.as_str());
     let row = tx.row(sql, "looking before an event").await?;
     let row = row.ok_or(Refusal::InstanceUnknown)?;

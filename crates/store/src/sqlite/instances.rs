@@ -12,7 +12,7 @@ use super::state::{Write, insert, load, read_with, state_columns};
 use super::tx::Tx;
 use crate::{Changed, InstanceRecord, InstanceValues, Purge, Started, StoreResult};
 
-const FIND_FOR_START: &str = concat!(
+pub(super) const FIND_FOR_START: &str = concat!(
     "select m.kind, n.input, ",
     state_columns!(),
     " from (select 1) \
@@ -56,7 +56,7 @@ pub(super) async fn start(tx: &mut Tx, new: NewInstance) -> StoreResult<Started>
     .bind(json_text(&new.args, new.args.is_empty())?);
     label(&mut sql, &state, &new.labels);
     tx.execute(sql);
-    tx.count(&state.tenant_id, state.status, 1);
+    tx.came(&state);
     tx.nudge_after(state.clone());
     Ok(Started::New(Box::new(state)))
 }
@@ -170,7 +170,7 @@ pub(super) async fn purge(tx: &mut Tx, id: &InstanceId) -> StoreResult<Purge> {
     }
     unlabel(&mut sql, state, &labels);
     tx.execute(sql);
-    tx.count(&state.tenant_id, state.status, -1);
+    tx.left(state);
     tx.nudge_after(found.state);
     Ok(Purge::Purged)
 }
@@ -195,7 +195,7 @@ pub(super) fn make_self_registered(tx: &mut Tx, id: &InstanceId, tenant: &Tenant
     let mut sql = Sql::default();
     insert(&mut sql, &state, None, None);
     tx.execute(sql);
-    tx.count(&state.tenant_id, state.status, 1);
+    tx.came(&state);
 }
 
 /// An instance with the name of its image and its labels.

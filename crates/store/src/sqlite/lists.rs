@@ -8,11 +8,13 @@ use runtara_domain::{Cursor, InstanceId, Timestamp};
 use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
 
+use super::anchors::{self, Anchors, FAR, Key, Known, Scope};
 use super::images::{count, offset};
 use super::sql::{Columns, Sql};
 use crate::paging::{self, COUNTED};
 use crate::{
     InstanceFilter, InstanceOrder, InstanceSummary, Page, PageRequest, PageStart, StoreResult,
+    Total,
 };
 
 const COLUMNS: &str = "select i.instance_id, i.tenant_id, i.image_id, i.status, i.reason, i.due_at, \
@@ -95,7 +97,7 @@ pub(super) fn selective(filter: &InstanceFilter, order: InstanceOrder) -> Option
 }
 
 /// From where the rows come, and all conditions.
-fn from_where(sql: &mut Sql, filter: &InstanceFilter, driver: Driver) {
+pub(super) fn from_where(sql: &mut Sql, filter: &InstanceFilter, driver: Driver) {
     match driver {
         Driver::Label => from_label(sql, filter),
         Driver::Index(index) => {
@@ -230,13 +232,23 @@ pub(super) enum Part {
     NotEnded,
 }
 
+/// Where in a part of a list its rows are counted from.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum From<'a> {
+    Beginning,
+    /// Right after the row where the page before ended.
+    After(&'a Cursor),
+    /// The row of this key.
+    At(&'a Key),
+}
+
 /// One part of a list, from where the page begins in it.
 pub(super) fn part_sql(
     filter: &InstanceFilter,
     order: InstanceOrder,
     driver: Driver,
     part: Part,
-    after: Option<&Cursor>,
+    from: From<'_>,
     (limit, offset): (u64, u64),
 ) -> Sql {
     let mut sql = Sql::new(COLUMNS);
@@ -256,12 +268,15 @@ pub(super) fn part_sql(
             sql.push(" and i.finished_at is null");
         }
     }
-    let (than, direction) = if ascending(order) {
-        (" > ", "")
-    } else {
-        (" < ", " desc")
+    let direction = if ascending(order) { "" } else { " desc" };
+    let (than, place) = match (from, ascending(order)) {
+        (From::Beginning, _) => ("", None),
+        (From::After(cursor), true) => (" > ", Some((cursor.value, cursor.key.as_str()))),
+        (From::After(cursor), false) => (" < ", Some((cursor.value, cursor.key.as_str()))),
+        (From::At(key), true) => (" >= ", Some((Some(key.created_at), &*key.instance_id))),
+        (From::At(key), false) => (" <= ", Some((Some(key.created_at), &*key.instance_id))),
     };
-    if let Some(after) = after {
+    if let Some((at, id)) = place {
         if part == Part::NotEnded {
             sql.push(" and ").push(key).push(than).push("?");
         } else {
@@ -270,9 +285,9 @@ pub(super) fn part_sql(
                 .push(", ")
                 .push(key)
                 .push(")");
-            sql.push(than).push("(?, ?)").bind(after.value);
+            sql.push(than).push("(?, ?)").bind(at);
         }
-        sql.bind(after.key.as_str());
+        sql.bind(id);
     }
     sql.push(" order by ");
     if part != Part::NotEnded {
@@ -316,45 +331,61 @@ pub(super) fn kept_sql(filter: &InstanceFilter) -> Sql {
     sql
 }
 
-/// How many match, how that is told, and by what the list is driven.
+/// What is known of a list before its page is made.
+struct Look {
+    total: Total,
+    /// How many rows there are, where that is kept.
+    kept: Option<u64>,
+    driver: Driver,
+}
+
 async fn look(
     connection: &mut SqliteConnection,
     filter: &InstanceFilter,
     order: InstanceOrder,
-) -> StoreResult<(crate::Total, Driver)> {
+) -> StoreResult<Look> {
     let ordered = in_order(filter, order);
-    if is_counted(filter) {
-        let kept = count(connection, kept_sql(filter)).await?;
-        // Kept with each change, so it is as good as counted.
-        let total = paging::total(kept.min(COUNTED), Some(kept));
-        let few = kept < COUNTED;
-        let selective = selective(filter, order).filter(|_| few);
-        return Ok((total, selective.unwrap_or(ordered)));
-    }
     let selective = selective(filter, order);
-    let sql = count_sql(filter, selective.unwrap_or(ordered), Part::All, COUNTED);
-    let counted = count(connection, sql).await?;
+    let mut kept = None;
+    let counted = if is_counted(filter) {
+        // Kept with each change, so it is as good as counted.
+        let found = count(connection, kept_sql(filter)).await?;
+        kept = Some(found);
+        found.min(COUNTED)
+    } else {
+        let sql = count_sql(filter, selective.unwrap_or(ordered), Part::All, COUNTED);
+        count(connection, sql).await?
+    };
     let few = counted < COUNTED;
-    let driver = selective.filter(|_| few).unwrap_or(ordered);
-    Ok((paging::total(counted, None), driver))
+    Ok(Look {
+        total: paging::total(counted, kept),
+        kept,
+        driver: selective.filter(|_| few).unwrap_or(ordered),
+    })
 }
 
 /// A page of instances.
 pub(super) async fn list(
     connection: &mut SqliteConnection,
-    filter: &InstanceFilter,
-    order: InstanceOrder,
+    anchors: &Anchors,
+    (filter, order): (&InstanceFilter, InstanceOrder),
     page: &PageRequest,
 ) -> StoreResult<Page<InstanceSummary>> {
-    let (total, driver) = look(connection, filter, order).await?;
+    let look = look(connection, filter, order).await?;
     let listing = Listing {
         filter,
         order,
-        driver,
+        driver: look.driver,
         limit: u64::from(paging::rows(page)) + 1,
     };
-    let found = listing.rows(connection, page).await?;
-    Ok(paging::page(found, page, total, |row| Cursor {
+    let found = if by_finish(order) {
+        listing.by_finish(connection, page).await?
+    } else {
+        listing
+            .by_start(connection, anchors, look.kept, page)
+            .await?
+    };
+    Ok(paging::page(found, page, look.total, |row| Cursor {
         value: if by_finish(order) {
             row.finished_at.map(|at| at.0)
         } else {
@@ -362,6 +393,17 @@ pub(super) async fn list(
         },
         key: row.instance_id.as_str().to_owned(),
     }))
+}
+
+/// Takes the keys anew of far lists that were asked for and have changed.
+pub(super) async fn refresh(
+    connection: &mut SqliteConnection,
+    anchors: &Anchors,
+) -> StoreResult<()> {
+    for scope in anchors.outdated() {
+        anchors.take(connection, &scope).await?;
+    }
+    Ok(())
 }
 
 struct Listing<'a> {
@@ -372,39 +414,73 @@ struct Listing<'a> {
 }
 
 impl Listing<'_> {
-    async fn rows(
+    /// Rows in the order of the starts. `kept` is how many there are, where that is known.
+    async fn by_start(
+        &self,
+        connection: &mut SqliteConnection,
+        anchors: &Anchors,
+        kept: Option<u64>,
+        page: &PageRequest,
+    ) -> StoreResult<Vec<InstanceSummary>> {
+        let offset = match &page.start {
+            PageStart::After(cursor) => {
+                let from = From::After(cursor);
+                return self
+                    .part(connection, Part::All, from, (self.limit, 0))
+                    .await;
+            }
+            PageStart::Offset(offset) => *offset,
+        };
+        if kept.is_some_and(|rows| offset >= rows) {
+            return Ok(Vec::new());
+        }
+        let mut shortcut = None;
+        if let Some(rows) = kept.filter(|_| offset >= FAR) {
+            let scope = Scope::of(self.filter);
+            let keys = match anchors.look(&scope) {
+                Known::Nothing => None,
+                Known::Keys(keys) => Some(keys),
+                Known::WorthTaking => Some(anchors.take(connection, &scope).await?),
+            };
+            shortcut =
+                keys.and_then(|keys| anchors::shortcut(&keys, ascending(self.order), rows, offset));
+        }
+        let (from, skipped) = match &shortcut {
+            Some(shortcut) => (From::At(&shortcut.key), shortcut.skipped),
+            None => (From::Beginning, offset),
+        };
+        self.part(connection, Part::All, from, (self.limit, skipped))
+            .await
+    }
+
+    /// Rows in the order of their ends: first those that have ended.
+    async fn by_finish(
         &self,
         connection: &mut SqliteConnection,
         page: &PageRequest,
     ) -> StoreResult<Vec<InstanceSummary>> {
-        let after = match &page.start {
-            PageStart::After(cursor) => Some(cursor),
-            PageStart::Offset(_) => None,
+        let offset = offset(page);
+        let (ended, rest) = match &page.start {
+            PageStart::Offset(_) => (Some(From::Beginning), From::Beginning),
+            PageStart::After(cursor) if cursor.value.is_none() => (None, From::After(cursor)),
+            PageStart::After(cursor) => (Some(From::After(cursor)), From::Beginning),
         };
-        if !by_finish(self.order) {
-            let limits = (self.limit, offset(page));
-            return self.part(connection, Part::All, after, limits).await;
-        }
-        let past_ended = after.is_some_and(|after| after.value.is_none());
         let mut found = Vec::new();
-        if !past_ended {
-            let limits = (self.limit, offset(page));
-            found = self.part(connection, Part::Ended, after, limits).await?;
+        if let Some(from) = ended {
+            let limits = (self.limit, offset);
+            found = self.part(connection, Part::Ended, from, limits).await?;
         }
         let missing = self.limit - found.len() as u64;
         if missing == 0 {
             return Ok(found);
         }
         let mut skipped = 0;
-        if found.is_empty() && offset(page) > 0 {
-            let ended = count_sql(self.filter, self.driver, Part::Ended, offset(page));
-            skipped = offset(page) - count(connection, ended).await?;
+        if found.is_empty() && offset > 0 {
+            let ended = count_sql(self.filter, self.driver, Part::Ended, offset);
+            skipped = offset - count(connection, ended).await?;
         }
-        let after = after.filter(|_| past_ended);
-        let rest = self
-            .part(connection, Part::NotEnded, after, (missing, skipped))
-            .await?;
-        found.extend(rest);
+        let limits = (missing, skipped);
+        found.extend(self.part(connection, Part::NotEnded, rest, limits).await?);
         Ok(found)
     }
 
@@ -412,10 +488,10 @@ impl Listing<'_> {
         &self,
         connection: &mut SqliteConnection,
         part: Part,
-        after: Option<&Cursor>,
+        from: From<'_>,
         limits: (u64, u64),
     ) -> StoreResult<Vec<InstanceSummary>> {
-        let sql = part_sql(self.filter, self.order, self.driver, part, after, limits);
+        let sql = part_sql(self.filter, self.order, self.driver, part, from, limits);
         let rows = sql.rows(connection, "listing instances").await?;
         rows.iter().map(read_summary).collect()
     }

@@ -6,6 +6,7 @@
 //! - `lists`, `history`: the questions.
 //! - `state`: the row of an instance; `sql`: statements and rows; `file`, `connect`: the file, its lock, its schema.
 
+mod anchors;
 mod calls;
 mod connect;
 mod failure;
@@ -39,8 +40,9 @@ use runtara_domain::{
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
+use self::anchors::Anchors;
 use self::readers::Readers;
-use self::writer::Writer;
+use self::writer::{Told, Writer};
 use crate::{
     Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, Clock, EventFilter, HeldWait,
     ImageDeletion, ImageFilter, InstanceFilter, InstanceOrder, InstanceRecord, InstanceSummary,
@@ -135,6 +137,7 @@ pub struct SqliteStore {
     clock: Arc<dyn Clock>,
     nudges: Nudges,
     database_id: DatabaseId,
+    anchors: Arc<Anchors>,
     writer: Writer,
     readers: Readers,
     several_nodes: bool,
@@ -156,11 +159,15 @@ impl SqliteStore {
         let mut connection = connect::open_writer(&writing).await?;
         connect::migrate(&mut connection, &options.path).await?;
         let database_id = connect::database_id(&mut connection).await?;
+        let anchors = Arc::new(Anchors::default());
         let (writer, task) = Writer::start(
             connection,
             writing,
-            Arc::clone(&options.clock),
-            options.nudges.clone(),
+            Told {
+                clock: Arc::clone(&options.clock),
+                anchors: Arc::clone(&anchors),
+                nudges: options.nudges.clone(),
+            },
             options.patience,
             lock,
         );
@@ -169,6 +176,7 @@ impl SqliteStore {
             clock: options.clock,
             nudges: options.nudges,
             database_id,
+            anchors,
             writer,
             several_nodes: options.several_nodes,
             task: Mutex::new(Some(task)),
@@ -446,6 +454,11 @@ impl Store for SqliteStore {
         ask!(self, |connection| runs::owner(connection, token))
     }
 
+    /// Counts are kept with each change; here only the places within long lists are taken anew.
+    async fn refresh_counts(&self) -> StoreResult<()> {
+        ask!(self, |connection| lists::refresh(connection, &self.anchors))
+    }
+
     async fn instance(&self, id: &InstanceId) -> StoreResult<Option<InstanceRecord>> {
         ask!(self, |connection| instances::record(connection, id))
     }
@@ -465,7 +478,10 @@ impl Store for SqliteStore {
         page: &PageRequest,
     ) -> StoreResult<Page<InstanceSummary>> {
         ask!(self, |connection| lists::list(
-            connection, filter, order, page
+            connection,
+            &self.anchors,
+            (filter, order),
+            page
         ))
     }
 

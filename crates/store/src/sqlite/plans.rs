@@ -5,10 +5,16 @@ use runtara_domain::{
 };
 use sqlx::SqliteConnection;
 
-use super::lists::{Part, count_sql, in_order, part_sql, selective};
+use super::lists::{From, Part, count_sql, in_order, part_sql, selective};
 use super::sql::{Columns, Sql};
-use super::{connect, file, history, images, lists, runs};
-use crate::{Claim, ImageFilter, InstanceFilter, InstanceOrder, MetricsQuery, PageRequest};
+use super::{
+    SqliteOptions, SqliteStore, calls, connect, file, history, images, instances, lists, runs,
+    state,
+};
+use crate::{
+    Claim, ImageFilter, InstanceFilter, InstanceOrder, MetricsQuery, PageRequest, PageStart,
+    Store as _,
+};
 
 const FILL: &str = "with recursive n(n) as (select 1 union all select n + 1 from n where n < 3000)
     insert into runtara_instances (instance_id, tenant_id, image_id, kind, origin, status, due_at,
@@ -120,6 +126,44 @@ async fn claims_and_runs_are_found_by_index() {
 }
 
 #[tokio::test]
+async fn what_a_call_loads_is_found_by_index() {
+    let (_directory, mut connection) = filled().await;
+    let instance = "SEARCH i USING INDEX sqlite_autoindex_runtara_instances_1 (instance_id=?)";
+    for (question, indexes) in [
+        (state::LOAD, &[instance][..]),
+        (
+            calls::FIND_FOR_SAVE,
+            &[
+                instance,
+                "SEARCH c USING INTEGER PRIMARY KEY (rowid=?)",
+                "SEARCH runtara_checkpoints USING INDEX runtara_checkpoints_name \
+                 (instance=? AND checkpoint_id=?)",
+                "SEARCH s USING PRIMARY KEY (instance=? AND signal_id=?)",
+            ],
+        ),
+        (
+            calls::FIND_FOR_EVENT,
+            &[
+                instance,
+                "runtara_events_request (instance=? AND request_id=?)",
+            ],
+        ),
+    ] {
+        for index in indexes {
+            expect(&mut connection, Sql::new(question), index).await;
+        }
+    }
+    let start = plan(&mut connection, Sql::new(instances::FIND_FOR_START)).await;
+    for index in [
+        "SEARCH i USING INDEX",
+        "SEARCH m USING INDEX",
+        "SEARCH n USING INTEGER",
+    ] {
+        assert!(start.contains(index), "{start}");
+    }
+}
+
+#[tokio::test]
 async fn each_list_of_instances_is_in_the_order_of_an_index() {
     use InstanceOrder::{
         CreatedAscending, CreatedDescending, FinishedAscending, FinishedDescending,
@@ -152,6 +196,10 @@ async fn each_list_of_instances_is_in_the_order_of_an_index() {
         value: Some(7),
         key: "i-7".to_owned(),
     };
+    let key = super::anchors::Key {
+        created_at: 7,
+        instance_id: "i-7".to_owned(),
+    };
     for (filter, created, finished) in [
         (&all, "_created", "_finished"),
         (
@@ -170,8 +218,8 @@ async fn each_list_of_instances_is_in_the_order_of_an_index() {
         for order in [CreatedAscending, CreatedDescending] {
             let driver = in_order(filter, order);
             let index = format!("runtara_instances{created}");
-            for after in [None, Some(&cursor)] {
-                let sql = part_sql(filter, order, driver, Part::All, after, (10, 0));
+            for from in [From::Beginning, From::After(&cursor), From::At(&key)] {
+                let sql = part_sql(filter, order, driver, Part::All, from, (10, 0));
                 expect(&mut connection, sql, &index).await;
             }
             let count = count_sql(filter, driver, Part::All, 10);
@@ -179,13 +227,13 @@ async fn each_list_of_instances_is_in_the_order_of_an_index() {
         }
         for order in [FinishedAscending, FinishedDescending] {
             let driver = in_order(filter, order);
-            for (part, after) in [
-                (Part::Ended, None),
-                (Part::Ended, Some(&cursor)),
-                (Part::NotEnded, None),
-                (Part::NotEnded, Some(&cursor)),
+            for (part, from) in [
+                (Part::Ended, From::Beginning),
+                (Part::Ended, From::After(&cursor)),
+                (Part::NotEnded, From::Beginning),
+                (Part::NotEnded, From::After(&cursor)),
             ] {
-                let sql = part_sql(filter, order, driver, part, after, (10, 0));
+                let sql = part_sql(filter, order, driver, part, from, (10, 0));
                 expect(
                     &mut connection,
                     sql,
@@ -206,7 +254,14 @@ async fn each_list_of_instances_is_in_the_order_of_an_index() {
         ),
     ] {
         let driver = in_order(filter, CreatedDescending);
-        let sql = part_sql(filter, CreatedDescending, driver, Part::All, None, (10, 0));
+        let sql = part_sql(
+            filter,
+            CreatedDescending,
+            driver,
+            Part::All,
+            From::Beginning,
+            (10, 0),
+        );
         expect(&mut connection, sql, index).await;
     }
 }
@@ -234,12 +289,12 @@ async fn a_narrow_filter_selects_by_its_own_index() {
         let driver = selective(filter, order).unwrap();
         let count = count_sql(filter, driver, Part::All, 10);
         expect(&mut connection, count, by).await;
-        let sql = part_sql(filter, order, driver, Part::All, None, (10, 0));
+        let sql = part_sql(filter, order, driver, Part::All, From::Beginning, (10, 0));
         let narrow = plan(&mut connection, sql).await;
         assert!(narrow.contains(by), "{narrow}");
         // Where too many match for that, the list goes in its order and leaves out what does not.
         let driver = in_order(filter, order);
-        let sql = part_sql(filter, order, driver, Part::All, None, (10, 0));
+        let sql = part_sql(filter, order, driver, Part::All, From::Beginning, (10, 0));
         expect(&mut connection, sql, "_created").await;
     }
     let kept = lists::kept_sql(&ended);
@@ -267,4 +322,62 @@ async fn images_are_listed_by_index() {
         "runtara_images_tenant_created",
     )
     .await;
+}
+
+#[tokio::test]
+async fn a_far_page_is_what_counting_gives() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.db");
+    let store = SqliteStore::open(SqliteOptions::at(&path)).await.unwrap();
+    let mut connection = connect::open_writer(&connect::writer(&path, None))
+        .await
+        .unwrap();
+    let many = FILL.replace("n < 3000", "n < 90000");
+    let mut fill = Sql::new(&many);
+    fill.then(
+        "insert into runtara_counts select tenant_id, status, count(*) \
+         from runtara_instances group by tenant_id, status",
+    );
+    fill.execute(&mut connection, "filling").await.unwrap();
+    let all = InstanceFilter::default();
+    let ended = InstanceFilter {
+        status: Some(Status::Completed),
+        ..InstanceFilter::default()
+    };
+    for filter in [&all, &ended] {
+        for order in [
+            InstanceOrder::CreatedAscending,
+            InstanceOrder::CreatedDescending,
+        ] {
+            // The first page is counted for, the second takes keys, the others use them.
+            for offset in [
+                20_000, 20_000, 20_001, 24_575, 24_576, 29_990, 88_000, 89_999,
+            ] {
+                let page = PageRequest {
+                    start: PageStart::Offset(offset),
+                    limit: 20,
+                };
+                let found = store.list_instances(filter, order, &page).await.unwrap();
+                let found: Vec<_> = found.rows.into_iter().map(|row| row.instance_id).collect();
+                let driver = in_order(filter, order);
+                let plain = part_sql(
+                    filter,
+                    order,
+                    driver,
+                    Part::All,
+                    From::Beginning,
+                    (20, offset),
+                );
+                let plain = plain.rows(&mut connection, "listing").await.unwrap();
+                let plain: Vec<_> = plain
+                    .iter()
+                    .map(|row| Columns::of(row).parsed::<InstanceId>().unwrap())
+                    .collect();
+                assert_eq!(found, plain, "{order:?} from {offset}");
+            }
+            let scope = super::anchors::Scope::of(filter);
+            let known = store.anchors.look(&scope);
+            assert!(matches!(known, super::anchors::Known::Keys(_)), "{known:?}");
+        }
+    }
 }

@@ -49,7 +49,7 @@ pub(super) fn seq_of(place: i64) -> i64 {
     place & 0xffff_ffff
 }
 
-const LOAD: &str = concat!(
+pub(super) const LOAD: &str = concat!(
     "select ",
     state_columns!(),
     " from runtara_instances i where i.instance_id = ?"
@@ -663,8 +663,7 @@ impl<'a> Write<'a> {
             self.sql.push(" where id = ?").bind(self.found.id);
         }
         if old.status != new.status {
-            tx.count(&new.tenant_id, old.status, -1);
-            tx.count(&new.tenant_id, new.status, 1);
+            tx.moved(old.status, new);
         }
         tx.execute(self.sql);
         if self.next.applied {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use runtara_domain::{InstanceState, Status, TenantId, Timestamp};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
+use super::anchors::Membership;
 use super::failure::{failed, unavailable};
 use super::sql::Sql;
 use crate::{Clock, StoreError, StoreResult};
@@ -21,6 +22,8 @@ pub(super) struct Tx {
     clock: Arc<dyn Clock>,
     /// The time of the request.
     pub(super) now: Timestamp,
+    /// How many bytes wait in answers until the commit, as far as they count.
+    pub(super) bytes_held: usize,
     /// The number of the request within the transaction.
     request: usize,
     /// Whether the request has a savepoint of its own yet.
@@ -34,6 +37,7 @@ pub(super) struct Tx {
     /// Why the whole transaction failed.
     lost: Option<String>,
     counts: Vec<(usize, TenantId, Status, i64)>,
+    members: Vec<(usize, Timestamp, Membership)>,
     after: Vec<(usize, InstanceState)>,
 }
 
@@ -43,6 +47,8 @@ pub(super) struct Outcome {
     pub(super) lost: Option<String>,
     /// Requests of which nothing happened.
     pub(super) failed: BTreeMap<usize, StoreError>,
+    /// How instances changed the lists that they are in, by the time of their start.
+    pub(super) members: Vec<(Timestamp, Membership)>,
     /// The states into which instances came.
     pub(super) after: Vec<InstanceState>,
 }
@@ -53,6 +59,7 @@ impl Tx {
             connection: Some(connection),
             now: clock.now(),
             clock,
+            bytes_held: 0,
             request: 0,
             has_savepoint: false,
             has_sent: false,
@@ -60,6 +67,7 @@ impl Tx {
             failed: BTreeMap::new(),
             lost: None,
             counts: Vec::new(),
+            members: Vec::new(),
             after: Vec::new(),
         }
     }
@@ -69,6 +77,7 @@ impl Tx {
         let mut begin = Sql::new("begin immediate");
         begin.then("savepoint runtara");
         self.unsent.push((None, begin));
+        self.bytes_held = 0;
     }
 
     /// Begins a request.
@@ -141,9 +150,26 @@ impl Tx {
         self.unsent.push((Some(self.request), own));
     }
 
-    /// Notes that there is one instance more, or fewer, in a status.
-    pub(super) fn count(&mut self, tenant: &TenantId, status: Status, by: i64) {
-        self.counts.push((self.request, tenant.clone(), status, by));
+    /// Notes that there is a new instance.
+    pub(super) fn came(&mut self, state: &InstanceState) {
+        self.count(state, state.status, 1, Membership::Came);
+    }
+
+    /// Notes that an instance has another status than before.
+    pub(super) fn moved(&mut self, before: Status, state: &InstanceState) {
+        self.count(state, before, -1, Membership::Moved);
+        self.count(state, state.status, 1, Membership::Moved);
+    }
+
+    /// Notes that an instance is gone.
+    pub(super) fn left(&mut self, state: &InstanceState) {
+        self.count(state, state.status, -1, Membership::Left);
+    }
+
+    fn count(&mut self, state: &InstanceState, status: Status, by: i64, how: Membership) {
+        let tenant = state.tenant_id.clone();
+        self.counts.push((self.request, tenant, status, by));
+        self.members.push((self.request, state.created_at, how));
     }
 
     /// Has the nudges given that follow from a state, once it is durable.
@@ -250,14 +276,17 @@ impl Tx {
         let lost = self.lost.take();
         let failed = std::mem::take(&mut self.failed);
         let mut after = std::mem::take(&mut self.after);
+        let mut members = std::mem::take(&mut self.members);
         if lost.is_some() {
             self.abandon().await;
             after.clear();
+            members.clear();
         }
-        let after = after.into_iter();
-        let after = after.filter(|(request, _)| !failed.contains_key(request));
+        after.retain(|(request, _)| !failed.contains_key(request));
+        members.retain(|(request, ..)| !failed.contains_key(request));
         Outcome {
-            after: after.map(|(_, state)| state).collect(),
+            members: members.into_iter().map(|(_, at, how)| (at, how)).collect(),
+            after: after.into_iter().map(|(_, state)| state).collect(),
             failed,
             lost,
         }

@@ -17,6 +17,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
+use super::anchors::Anchors;
 use super::failure::{broken, unavailable};
 use super::file::Lock;
 use super::sql::Sql;
@@ -69,6 +70,13 @@ impl<T: Send> Held for Answer<T> {
     }
 }
 
+/// Whom the writing task asks for the time, and whom it tells of changes.
+pub(super) struct Told {
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) anchors: Arc<Anchors>,
+    pub(super) nudges: Nudges,
+}
+
 /// The door to the writing task.
 pub(super) struct Writer {
     queue: mpsc::Sender<Request>,
@@ -82,16 +90,16 @@ impl Writer {
     pub(super) fn start(
         connection: SqliteConnection,
         options: SqliteConnectOptions,
-        clock: Arc<dyn Clock>,
-        nudges: Nudges,
+        told: Told,
         patience: Duration,
         lock: Lock,
     ) -> (Self, tokio::task::JoinHandle<()>) {
         let (queue, requests) = mpsc::channel(QUEUE_REQUESTS);
         let task = Task {
-            tx: Tx::new(connection, clock),
+            tx: Tx::new(connection, told.clock),
             options,
-            nudges,
+            anchors: told.anchors,
+            nudges: told.nudges,
         };
         let stop = Arc::new(Notify::new());
         let stopped = Arc::clone(&stop);
@@ -159,6 +167,7 @@ fn closed() -> StoreError {
 struct Task {
     tx: Tx,
     options: SqliteConnectOptions,
+    anchors: Arc<Anchors>,
     nudges: Nudges,
 }
 
@@ -183,7 +192,10 @@ impl Task {
                 bytes = bytes.saturating_add(next.bytes);
                 batch.push(next);
             }
-            self.carry_out(batch).await;
+            let mut batch = batch.into_iter();
+            while !batch.as_slice().is_empty() {
+                self.carry_out(&mut batch).await;
+            }
         }
         self.finish().await;
     }
@@ -203,26 +215,34 @@ impl Task {
         }
     }
 
-    async fn carry_out(&mut self, batch: Vec<Request>) {
+    /// Carries requests out in one transaction: all of them, unless their answers grow too large to be held back together.
+    async fn carry_out(&mut self, batch: &mut std::vec::IntoIter<Request>) {
         self.connect().await;
         self.tx.begin();
         let mut answers = Vec::with_capacity(batch.len());
-        for (number, request) in batch.into_iter().enumerate() {
-            self.tx.next(number);
+        for request in batch.by_ref() {
+            self.tx.next(answers.len());
             let answer = (request.work)(&mut self.tx).await;
             if answer.is_error() {
                 self.tx.undo().await;
             }
             answers.push(answer);
+            if self.tx.bytes_held > BATCH_BYTES {
+                break;
+            }
         }
         self.tx.commit().await;
         let Outcome {
             lost,
             mut failed,
+            members,
             after,
         } = self.tx.end().await;
         if let Some(why) = &lost {
             tracing::warn!(why, "a transaction was lost");
+        }
+        for (created_at, how) in members {
+            self.anchors.note(created_at, how);
         }
         for (number, answer) in answers.into_iter().enumerate() {
             match (&lost, failed.remove(&number)) {
