@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{Gid, Uid, chown};
-use runtara_runner::shim::{Program, write_run_file};
+use runtara_runner::shim::{self, Program, write_run_file};
 use runtara_runner::{Input, LaunchSpec, ProgramPaths, RunDirectory, RunKey, contract_env};
 
 use crate::NativeConfig;
@@ -40,6 +40,18 @@ impl Places {
             program,
             user: config.user,
         }
+    }
+
+    /// Those of a run that was launched before, maybe under other settings: it says itself where its files are. Blocking.
+    pub(crate) fn found(config: &NativeConfig, key: &RunKey) -> io::Result<Self> {
+        let mut places = Self::of(config, key);
+        if let Some(program) = shim::read_program(&places.directory)? {
+            places.user = program.user;
+            if let Some(parent) = program.work.parent() {
+                places.program = parent.to_owned();
+            }
+        }
+        Ok(places)
     }
 
     pub(crate) fn work(&self) -> PathBuf {

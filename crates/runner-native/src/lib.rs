@@ -26,8 +26,8 @@ use async_trait::async_trait;
 use runtara_domain::{ImageDigest, RunnerKind};
 use runtara_runner::shim::{self, Found, Launcher, ShimError};
 use runtara_runner::{
-    Adoption, LaunchError, LaunchSpec, PrepareError, PreparedImage, Readiness, Run, RunKey, Runner,
-    RunnerError,
+    Adoption, LaunchError, LaunchSpec, PrepareError, PreparedImage, Readiness, Run, RunDirectory,
+    RunKey, Runner, RunnerError,
 };
 use tracing::warn;
 
@@ -49,20 +49,6 @@ impl NativeRunner {
         Self {
             config: Arc::new(config),
             launcher,
-        }
-    }
-
-    /// After a launcher was lost in the middle of a launch: finds out whether there is a run, and sees to it that there is one
-    /// or none.
-    async fn find_launched(&self, places: Places) -> Result<Arc<NativeRun>, String> {
-        let directory = places.directory.clone();
-        match blocking(move || shim::look(&directory)).await {
-            Ok(Found::Alive(shim)) => Ok(NativeRun::live(places, shim)),
-            Ok(Found::Exited(record)) => Ok(NativeRun::ended(places, record)),
-            Ok(Found::Gone) => Err("the launcher was lost in the middle of the launch".to_owned()),
-            Err(error) => Err(format!(
-                "the launcher was lost in the middle of the launch, and what it did is unknown: {error}"
-            )),
         }
     }
 }
@@ -119,7 +105,8 @@ impl Runner for NativeRunner {
         made.map_err(|error| refused(error.to_string()))?;
         match self.launcher.launch(&places.directory).await {
             Ok(shim) => Ok(NativeRun::live(places, shim)),
-            Err(ShimError::Unknown(_)) => Ok(self.find_launched(places).await.map_err(refused)?),
+            // There may be a process, so this is no refusal.
+            Err(ShimError::Unknown(_)) => Ok(NativeRun::unknown(places)),
             Err(error) => {
                 let reason = describe(&error);
                 let removed = blocking(move || clean::clean(&places, false)).await;
@@ -132,10 +119,12 @@ impl Runner for NativeRunner {
     }
 
     async fn adopt(&self, key: &RunKey) -> Result<Adoption, RunnerError> {
-        let places = Places::of(&self.config, key);
-        let directory = places.directory.clone();
-        let found = blocking(move || shim::look(&directory)).await;
-        let found = found.map_err(|source| RunnerError {
+        let (config, run) = (Arc::clone(&self.config), key.clone());
+        let found = blocking(move || {
+            let found = shim::look(&RunDirectory::of(&config.data_dir, &run))?;
+            Ok((found, Places::found(&config, &run)?))
+        });
+        let (found, places) = found.await.map_err(|source| RunnerError {
             key: key.clone(),
             context: "what became of it is unknown".to_owned(),
             source,
@@ -150,8 +139,9 @@ impl Runner for NativeRunner {
     }
 
     async fn clean(&self, key: &RunKey, keep_logs: bool) -> Result<(), RunnerError> {
-        let places = Places::of(&self.config, key);
-        let cleaned = blocking(move || clean::clean(&places, keep_logs)).await;
+        let (config, run) = (Arc::clone(&self.config), key.clone());
+        let cleaned =
+            blocking(move || clean::clean(&Places::found(&config, &run)?, keep_logs)).await;
         cleaned.map_err(|source| RunnerError {
             key: key.clone(),
             context: "its files could not be removed".to_owned(),

@@ -1,5 +1,6 @@
 //! One native run.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::{blocking, outcome};
 #[derive(Debug)]
 pub(crate) struct NativeRun {
     places: Places,
-    state: State,
+    state: OnceCell<State>,
     exit: OnceCell<RunExit>,
 }
 
@@ -24,26 +25,52 @@ pub(crate) struct NativeRun {
 enum State {
     Live(Shim),
     Ended(ExitRecord),
+    Gone,
+}
+
+impl From<Found> for State {
+    fn from(found: Found) -> Self {
+        match found {
+            Found::Alive(shim) => Self::Live(shim),
+            Found::Exited(record) => Self::Ended(record),
+            Found::Gone => Self::Gone,
+        }
+    }
 }
 
 impl NativeRun {
     pub(crate) fn live(places: Places, shim: Shim) -> Arc<Self> {
-        Self::new(places, State::Live(shim))
+        Self::new(places, Some(State::Live(shim)))
     }
 
     pub(crate) fn ended(places: Places, record: ExitRecord) -> Arc<Self> {
-        Self::new(places, State::Ended(record))
+        Self::new(places, Some(State::Ended(record)))
     }
 
-    fn new(places: Places, state: State) -> Arc<Self> {
+    /// A run of which it is not known whether it was started. It is found out when something is wanted of it.
+    pub(crate) fn unknown(places: Places) -> Arc<Self> {
+        Self::new(places, None)
+    }
+
+    fn new(places: Places, state: Option<State>) -> Arc<Self> {
         Arc::new(Self {
             places,
-            state,
+            state: OnceCell::new_with(state),
             exit: OnceCell::new(),
         })
     }
 
-    fn failed(&self, context: &str) -> impl FnOnce(std::io::Error) -> RunnerError {
+    async fn state(&self) -> io::Result<&State> {
+        let look = || async { Ok(State::from(self.look().await?)) };
+        self.state.get_or_try_init(look).await
+    }
+
+    async fn look(&self) -> io::Result<Found> {
+        let directory = self.places.directory.clone();
+        blocking(move || shim::look(&directory)).await
+    }
+
+    fn failed(&self, context: &str) -> impl FnOnce(io::Error) -> RunnerError {
         let (key, context) = (self.places.key.clone(), context.to_owned());
         move |source| RunnerError {
             key,
@@ -52,35 +79,31 @@ impl NativeRun {
         }
     }
 
-    async fn settle(&self) -> std::io::Result<RunExit> {
-        if let State::Live(shim) = &self.state {
-            shim.ended().await?;
-        }
-        loop {
-            let (places, known) = (self.places.clone(), self.record().cloned());
-            let found = blocking(move || {
-                let found = match known {
-                    Some(record) => Found::Exited(record),
-                    None => shim::look(&places.directory)?,
-                };
-                Ok(match found {
-                    Found::Exited(record) => Ok(outcome::of(&places, record)),
-                    // Its shim was killed.
-                    Found::Gone => Ok(RunExit::lost()),
-                    Found::Alive(shim) => Err(shim),
-                })
-            });
-            match found.await? {
-                Ok(exit) => return Ok(exit),
-                Err(other) => other.ended().await?,
+    async fn settle(&self) -> io::Result<RunExit> {
+        let record = match self.state().await? {
+            State::Ended(record) => Some(record.clone()),
+            State::Gone => None,
+            State::Live(shim) => {
+                shim.ended().await?;
+                self.record().await?
             }
-        }
+        };
+        let Some(record) = record else {
+            // Its shim was killed, or never began.
+            return Ok(RunExit::lost());
+        };
+        let places = self.places.clone();
+        blocking(move || Ok(outcome::of(&places, record))).await
     }
 
-    fn record(&self) -> Option<&ExitRecord> {
-        match &self.state {
-            State::Live(_) => None,
-            State::Ended(record) => Some(record),
+    /// The record of a run whose shim has ended.
+    async fn record(&self) -> io::Result<Option<ExitRecord>> {
+        loop {
+            match self.look().await? {
+                Found::Exited(record) => return Ok(Some(record)),
+                Found::Gone => return Ok(None),
+                Found::Alive(other) => other.ended().await?,
+            }
         }
     }
 }
@@ -98,11 +121,12 @@ impl Run for NativeRun {
     }
 
     async fn terminate(&self, grace: Duration, ended_by: EndedBy) -> Result<(), RunnerError> {
-        let State::Live(shim) = &self.state else {
-            return Ok(());
+        let ended = match self.state().await {
+            Ok(State::Live(shim)) => shim.terminate(grace, ended_by),
+            Ok(State::Ended(_) | State::Gone) => Ok(()),
+            Err(error) => Err(error),
         };
-        shim.terminate(grace, ended_by)
-            .map_err(self.failed("its shim could not be asked to end it"))
+        ended.map_err(self.failed("its shim could not be asked to end it"))
     }
 
     async fn set_slept(&self, slept: Duration) -> Result<(), RunnerError> {
@@ -115,13 +139,13 @@ impl Run for NativeRun {
         if let Some(exit) = self.exit.get() {
             return Ok(exit.usage);
         }
-        let State::Live(shim) = &self.state else {
-            return Ok(self.wait().await?.usage);
-        };
         // Some reads of /proc, which no disk is behind.
-        let used = shim
-            .usage()
-            .map_err(self.failed("what it used is unknown"))?;
+        let used = match self.state().await {
+            Ok(State::Live(shim)) => shim.usage(),
+            Ok(State::Ended(_) | State::Gone) => Ok(None),
+            Err(error) => Err(error),
+        };
+        let used = used.map_err(self.failed("what it used is unknown"))?;
         match used {
             Some(usage) => Ok(usage),
             None => Ok(self.wait().await?.usage),

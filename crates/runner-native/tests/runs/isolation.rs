@@ -164,3 +164,22 @@ pub(crate) async fn a_script_can_be_another_user() {
     stage.runner.clean(run.key(), false).await.unwrap();
     assert!(!stage.work(run.key()).exists());
 }
+
+pub(crate) async fn a_run_keeps_its_user_when_the_server_gets_another() {
+    let Some(mut stage) = as_nobody().await else {
+        return;
+    };
+    let run = stage.launch("echo here > here; while [ ! -e go ]; do sleep 0.01; done; echo 8 > \"$RUNTARA_OUTPUT_FILE\"").await;
+    let key = run.key().clone();
+    stage.written(&key, "here").await;
+    let work = stage.work(&key);
+    stage.config.user = None;
+    let server = stage.restarted().await;
+    let runtara_runner::Adoption::Alive(adopted) = server.adopt(&key).await.unwrap() else {
+        panic!("it lives");
+    };
+    std::fs::write(work.join("go"), "").unwrap();
+    assert_eq!(adopted.wait().await.unwrap().output.unwrap(), "8");
+    server.clean(&key, false).await.unwrap();
+    assert!(!work.exists());
+}

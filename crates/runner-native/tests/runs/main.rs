@@ -49,7 +49,8 @@ fn main() {
             logs_are_capped_and_keep_their_offsets,
             the_end_of_standard_error_is_kept,
             tokens_are_hidden_also_when_written_in_pieces,
-            output_survives_a_directory_that_is_removed;
+            output_survives_a_directory_that_is_removed,
+            a_full_disk_loses_output_and_not_the_exit;
         ending:
             the_deadline_ends_a_run,
             slept_time_moves_the_deadline,
@@ -69,7 +70,8 @@ fn main() {
             signals_and_limits_are_as_for_a_fresh_process,
             configured_limits_hold,
             a_program_can_be_another_user,
-            a_script_can_be_another_user;
+            a_script_can_be_another_user,
+            a_run_keeps_its_user_when_the_server_gets_another;
         adoption:
             a_run_outlives_server_and_launcher,
             a_run_that_ended_meanwhile_is_told_as_it_ended,

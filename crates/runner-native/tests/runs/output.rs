@@ -129,3 +129,42 @@ pub(crate) async fn output_survives_a_directory_that_is_removed() {
     // Where the record should be there is nothing, and the run is over nevertheless.
     assert_eq!(run.wait().await.unwrap().cause, ExitCause::Lost);
 }
+
+/// A small file system over a directory, gone with this value.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    /// Only root can mount, and not in every container.
+    fn mount(path: &std::path::Path) -> Option<Self> {
+        let mut mount = std::process::Command::new("mount");
+        mount
+            .args(["-t", "tmpfs", "-o", "size=1m,mode=700", "none"])
+            .arg(path);
+        let mounted = mount.status().is_ok_and(|status| status.success());
+        mounted.then(|| Self(path.to_owned()))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: whatever is left there when a test fails must not keep it.
+        let _unmounted = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(&self.0)
+            .status();
+    }
+}
+
+pub(crate) async fn a_full_disk_loses_output_and_not_the_exit() {
+    let stage = Stage::new().await;
+    let Some(_disk) = SmallDisk::mount(&stage.config.data_dir) else {
+        return;
+    };
+    let exit = stage
+        .run("echo before; cat /dev/zero > full 2>/dev/null; seq 100000; echo lost >&2; exit 3")
+        .await;
+    assert_eq!(
+        (exit.cause, exit.limits_met),
+        (ExitCause::Code(3), vec!["disk".to_owned()])
+    );
+}

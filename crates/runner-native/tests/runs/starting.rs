@@ -233,7 +233,7 @@ pub(crate) async fn usage_is_told_while_it_runs_and_afterwards() {
         .await
         .unwrap();
     until("it ended", || {
-        !crate::stage::is_alive(&crate::stage::in_lock(&stage, run.key(), "child_pid").unwrap())
+        !crate::stage::is_alive(&crate::stage::in_lock(&stage, run.key(), "pid").unwrap())
     })
     .await;
     let ended = run.usage().await.unwrap();

@@ -246,12 +246,12 @@ pub fn write_run_file(path: &Path, program: &Program) -> io::Result<()> {
     new_file(path)?.write_all(&bytes)
 }
 
-/// Puts a `run.json` into place that forbids the start. To be done under the lock.
-pub(crate) fn forbid_start(path: &Path) -> io::Result<()> {
+/// Puts a `run.json` into place that forbids the start, and still says what it was. To be done under the lock.
+pub(crate) fn forbid_start(path: &Path, program: Option<Program>) -> io::Result<()> {
     let file = RunFile {
         version: VERSION,
         go: false,
-        program: None,
+        program,
     };
     replace(path, &serde_json::to_vec(&file)?)
 }
@@ -409,7 +409,7 @@ mod tests {
     fn a_start_that_was_forbidden_is_not_allowed_again() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("run.json");
-        forbid_start(&path).unwrap();
+        forbid_start(&path, None).unwrap();
         let program = Program {
             executable: "/bin/true".into(),
             args: vec![],

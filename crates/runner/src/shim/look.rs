@@ -14,7 +14,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::files::{
-    ExitRecord, RunFile, forbid_start, read_bounded, read_lock_file, read_run_bytes, read_run_file,
+    ExitRecord, Program, forbid_start, read_bounded, read_lock_file, read_run_bytes, read_run_file,
 };
 use super::process::{ProcessId, Stat, boot_id};
 use super::request::{REQUEST_SIGNAL, Request};
@@ -47,11 +47,11 @@ pub enum Found {
 /// Whatever leaves the question open. Nothing may be concluded from it.
 pub fn look(directory: &RunDirectory) -> io::Result<Found> {
     let until = Instant::now() + BETWEEN;
-    make_directory(directory.path())?;
     loop {
         if let Some(exit) = ExitRecord::read(&directory.exit_file())? {
             return Ok(Found::Exited(exit));
         }
+        make_directory(directory.path())?;
         let lock = open_lock(&directory.lock_file())?;
         match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => return under_lock(directory, &lock),
@@ -76,7 +76,8 @@ pub fn look(directory: &RunDirectory) -> io::Result<Found> {
     }
 }
 
-/// Whether a process has the lock of a run: its shim, or somebody who looks.
+/// Whether a process has the lock of a run: its shim, or somebody who looks. A run that is just being launched may be prevented by the
+/// question, as by [`look`].
 ///
 /// # Errors
 /// What opening the lock reported.
@@ -100,20 +101,26 @@ fn under_lock(directory: &RunDirectory, _lock: &Flock<File>) -> io::Result<Found
     }
     // If the shim got as far as to start the program, it was killed. The program went with it; what the program had started may not have.
     let holder = read_lock_file(&directory.lock_file())?;
-    if let Some(holder) = holder
+    let program = read_program(directory)?;
+    if let (Some(holder), Some(program)) = (holder, &program)
         && holder.shim.boot_id == boot_id()?
-        && let Some(run) = read_run(&directory.run_file())?
-        && let Some(program) = run.program
     {
-        leftover::end(&program)?;
+        leftover::end(program)?;
     }
-    forbid_start(&directory.run_file())?;
+    forbid_start(&directory.run_file(), program)?;
     Ok(Found::Gone)
 }
 
-fn read_run(path: &Path) -> io::Result<Option<RunFile>> {
-    match File::open(path) {
-        Ok(file) => Ok(read_run_file(&read_run_bytes(file)?).ok()),
+/// What the run of a directory was to start, as its `run.json` says; `None` if that is not there or says nothing.
+///
+/// # Errors
+/// What reading reported.
+pub fn read_program(directory: &RunDirectory) -> io::Result<Option<Program>> {
+    match File::open(directory.run_file()) {
+        Ok(file) => {
+            let run = read_run_file(&read_run_bytes(file)?);
+            Ok(run.ok().and_then(|run| run.program))
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
@@ -182,7 +189,8 @@ impl Shim {
             return Ok(None);
         };
         let mut usage = Usage::default();
-        let Some(shim) = Stat::of(pid)? else {
+        // Its number stays taken until somebody has reaped it.
+        let Some(shim) = Stat::of(pid)?.filter(|shim| !shim.is_zombie()) else {
             return Ok(None);
         };
         let mut ticks = shim.children_cpu_ticks;

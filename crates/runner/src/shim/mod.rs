@@ -41,7 +41,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub use client::{Launcher, ShimError, ShimProgram};
 pub use files::{ExitRecord, ProcessLimits, Program, write_run_file, write_slept};
 pub use logs::{LogChunk, LogExtent, LogReader, LogStream};
-pub use look::{Found, Shim, is_locked, look};
+pub use look::{Found, Shim, is_locked, look, read_program};
 
 /// Whether [`init`] ran, so that this program may be executed as launcher.
 static INITIALISED: AtomicBool = AtomicBool::new(false);

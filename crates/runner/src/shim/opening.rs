@@ -56,7 +56,9 @@ impl RunFiles {
     /// Takes the room that `exit.json` will need, while there is room.
     pub(crate) fn set_exit_aside(&self) -> io::Result<()> {
         let file = self.exit_aside()?;
-        match fallocate(&file, FallocateFlags::empty(), 0, EXIT_FILE_BYTES as i64) {
+        // Without a size: the file is as long as what will be written.
+        let flags = FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        match fallocate(&file, flags, 0, EXIT_FILE_BYTES as i64) {
             // A file system that cannot promise room still may have it.
             Ok(()) | Err(Errno::EOPNOTSUPP) => Ok(()),
             Err(errno) => Err(errno.into()),
@@ -74,7 +76,6 @@ impl RunFiles {
         let bytes = record.to_json();
         let file = self.exit_aside()?;
         file.write_all_at(&bytes, 0)?;
-        file.set_len(bytes.len() as u64)?;
         renameat(&self.directory, EXIT_ASIDE, &self.directory, "exit.json")?;
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Which process is which: an id alone is used again, an id with its start time and the boot is not.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 
 use serde::{Deserialize, Serialize};
@@ -72,8 +73,11 @@ impl Stat {
     }
 
     fn read(path: &str) -> io::Result<Option<Self>> {
-        match std::fs::read(path) {
-            Ok(text) => Ok(Self::parse(&text)),
+        // One read: the text is some 300 bytes, and made anew for each.
+        let mut text = [0; 1024];
+        let read = File::open(path).and_then(|mut file| file.read(&mut text));
+        match read {
+            Ok(length) => Ok(Self::parse(&text[..length])),
             Err(error) if is_gone(&error) => Ok(None),
             Err(error) => Err(error),
         }

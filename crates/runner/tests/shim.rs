@@ -1,0 +1,159 @@
+//! The program `runtara-shim`, as a server uses it whose own program cannot be executed again.
+
+#![expect(clippy::unwrap_used, reason = "all of this is tests")]
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use runtara_domain::{EndedBy, ExitCause};
+use runtara_runner::RunDirectory;
+use runtara_runner::shim::{
+    Found, Launcher, LogReader, LogStream, ProcessLimits, Program, ShimError, ShimProgram,
+    is_locked, look, write_run_file,
+};
+
+const SHIM: &str = env!("CARGO_BIN_EXE_runtara-shim");
+
+fn program(work: &Path, command: &str) -> Program {
+    Program {
+        executable: "/bin/sh".into(),
+        args: ["sh", "-c", command].map(str::to_owned).into(),
+        env: vec!["PATH=/usr/bin:/bin".to_owned()],
+        work: work.to_owned(),
+        stdin: None,
+        user: None,
+        limits: ProcessLimits::default(),
+        oom_score_adj: None,
+        nice: None,
+        timeout_ms: 60_000,
+        log_cap_bytes: 4096,
+    }
+}
+
+async fn found(directory: &RunDirectory) -> Found {
+    let directory = directory.clone();
+    tokio::task::spawn_blocking(move || look(&directory))
+        .await
+        .unwrap()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_run_is_started_found_ended_and_recorded() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = RunDirectory::at(root.path().to_owned());
+    let launcher = Launcher::start(ShimProgram::At(SHIM.into())).await.unwrap();
+    write_run_file(
+        &directory.run_file(),
+        &program(root.path(), "echo hello; sleep 1000"),
+    )
+    .unwrap();
+    let launched = launcher.launch(&directory).await.unwrap();
+    // Whoever looks before the shim has its lock prevents the run.
+    let late = Instant::now() + Duration::from_secs(60);
+    while std::fs::read(directory.lock_file())
+        .unwrap_or_default()
+        .is_empty()
+    {
+        assert!(Instant::now() < late, "the shim says who it is");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let Found::Alive(shim) = found(&directory).await else {
+        panic!("it lives");
+    };
+    assert!(is_locked(&directory).unwrap());
+    // Its parent goes, and it stays.
+    drop(launcher);
+    assert!(matches!(found(&directory).await, Found::Alive(_)));
+    shim.terminate(Duration::ZERO, EndedBy::Stop).unwrap();
+    launched.ended().await.unwrap();
+    shim.ended().await.unwrap();
+    let Found::Exited(record) = found(&directory).await else {
+        panic!("it ended");
+    };
+    assert_eq!(record.cause, ExitCause::Signal(9));
+    assert_eq!(record.ended_by, Some(EndedBy::Stop));
+    assert!(!is_locked(&directory).unwrap());
+    assert!(shim.usage().unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_run_that_was_given_up_is_not_started() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = RunDirectory::at(root.path().join("run"));
+    assert!(matches!(found(&directory).await, Found::Gone));
+    let refused = write_run_file(&directory.run_file(), &program(root.path(), "true")).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::AlreadyExists);
+    let launcher = Launcher::start(ShimProgram::At(SHIM.into())).await.unwrap();
+    launcher
+        .launch(&directory)
+        .await
+        .unwrap()
+        .ended()
+        .await
+        .unwrap();
+    assert!(matches!(found(&directory).await, Found::Gone));
+}
+
+#[tokio::test]
+async fn a_run_without_a_directory_leaves_nothing_behind() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = RunDirectory::at(root.path().join("nowhere"));
+    let launcher = Launcher::start(ShimProgram::At(SHIM.into())).await.unwrap();
+    launcher
+        .launch(&directory)
+        .await
+        .unwrap()
+        .ended()
+        .await
+        .unwrap();
+    assert!(!directory.path().exists());
+}
+
+#[tokio::test]
+async fn what_the_program_wrote_is_there_when_its_end_is_known() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = RunDirectory::at(root.path().to_owned());
+    let launcher = Launcher::start(ShimProgram::At(SHIM.into())).await.unwrap();
+    write_run_file(
+        &directory.run_file(),
+        &program(root.path(), "echo out; echo err >&2; exit 7"),
+    )
+    .unwrap();
+    launcher
+        .launch(&directory)
+        .await
+        .unwrap()
+        .ended()
+        .await
+        .unwrap();
+    for (stream, text) in [(LogStream::Stdout, "out\n"), (LogStream::Stderr, "err\n")] {
+        let chunk = LogReader::new(&directory, stream).tail(100).unwrap();
+        assert_eq!(String::from_utf8(chunk.bytes).unwrap(), text);
+    }
+    assert!(
+        matches!(found(&directory).await, Found::Exited(record) if record.cause == ExitCause::Code(7))
+    );
+}
+
+#[tokio::test]
+async fn a_program_that_was_not_prepared_for_it_is_not_executed_again() {
+    let refused = Launcher::start(ShimProgram::ThisProgram).await.unwrap_err();
+    assert!(matches!(refused, ShimError::NotInitialised), "{refused}");
+    let absent = Launcher::start(ShimProgram::At("/no/such/shim".into()))
+        .await
+        .unwrap_err();
+    assert!(matches!(absent, ShimError::NoLauncher { .. }), "{absent}");
+}
+
+#[test]
+fn started_by_hand_it_says_what_it_is() {
+    let output = std::process::Command::new(SHIM)
+        .env("RUNTARA_LAUNCHER_SOCKET", "0")
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("by hand"), "{text}");
+}
