@@ -16,6 +16,9 @@ use runtara_store::{ManualClock, Nudges, Store};
 use tokio::runtime::{Builder, Runtime};
 
 #[cfg(feature = "postgres")]
+#[path = "postgres_support/clock.rs"]
+mod clock;
+#[cfg(feature = "postgres")]
 mod postgres_support;
 
 /// Where the clocks of all harnesses begin.
@@ -96,7 +99,7 @@ fn postgres_answers_as_the_model_does() {
     }
     check(30, |history| {
         runtime.block_on(async {
-            let postgres = postgres_support::Postgres::make().await.unwrap();
+            let postgres = clock::Postgres::make().await.unwrap();
             let compared = compare(&memory(), &postgres, history).await;
             postgres.store.close().await;
             compared

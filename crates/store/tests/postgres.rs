@@ -1,24 +1,50 @@
 //! What only a store on a database server has to prove.
 
 #![cfg(feature = "postgres")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "postgres_support/node.rs"]
+mod node;
 mod postgres_support;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use postgres_support::{Node, Schema, execute};
+use node::Node;
+use postgres_support::{Schema, execute};
 use runtara_domain::{
-    Caller, CheckpointId, Fence, InstanceId, NewEvent, Refusal, RunToken, SaveCheckpoint, Status,
+    Caller, CheckpointId, Fence, InstanceId, NewEvent, NodeId, Refusal, RunToken, RunnerKind,
+    SaveCheckpoint, Status,
 };
 use runtara_store::postgres::{PostgresOptions, PostgresStore};
 use runtara_store::{
-    CheckpointFilter, EventFilter, InstanceFilter, InstanceOrder, PageRequest, PageStart, Store,
-    StoreError,
+    CheckpointFilter, Claim, EventFilter, InstanceFilter, InstanceOrder, PageRequest, PageStart,
+    Store, StoreError,
 };
 use sqlx::{Connection as _, PgPool};
 
+/// Starts instances and claims them all: how each is spoken for.
+async fn runs(store: &PostgresStore, count: usize) -> Vec<Caller> {
+    let node = Node::make(store).await;
+    for n in 0..count {
+        node.start(&format!("i-{n:05}")).await;
+    }
+    let tokens: Vec<_> = (0..count).map(|_| RunToken::generate().hash()).collect();
+    let claim = Claim {
+        node: NodeId::generate(),
+        kinds: vec![RunnerKind::Native],
+        tokens,
+        without_tenants: Vec::new(),
+    };
+    let claimed = store.claim_due(claim).await.unwrap();
+    assert_eq!(claimed.len(), count, "every instance is due");
+    let caller = |run: runtara_store::ClaimedRun| Caller {
+        instance_id: run.instance_id,
+        fence: Fence::Run(run.token),
+    };
+    claimed.into_iter().map(caller).collect()
+}
 fn save(name: &str, state: &str, request: &str) -> SaveCheckpoint {
     SaveCheckpoint {
         checkpoint_id: CheckpointId::new(name).unwrap(),
@@ -94,7 +120,7 @@ async fn checkpoints_that_meet_are_saved_each_for_its_own_instance() {
         return;
     };
     let store = Arc::new(schema.store().await);
-    let callers = Node::make(&store).await.runs(60).await;
+    let callers = runs(&store, 60).await;
     let mut tasks = tokio::task::JoinSet::new();
     for caller in callers.clone() {
         let store = Arc::clone(&store);
@@ -132,7 +158,7 @@ async fn a_row_that_is_refused_harms_no_other_of_its_batch() {
         return;
     };
     let store = schema.store().await;
-    let callers = Node::make(&store).await.runs(20).await;
+    let callers = runs(&store, 20).await;
     let asked = callers.iter().enumerate().map(|(n, caller)| {
         let stranger = Caller {
             fence: Fence::Run(RunToken::generate().hash()),
@@ -167,7 +193,7 @@ async fn a_caller_that_goes_away_has_its_checkpoint_saved_or_not_and_others_are_
         return;
     };
     let store = Arc::new(schema.store().await);
-    let callers = Node::make(&store).await.runs(30).await;
+    let callers = runs(&store, 30).await;
     let mut tasks = Vec::new();
     for (n, caller) in callers.iter().cloned().enumerate() {
         let store = Arc::clone(&store);
@@ -205,7 +231,7 @@ async fn connections_that_are_cut_lose_nothing_and_repeat_nothing() {
         return;
     };
     let store = Arc::new(schema.store().await);
-    let callers = Node::make(&store).await.runs(16).await;
+    let callers = runs(&store, 16).await;
     let mut tasks = tokio::task::JoinSet::new();
     for caller in callers.clone() {
         let store = Arc::clone(&store);
@@ -253,6 +279,8 @@ async fn connections_that_are_cut_lose_nothing_and_repeat_nothing() {
         }
     }
     assert!(cuts > 0, "no connection was cut: the test proved nothing");
+    // The connections that were cut last are still in the store's pool.
+    let store = schema.store().await;
     let expected: Vec<_> = (0..15).map(|n| format!("step-{n:02}")).collect();
     for caller in callers {
         let id = &caller.instance_id;
@@ -284,7 +312,7 @@ async fn a_statement_that_takes_too_long_is_the_store_being_away() {
     drop(schema.store().await);
     let options = PostgresOptions::new(&*schema.url).statement_timeout(Duration::from_millis(200));
     let store = PostgresStore::connect(options).await.unwrap();
-    let callers = Node::make(&store).await.runs(1).await;
+    let callers = runs(&store, 1).await;
     let mut blocker = schema.connect().await;
     execute(
         &mut blocker,
@@ -317,7 +345,7 @@ async fn a_closed_store_finishes_what_it_took_and_takes_no_more() {
         return;
     };
     let store = schema.store().await;
-    let callers = Node::make(&store).await.runs(8).await;
+    let callers = runs(&store, 8).await;
     let asked = callers
         .iter()
         .map(|caller| store.save_checkpoint(caller, save("a", "state", "1")));
@@ -345,7 +373,7 @@ async fn the_connections_of_a_host_program_serve_as_well() {
     let pool = PgPool::connect(&schema.url).await.unwrap();
     PostgresStore::migrate(&pool).await.unwrap();
     let store = PostgresStore::from_pool(pool, runtara_store::Nudges::new());
-    let callers = Node::make(&store).await.runs(3).await;
+    let callers = runs(&store, 3).await;
     for caller in &callers {
         store
             .save_checkpoint(caller, save("a", "state", "1"))

@@ -1,13 +1,16 @@
 //! The conformance suite on PostgreSQL.
 
 #![cfg(all(feature = "postgres", feature = "conformance"))]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "postgres_support/clock.rs"]
+mod clock;
 mod postgres_support;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use postgres_support::Postgres;
+use clock::Postgres;
 use runtara_domain::Timestamp;
 use runtara_store::conformance::Harness;
 use runtara_store::memory::MemoryStore;

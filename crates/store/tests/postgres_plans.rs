@@ -5,14 +5,18 @@
 //! instances was read whole, and no index was walked any further than the answer needs.
 
 #![cfg(feature = "postgres")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "postgres_support/node.rs"]
+mod node;
 mod postgres_support;
 
 use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use postgres_support::{Node, Schema, execute};
+use node::Node;
+use postgres_support::{Schema, execute};
 use runtara_domain::{
     Caller, CheckpointId, Cursor, Fence, ImageId, InstanceId, LabelFilter, NewEvent, NodeId,
     RunToken, RunnerKind, SaveCheckpoint, SignalId, Status, TenantId, Timestamp, TokenHash,
@@ -269,17 +273,11 @@ const CASES: &[Case] = &[
     Case {
         what: "start",
         index: "runtara_images_pkey",
-        entries: 8,
+        entries: 12,
         call: |store, n| {
             Box::pin(async move {
-                let node = Node {
-                    store,
-                    node: NodeId::generate(),
-                    tenant: tenant(),
-                    image: ImageId::new("image-7").unwrap(),
-                };
-                let new = node.new_instance(&format!("started-{n}"));
-                store.start_instance(new).await.unwrap();
+                let node = Node::make(store).await;
+                node.start(&format!("started-{n}")).await;
             })
         },
     },

@@ -96,7 +96,8 @@ impl PostgresOptions {
         let timeout = format!("{}ms", self.statement_timeout.as_millis());
         // Each statement here has an index that serves it. While tables are small or newly filled the planner thinks that reading
         // them whole is cheaper, and keeps that plan; planning anew for each call, to which arrays as parameters mislead it, or
-        // compiling statements that take a tenth of a millisecond takes longer than they do.
+        // compiling statements that take a tenth of a millisecond takes longer than they do. Joins go along indexes, which also keeps
+        // the order in which a batch changes its rows.
         let options = match options.get_application_name() {
             Some(_) => options,
             None => options.application_name("runtara"),
@@ -106,6 +107,8 @@ impl PostgresOptions {
                 ("statement_timeout", timeout.as_str()),
                 ("idle_in_transaction_session_timeout", timeout.as_str()),
                 ("enable_seqscan", "off"),
+                ("enable_hashjoin", "off"),
+                ("enable_mergejoin", "off"),
                 ("plan_cache_mode", "force_generic_plan"),
                 ("jit", "off"),
                 ("random_page_cost", "1.1"),
