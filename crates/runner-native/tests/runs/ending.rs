@@ -180,3 +180,28 @@ pub(crate) async fn a_descendant_of_many_generations_is_ended() {
     assert_eq!(pids.lines().count(), 21);
     until("all are dead", || !pids.lines().any(is_alive)).await;
 }
+
+pub(crate) async fn a_program_that_flees_from_process_to_process_is_caught() {
+    let stage = Stage::new().await;
+    // Each process starts the next in a session of its own, and leaves.
+    let run = stage
+        .launch("cat > flee <<'END'\necho $1 > at\nsetsid sh flee $(($1 + 1)) &\nEND\nfor i in 1 2 3 4; do setsid sh flee 0 & done; sleep 1000")
+        .await;
+    let at = stage.work(run.key()).join("at");
+    let generation = || {
+        std::fs::read_to_string(&at)
+            .unwrap_or_default()
+            .trim()
+            .parse::<u64>()
+            .unwrap_or(0)
+    };
+    until("it is on its way", || generation() > 20).await;
+    run.terminate(Duration::ZERO, EndedBy::Stop).await.unwrap();
+    assert_eq!(run.wait().await.unwrap().cause, ExitCause::Signal(9));
+    // The record is written when nothing is left: nobody counts on.
+    let last = generation();
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(generation(), last);
+}

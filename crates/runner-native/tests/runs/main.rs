@@ -63,7 +63,8 @@ fn main() {
             ending_a_run_that_has_ended_does_nothing,
             what_has_left_the_session_is_ended_too,
             what_has_left_the_session_is_asked_too,
-            a_descendant_of_many_generations_is_ended;
+            a_descendant_of_many_generations_is_ended,
+            a_program_that_flees_from_process_to_process_is_caught;
         isolation:
             the_environment_is_the_contract_and_nothing_else,
             no_descriptor_is_inherited,
