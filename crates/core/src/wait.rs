@@ -67,6 +67,7 @@ impl Core {
             .patience(caller)
             .repeat(|| self.store.begin_wait(caller, request.clone()))
             .await;
+        let mut was_held = false;
         loop {
             match stands {
                 Ok(Waiting::Over { signal, elapsed }) => {
@@ -76,6 +77,7 @@ impl Core {
                     });
                 }
                 Ok(Waiting::Held(held)) => {
+                    was_held = true;
                     let closing = self.until_looked_at(&held, &mut watch).await;
                     stands = self
                         .patience(caller)
@@ -87,10 +89,10 @@ impl Core {
                         return Err(CallError::Unavailable);
                     }
                 }
+                Ok(Waiting::Parked) => return leave().await,
                 // Somebody ended or suspended the instance under the held call: like parked, its process is on the way out.
-                Ok(Waiting::Parked) | Err(CallError::Refused(Refusal::InstanceEnded { .. })) => {
-                    let _left: Result<(), _> = timeout(PARKED, pending()).await;
-                    return Err(Refusal::RunSuperseded.into());
+                Err(CallError::Refused(Refusal::InstanceEnded { .. })) if was_held => {
+                    return leave().await;
                 }
                 Err(error) => return Err(error),
             }
@@ -112,6 +114,12 @@ impl Core {
             _ = closing.wait_for(|closing| *closing) => true,
         }
     }
+}
+
+/// Keeps the connection of a run open until its process is gone, or should long be: an answer would let it go on.
+async fn leave() -> Result<Waited, CallError> {
+    let _left: Result<(), _> = timeout(PARKED, pending()).await;
+    Err(Refusal::RunSuperseded.into())
 }
 
 fn check_duration(millis: u64) -> Result<u64, CallError> {

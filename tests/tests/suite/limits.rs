@@ -106,17 +106,28 @@ fn what_is_too_large_is_refused_and_changes_nothing(store: Store) {
 
 fn an_oversize_body_is_refused_before_it_is_read(store: Store) {
     let server = Server::start(store);
-    for (address, path) in [
-        (server.environment(), "/api/v1/instances"),
-        (server.environment(), "/api/v1/images"),
-        (server.core(), "/api/v1/instances/own-1/checkpoint"),
+    for (address, path, begin, piece) in [
+        (server.environment(), "/api/v1/instances", "", b' '),
+        (
+            server.environment(),
+            "/api/v1/images",
+            "{\"binary\":\"",
+            b'A',
+        ),
+        (
+            server.core(),
+            "/api/v1/instances/own-1/checkpoint",
+            "",
+            b' ',
+        ),
     ] {
         let mut connection = Connection::open(&address).expect("the port is served");
         let head = Request::new("POST", path)
             .header("Content-Type", "application/json")
-            .header("Content-Length", "1000000000000");
+            .header("Content-Length", "1000000000000")
+            .body(begin);
         connection.send(&head.bytes()).expect("the head is read");
-        let piece = vec![b' '; MIB];
+        let piece = vec![piece; MIB];
         // It may answer at once, or when the limit of 64 MiB is passed; it must not read for ever.
         for _ in 0..70 {
             if connection.send(&piece).is_err() {

@@ -1,6 +1,7 @@
 //! What was answered with success is durable, and whatever is killed, every instance comes to its right end.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::scope;
 use std::time::{Duration, Instant};
 
@@ -124,7 +125,9 @@ const STEPS: u64 = 10;
 fn all_complete_while(server: &mut Server, postgres: Option<&PrivatePostgres>, faults: &[Fault]) {
     let image = server.scripted();
     let effects = server.shared().path("effects");
-    let input = json!({ "effects_file": effects, "steps": STEPS, "step_ms": 150 });
+    let input = json!({
+        "effects_file": effects, "steps": STEPS, "step_ms": 150, "sleep_at": 5, "sleep_ms": 1_500,
+    });
     for number in 0..INSTANCES {
         let start = json!({ "instance_id": format!("work-{number}"), "input": input, "labels": { "work": "yes" } });
         let answer = server.try_launch(&image, &start);
@@ -173,20 +176,29 @@ fn all_complete_while(server: &mut Server, postgres: Option<&PrivatePostgres>, f
             "step {step} was done {times} times for {INSTANCES} instances"
         );
     }
-    let wanted: Vec<_> = (1..=STEPS).map(|step| format!("step-{step}")).collect();
+    let mut wanted: Vec<_> = (1..=STEPS).map(|step| format!("step-{step}")).collect();
+    wanted.insert(5, "sleep".to_owned());
+    let runs = AtomicU64::new(0);
     scope(|scope| {
         for thread in 0..4 {
-            let (server, wanted) = (&*server, &wanted);
+            let (server, wanted, runs) = (&*server, &wanted, &runs);
             scope.spawn(move || {
                 for number in (thread..INSTANCES).step_by(4) {
-                    check_one(server, &format!("work-{number}"), wanted);
+                    let again = check_one(server, &format!("work-{number}"), wanted);
+                    runs.fetch_add(again, Ordering::Relaxed);
                 }
             });
         }
     });
+    let interruptions = runs.into_inner();
+    assert!(
+        interruptions > 0,
+        "the faults met nobody: this proves nothing"
+    );
 }
 
-fn check_one(server: &Server, id: &str, wanted: &[String]) {
+/// Checks one instance, and gives how often it was interrupted.
+fn check_one(server: &Server, id: &str, wanted: &[String]) -> u64 {
     let run = server.instance(id);
     let output = run.output();
     assert_eq!(output["sum"], STEPS * (STEPS + 1) / 2, "{id}: {output}");
@@ -211,6 +223,10 @@ fn check_one(server: &Server, id: &str, wanted: &[String]) {
         "{id}: our faults count for nothing: {names:?}"
     );
     assert_eq!(run.status()["retry_count"], 0, "{id}");
+    let interrupted = names
+        .iter()
+        .filter(|name| *name == "custom/runtara.interrupted");
+    u64::try_from(interrupted.count()).expect("counts fit")
 }
 
 fn unfinished(server: &Server) -> String {
@@ -256,7 +272,10 @@ mod alone {
 
     #[test]
     fn two_hundred_workflows_survive_five_kills_of_the_server_on_sqlite() {
-        let mut server = Server::start(Store::Sqlite);
+        // Sleeps are let go here, and held in the other test.
+        let mut server = Setup::new(Store::Sqlite)
+            .variable("RUNTARA_SLEEP_HOLD_MS", "500")
+            .start();
         all_complete_while(&mut server, None, &[Fault::KillServer; 5]);
     }
 }

@@ -39,7 +39,8 @@ fn main() -> io::Result<()> {
 }
 
 fn spawn(generation: &str, file: &Path) -> io::Result<std::process::Child> {
-    Command::new(env::current_exe()?)
+    // The link, and not the path behind it: the file may lie where this program's user cannot go (proc(5)).
+    Command::new("/proc/self/exe")
         .arg(format!("--generation={generation}"))
         .arg(format!("--heartbeat_file={}", file.display()))
         .stdin(Stdio::null())

@@ -253,7 +253,7 @@ fn a_root_server_without_a_user_for_them_refuses_native_programs() {
     }
     let server = Setup::new(Store::Sqlite)
         .without("RUNTARA_NATIVE_USER")
-        .start();
+        .start_without_runners();
     let form = Request::form(
         "/api/v1/images/upload",
         &[
@@ -263,6 +263,10 @@ fn a_root_server_without_a_user_for_them_refuses_native_programs() {
         ],
         &[("binary", b"#!/bin/sh\n")],
     );
-    let answer = server.ask(&form);
-    assert_eq!(answer.status, 400, "{answer}");
+    server.ask(&form).refuses(400, "IMAGE_NOT_RUNNABLE");
+    let ready = server.ask(&Request::get("/ready")).expect(503);
+    assert!(
+        ready.to_string().contains("RUNTARA_NATIVE_USER"),
+        "the way out is named: {ready}"
+    );
 }

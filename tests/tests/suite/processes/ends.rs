@@ -34,7 +34,7 @@ fn a_program_without_an_sdk_completes_with_what_it_gives(store: Store) {
     );
     assert_eq!(
         output("echo plain text"),
-        json!("plain text\n"),
+        json!("plain text"),
         "and text as a text"
     );
     assert_eq!(

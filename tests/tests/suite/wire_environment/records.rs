@@ -301,10 +301,6 @@ fn logs_can_be_followed_to_the_end_of_the_run(store: Store) {
     ));
     let run = server.launch(&image, &json!({}));
     let text = scope(|scope| {
-        let following = scope.spawn(|| {
-            let _running = run.wait_for_process();
-            run.logs("stream=stdout&follow=true").text()
-        });
         eventually("the first line", || {
             let found = run.logs("stream=stdout");
             if found.text().contains("first") {
@@ -313,6 +309,7 @@ fn logs_can_be_followed_to_the_end_of_the_run(store: Store) {
                 Err(found.text())
             }
         });
+        let following = scope.spawn(|| run.logs("stream=stdout&follow=true").text());
         server.shared().touch("go");
         following.join().expect("following ends with the run")
     });
