@@ -9,8 +9,9 @@ use runtara_domain::{RunNumber, WaitKind, WaitRecord};
 
 use super::instances::make_self_registered;
 use super::sql::{Columns, Sql};
-use super::state::{KeptSignals, Loaded, Write, load, read_with, state_columns};
+use super::state::{KeptSignals, Loaded, load, read_with, state_columns};
 use super::tx::Tx;
+use super::write::Write;
 use crate::plan::{self, WaitPlan};
 use crate::{Changed, HeldWait, StoreResult, WaitKey, WaitRequest, Waiting};
 

@@ -8,8 +8,9 @@ use sqlx::SqliteConnection;
 
 use super::failure::{broken, broken_by};
 use super::sql::{Columns, Sql, json_text};
-use super::state::{Write, insert, load, read_with, state_columns};
+use super::state::{insert, load, read_with, state_columns};
 use super::tx::Tx;
+use super::write::Write;
 use crate::{Changed, InstanceRecord, InstanceValues, Purge, Started, StoreResult};
 
 pub(super) const FIND_FOR_START: &str = concat!(

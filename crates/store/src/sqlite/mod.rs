@@ -4,7 +4,8 @@
 //! - [`readers`]: a few connections that only read, and never wait for the writer.
 //! - `instances`, `calls`, `runs`, `images`, `nodes`: what is written, each as load, decide, write.
 //! - `lists`, `history`: the questions.
-//! - `state`: the row of an instance; `sql`: statements and rows; `file`, `connect`: the file, its lock, its schema.
+//! - `state`, `write`: the row of an instance, and what one change of it writes; `tx`: several changes in one transaction.
+//! - `sql`: statements and rows; `file`, `connect`: the file, its lock, its schema.
 
 mod anchors;
 mod calls;
@@ -23,6 +24,7 @@ mod runs;
 mod sql;
 mod state;
 mod tx;
+mod write;
 mod writer;
 
 use std::path::PathBuf;

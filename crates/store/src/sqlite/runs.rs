@@ -8,8 +8,9 @@ use sqlx::sqlite::SqliteRow;
 
 use super::images::{image_columns, read_image};
 use super::sql::{Columns, Sql, json_text};
-use super::state::{Write, read_with, state_columns};
+use super::state::{read_with, state_columns};
 use super::tx::Tx;
+use super::write::Write;
 use crate::{CLAIMED_INPUT_BYTES, Claim, ClaimedRun, LiveRun, NextDue, StoreResult, TokenOwner};
 use runtara_domain::Timestamp;
 

@@ -1,18 +1,15 @@
-//! The state of an instance in its row, and the writing of what was decided.
+//! The state of an instance in its row.
 
-use bytes::Bytes;
 use runtara_domain::{
-    Attempts, CheckpointId, EventKind, Hold, InstanceState, NewEvent, Origin, Pending,
-    PendingSignal, ResultChange, RunMarks, RunNumber, ScopeKeys, SignalId, Timestamp, TokenHash,
-    Transition, Usage, WaitKind, subtype,
+    Attempts, CheckpointId, Hold, InstanceState, Origin, Pending, PendingSignal, RunMarks,
+    RunNumber, SignalId, Timestamp, TokenHash, Usage,
 };
 use sqlx::sqlite::SqliteRow;
 
 use super::sql::{Columns, Sql};
 use super::tx::Tx;
-use crate::paging::is_failed_end;
-use crate::plan::{KeptSignal, RecordChange, signal_for};
-use crate::{StoreResult, WaitKey};
+use crate::StoreResult;
+use crate::plan::{KeptSignal, signal_for};
 
 /// The columns that [`read_state`] reads, of a table called `i`.
 macro_rules! state_columns {
@@ -251,9 +248,9 @@ pub(super) fn insert(
 }
 
 /// Collects the columns that differ, so that an index whose columns stay as they are is not touched.
-struct Changes<'a> {
-    sql: &'a mut Sql,
-    any: bool,
+pub(super) struct Changes<'a> {
+    pub(super) sql: &'a mut Sql,
+    pub(super) any: bool,
 }
 
 impl Changes<'_> {
@@ -288,7 +285,7 @@ impl Changes<'_> {
         });
     }
 
-    fn int(&mut self, column: &'static str, old: impl Into<i64>, new: impl Into<i64>) {
+    pub(super) fn int(&mut self, column: &'static str, old: impl Into<i64>, new: impl Into<i64>) {
         self.set(column, (&old.into(), &new.into()), |sql, number| {
             sql.bind(*number);
         });
@@ -351,7 +348,7 @@ impl Changes<'_> {
     }
 
     /// All but what never changes: ids, origin, limits, the time of the start.
-    fn state(&mut self, old: &InstanceState, new: &InstanceState) {
+    pub(super) fn state(&mut self, old: &InstanceState, new: &InstanceState) {
         self.set("status", (&old.status, &new.status), |sql, status| {
             sql.bind(status.as_str());
         });
@@ -400,276 +397,6 @@ impl Changes<'_> {
             (&old.has_read_signals, &new.has_read_signals),
         );
         self.usage(&old.usage, &new.usage);
-    }
-}
-
-/// Everything that one change of one instance writes: put together, then run as one errand.
-pub(super) struct Write<'a> {
-    found: &'a Loaded,
-    next: Transition,
-    now: Timestamp,
-    events: i64,
-    checkpoints: i64,
-    sql: Sql,
-}
-
-impl<'a> Write<'a> {
-    /// Begins with what a transition asks for. Signals that were read before are confirmed first, so that one which this
-    /// same change takes stays.
-    pub(super) fn new(found: &'a Loaded, next: Transition, now: Timestamp) -> Self {
-        let mut write = Self {
-            events: found.events,
-            checkpoints: found.checkpoints,
-            found,
-            now,
-            sql: Sql::default(),
-            next,
-        };
-        write.signals();
-        write.result();
-        for event in std::mem::take(&mut write.next.events) {
-            write.event(&event, None);
-        }
-        write
-    }
-
-    fn signals(&mut self) {
-        if self.next.clear_signals {
-            self.sql
-                .then("delete from runtara_signals where instance = ?")
-                .bind(self.found.id);
-        } else if self.next.confirm_read_signals {
-            self.sql
-                .then("delete from runtara_signals where instance = ? and read_by = ?")
-                .bind(self.found.id)
-                .bind(self.next.state.run_number.0);
-        }
-    }
-
-    fn result(&mut self) {
-        match &self.next.result {
-            ResultChange::Keep => {}
-            ResultChange::Clear => {
-                self.sql
-                    .then(
-                        "update runtara_results set output = null, error = null where instance = ?",
-                    )
-                    .bind(self.found.id);
-            }
-            ResultChange::Set { output, error } => {
-                self.sql
-                    .then(
-                        "insert into runtara_results (instance, output, error) values (?, ?, ?) \
-                         on conflict (instance) do update \
-                         set output = excluded.output, error = excluded.error",
-                    )
-                    .bind(self.found.id)
-                    .bind_bytes(output.as_ref())
-                    .bind(error.as_deref());
-            }
-        }
-        if let Some(stderr) = &self.next.stderr {
-            self.sql
-                .then(
-                    "insert into runtara_results (instance, stderr) values (?, ?) \
-                     on conflict (instance) do update set stderr = excluded.stderr",
-                )
-                .bind(self.found.id)
-                .bind(stderr.as_str());
-        }
-    }
-
-    /// Appends an event.
-    pub(super) fn event(&mut self, event: &NewEvent, request_id: Option<&str>) {
-        self.events += 1;
-        let place = place(self.found.id, self.events);
-        let payload = event.payload.as_ref();
-        let is_text = payload.is_some_and(|payload| std::str::from_utf8(payload).is_ok());
-        let keys = &event.keys;
-        self.sql
-            .then(
-                "insert into runtara_events (place, instance, kind, subtype, checkpoint_id, \
-                 created_at, run_number, request_id, scope_id, parent_scope_id, is_text, payload) \
-                 values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            )
-            .bind(place)
-            .bind(self.found.id)
-            .bind(event.kind.as_str())
-            .bind(event.subtype.as_deref())
-            .bind(event.checkpoint_id.as_ref().map(CheckpointId::as_str))
-            .bind_time(self.now)
-            .bind(self.next.state.run_number.0)
-            .bind(request_id)
-            .bind(keys.scope_id.as_deref())
-            .bind(keys.parent_scope_id.as_deref())
-            .bind(i64::from(is_text))
-            .bind_bytes(payload);
-        if event.kind == EventKind::Custom {
-            let step_id = keys.step_id.as_deref();
-            match (event.subtype.as_deref(), step_id) {
-                (Some(subtype::STEP_START), Some(step_id)) => self.step_began(place, step_id, keys),
-                (Some(subtype::STEP_END), Some(step_id)) => {
-                    let failed = payload.is_some_and(|payload| is_failed_end(payload));
-                    self.step_ended(place, step_id, keys.scope_id.as_deref(), failed);
-                }
-                _ => {}
-            }
-        }
-    }
-
-    fn step_began(&mut self, place: i64, step_id: &str, keys: &ScopeKeys) {
-        self.sql
-            .then(
-                "insert into runtara_steps (place, instance, step_id, scope_id, parent_scope_id, \
-                 step_type, status) values (?, ?, ?, ?, ?, ?, 'running')",
-            )
-            .bind(place)
-            .bind(self.found.id)
-            .bind(step_id)
-            .bind(keys.scope_id.as_deref())
-            .bind(keys.parent_scope_id.as_deref())
-            .bind(keys.step_type.as_deref());
-    }
-
-    /// Notes the end with the newest step of these keys, unless that has one.
-    fn step_ended(&mut self, place: i64, step_id: &str, scope_id: Option<&str>, failed: bool) {
-        let status = if failed { "failed" } else { "completed" };
-        self.sql
-            .then(
-                "update runtara_steps set status = ?, end_place = ? \
-                 where end_place is null and place = (select max(place) from runtara_steps \
-                 where instance = ? and step_id = ? and scope_id is ?)",
-            )
-            .bind(status)
-            .bind(place)
-            .bind(self.found.id)
-            .bind(step_id)
-            .bind(scope_id);
-    }
-
-    /// Stores a state under a name.
-    pub(super) fn checkpoint(
-        &mut self,
-        name: &str,
-        version: i64,
-        state: &Bytes,
-        request_id: Option<&str>,
-    ) {
-        self.checkpoints += 1;
-        let size = i64::try_from(state.len()).unwrap_or(i64::MAX);
-        self.sql
-            .then(
-                "insert into runtara_checkpoints (place, instance, checkpoint_id, version, \
-                 created_at, run_number, size, request_id, state) \
-                 values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            )
-            .bind(place(self.found.id, self.checkpoints))
-            .bind(self.found.id)
-            .bind(name)
-            .bind(version)
-            .bind_time(self.now)
-            .bind(self.next.state.run_number.0)
-            .bind(size)
-            .bind(request_id)
-            .bind(state.clone());
-    }
-
-    /// Notes that a call of the current run has read a custom signal.
-    pub(super) fn take_signal(&mut self, signal_id: &str, n: i64, request_id: Option<&str>) {
-        self.sql
-            .then(
-                "update runtara_signals set read_by = ?, read_request = ? \
-                 where instance = ? and signal_id = ? and n = ?",
-            )
-            .bind(self.next.state.run_number.0)
-            .bind(request_id)
-            .bind(self.found.id)
-            .bind(signal_id)
-            .bind(n);
-    }
-
-    /// Keeps a custom signal, in place of those of the same id that the current run has not read.
-    pub(super) fn keep_signal(&mut self, signal_id: &str, payload: Option<&Bytes>) {
-        self.sql
-            .then(
-                "delete from runtara_signals where instance = ? and signal_id = ? \
-                 and (read_by is null or read_by < ?)",
-            )
-            .bind(self.found.id)
-            .bind(signal_id)
-            .bind(self.next.state.run_number.0)
-            .then(
-                "insert into runtara_signals (instance, signal_id, n, payload) \
-                 select ?, ?, coalesce(max(n), 0) + 1, ? from runtara_signals \
-                 where instance = ? and signal_id = ?",
-            )
-            .bind(self.found.id)
-            .bind(signal_id)
-            .bind_bytes(payload)
-            .bind(self.found.id)
-            .bind(signal_id);
-    }
-
-    /// Writes what becomes of the records of a wait.
-    pub(super) fn wait_record(&mut self, key: &WaitKey, kind: WaitKind, change: &RecordChange) {
-        match change {
-            RecordChange::None => {}
-            RecordChange::Insert(record) => {
-                self.sql
-                    .then(
-                        "insert into runtara_waits (instance, kind, key, n, until, state_hash, \
-                         met_by, request_id) values (?, ?, ?, ?, ?, ?, ?, ?)",
-                    )
-                    .bind(self.found.id)
-                    .bind(kind.as_str())
-                    .bind(key.as_str())
-                    .bind(record.n)
-                    .bind_opt_time(record.until)
-                    .bind(record.state_hash)
-                    .bind(record.met_by.0)
-                    .bind(record.request_id.as_deref());
-            }
-            RecordChange::Met { n, request_id } => {
-                self.sql
-                    .then(
-                        "update runtara_waits set met_by = ?, request_id = ? \
-                         where instance = ? and kind = ? and key = ? and n = ?",
-                    )
-                    .bind(self.next.state.run_number.0)
-                    .bind(request_id.as_deref())
-                    .bind(self.found.id)
-                    .bind(kind.as_str())
-                    .bind(key.as_str())
-                    .bind(*n);
-            }
-        }
-    }
-
-    /// Runs what was put together. Answers with the state after it.
-    pub(super) fn run(mut self, tx: &mut Tx) -> InstanceState {
-        let (old, new) = (&self.found.state, &self.next.state);
-        let mut changes = Changes {
-            sql: &mut self.sql,
-            any: false,
-        };
-        changes.state(old, new);
-        changes.int("events_recorded", self.found.events, self.events);
-        changes.int(
-            "checkpoints_saved",
-            self.found.checkpoints,
-            self.checkpoints,
-        );
-        if changes.any {
-            self.sql.push(" where id = ?").bind(self.found.id);
-        }
-        if old.status != new.status {
-            tx.moved(old.status, new);
-        }
-        tx.execute(self.sql);
-        if self.next.applied {
-            tx.nudge_after(self.next.state.clone());
-        }
-        self.next.state
     }
 }
 
