@@ -2,12 +2,12 @@
 //!
 //! | part | what it does | what wakes it |
 //! |---|---|---|
-//! | [`dispatch`] | claims due instances while there is room, and launches them | a nudge, the earliest due time, room |
-//! | [`supervise`] | minds one run: tells it to leave, waits for its exit, records it | a nudge about the run, its exit |
-//! | [`reconcile`] | compares the rows that say "live here" with the runs in memory | the start, store errors, slowly always |
-//! | [`chores`] | keeps the lease, the counts, and the disk | their periods |
+//! | `dispatch` | claims due instances while there is room, and launches them | a nudge, the earliest due time, room |
+//! | `supervise` | minds one run: tells it to leave, waits for its exit, records it | a nudge about the run, its exit |
+//! | `reconcile` | compares the rows that say "live here" with the runs in memory | the start, store errors, slowly always |
+//! | `chores` | keeps the lease, the counts, and the disk | their periods |
 //!
-//! Everything here may be interrupted at any point: what was not recorded is found again by [`reconcile`], which is also how a new
+//! Everything here may be interrupted at any point: what was not recorded is found again by `reconcile`, which is also how a new
 //! server process takes over the runs of the one before.
 
 mod chores;

@@ -1,7 +1,7 @@
 //! The store in one SQLite file, for one server process.
 //!
-//! - [`writer`]: one task owns the one connection that writes, and commits for all who write at the same time.
-//! - [`readers`]: a few connections that only read, and never wait for the writer.
+//! - `writer`: one task owns the one connection that writes, and commits for all who write at the same time.
+//! - `readers`: a few connections that only read, and never wait for the writer.
 //! - `instances`, `calls`, `runs`, `images`, `nodes`: what is written, each as load, decide, write.
 //! - `lists`, `history`: the questions.
 //! - `state`, `write`: the row of an instance, and what one change of it writes; `tx`: several changes in one transaction.
