@@ -29,7 +29,7 @@ pub use wait::{DEADLINE, eventually, eventually_within, holds_for};
 
 /// Makes two tests of each function: on SQLite and on PostgreSQL.
 ///
-/// ```ignore
+/// ```text
 /// on_both_stores!(a_start_is_kept);
 ///
 /// fn a_start_is_kept(store: Store) { … }
