@@ -2,6 +2,7 @@
 //!
 //! A bare `cargo xtask` lists the verbs.
 
+mod bench;
 mod check;
 mod command;
 mod db;
@@ -33,6 +34,7 @@ struct Arguments {
 enum Verb {
     Up(up::Arguments),
     Test(test::Arguments),
+    Bench(bench::Arguments),
     Check(check::Arguments),
     Db(db::Arguments),
 }
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().verb {
         Some(Verb::Up(arguments)) => up::run(&arguments),
         Some(Verb::Test(arguments)) => test::run(&arguments),
+        Some(Verb::Bench(arguments)) => bench::run(&arguments),
         Some(Verb::Check(arguments)) => check::run(&arguments),
         Some(Verb::Db(arguments)) => db::run(&arguments),
         None => Arguments::command()

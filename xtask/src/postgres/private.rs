@@ -20,6 +20,21 @@ impl PrivateCluster {
 
     /// Starts a cluster that does not wait for the disk.
     pub(crate) fn start() -> Result<Self, Error> {
+        Self::with(Settings {
+            fsync: false,
+            port: None,
+        })
+    }
+
+    /// Starts a cluster that waits for the disk at each commit, as production does: for measuring.
+    pub(crate) fn durable() -> Result<Self, Error> {
+        Self::with(Settings {
+            fsync: true,
+            port: None,
+        })
+    }
+
+    fn with(settings: Settings) -> Result<Self, Error> {
         sweep()?;
         let name = format!("{}{}", Self::PREFIX, std::process::id());
         let cluster = Cluster::named(&name)?;
@@ -30,10 +45,7 @@ impl PrivateCluster {
             .map_err(|error| Error::Unmet(format!("{}: {error}", path.display())))?;
         // From here on `drop` cleans up, also after a start that failed half-way.
         let started = Self { cluster, alive };
-        started.cluster.start(Settings {
-            fsync: false,
-            port: None,
-        })?;
+        started.cluster.start(settings)?;
         Ok(started)
     }
 

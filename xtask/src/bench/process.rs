@@ -1,0 +1,93 @@
+//! What /proc (proc(5)) tells about processes.
+
+use std::fs;
+
+use crate::error::Error;
+
+/// Gives a line of a file of `/proc/<pid>` that counts in kB, in bytes.
+pub(super) fn bytes(pid: u32, file: &str, field: &str) -> Result<f64, Error> {
+    let path = format!("/proc/{pid}/{file}");
+    let text = fs::read_to_string(&path).map_err(Error::io(format!("read {path}")))?;
+    field_of(&text, field).ok_or_else(|| Error::Unmet(format!("{path} has no {field}")))
+}
+
+fn field_of(text: &str, field: &str) -> Option<f64> {
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
+    let kilobytes: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024.0)
+}
+
+/// Gives the memory that only this process has, in bytes.
+pub(super) fn private_bytes(pid: u32) -> Result<f64, Error> {
+    let part = |field| bytes(pid, "smaps_rollup", field);
+    Ok(part("Private_Clean")? + part("Private_Dirty")?)
+}
+
+/// Sets the highest resident size back to the present one.
+pub(super) fn forget_peak(pid: u32) -> Result<(), Error> {
+    let path = format!("/proc/{pid}/clear_refs");
+    fs::write(&path, "5").map_err(Error::io(format!("write {path}")))
+}
+
+/// Gives the CPU time of a process so far, of threads that live, in seconds. `schedstat` counts nanoseconds, `stat` ticks of 10 ms.
+pub(super) fn cpu_seconds(pid: u32) -> Result<f64, Error> {
+    let path = format!("/proc/{pid}/task");
+    let threads = fs::read_dir(&path).map_err(Error::io(format!("list {path}")))?;
+    let mut nanoseconds = 0.0;
+    for thread in threads.flatten() {
+        // A thread may have left meanwhile.
+        let text = fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
+        let on_cpu: Option<f64> = text.split(' ').next().and_then(|it| it.parse().ok());
+        nanoseconds += on_cpu.unwrap_or(0.0);
+    }
+    Ok(nanoseconds / 1e9)
+}
+
+/// Gives all processes.
+pub(super) fn all() -> Vec<u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
+}
+
+/// Gives the parent of a process.
+pub(super) fn parent(pid: u32) -> Option<u32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+    line.trim().parse().ok()
+}
+
+/// Gives the processes of instances whose id begins so.
+pub(super) fn of_instances(prefix: &str) -> Vec<u32> {
+    let wanted = format!("RUNTARA_INSTANCE_ID={prefix}");
+    let is_one = |pid: &u32| {
+        let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let mut variables = environ.split(|byte| *byte == 0);
+        variables.any(|it| it.starts_with(wanted.as_bytes()))
+    };
+    all().into_iter().filter(is_one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_is_read_by_its_whole_name() {
+        let text = "VmHWMx:\t 1 kB\nVmHWM:\t  20 kB\nThreads:\t2\n";
+        assert_eq!(field_of(text, "VmHWM"), Some(20.0 * 1024.0));
+        assert_eq!(field_of(text, "Threads"), None);
+    }
+
+    #[test]
+    fn this_process_has_memory_and_used_time() {
+        let pid = std::process::id();
+        assert!(bytes(pid, "status", "VmRSS").expect("it lives") > 0.0);
+        assert!(private_bytes(pid).expect("it lives") > 0.0);
+        assert!(cpu_seconds(pid).expect("it lives") >= 0.0);
+        assert!(all().contains(&pid) && parent(pid).is_some());
+    }
+}
