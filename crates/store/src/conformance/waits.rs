@@ -222,7 +222,7 @@ pub async fn an_impatient_client_is_parked_sooner(harness: &dyn Harness) {
     );
 }
 
-/// An instance whose process is not ours to end is held to the end, and let go to see a signal.
+/// An instance whose process is not ours to end is held to the end; one that is busy meanwhile is let go to see a signal.
 pub async fn a_self_registered_instance_is_held(harness: &dyn Harness) {
     let world = World::new(harness).await;
     let run = world.self_registered("outside").await;
@@ -230,6 +230,7 @@ pub async fn a_self_registered_instance_is_held(harness: &dyn Harness) {
     let Waiting::Held(_) = run.go_on(&wait, true).await else {
         panic!("it is not ours to park");
     };
+    let wait = held(run.wait(busy(sleep(Some("nap"), 3_600_000, b"t"))).await);
     world.cancel(run.id()).await;
     assert_eq!(run.go_on(&wait, false).await, called_away());
     assert_eq!(
