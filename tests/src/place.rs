@@ -56,16 +56,28 @@ impl Drop for Place {
     }
 }
 
+/// Removes the places of tests that were killed. One test at a time: it must not take another that looks at the same place for one
+/// of its processes.
 fn sweep(base: &Path) {
+    let Ok(only_one) = File::create(base.join("runtara-tests.lock")) else {
+        return;
+    };
+    if only_one.try_lock().is_err() {
+        return;
+    }
     let entries = fs::read_dir(base).into_iter().flatten().flatten();
     for path in entries.map(|entry| entry.path()) {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let left = name.starts_with(PREFIX)
-            && File::open(path.join("alive")).is_ok_and(|file| file.try_lock().is_ok());
-        if left {
+        if !name.starts_with(PREFIX) {
+            continue;
+        }
+        let Ok(alive) = File::open(path.join("alive")) else {
+            continue;
+        };
+        if alive.try_lock().is_ok() {
             processes::kill_all(&path);
-            // Another test may be sweeping, too.
-            let _removed_by_either = fs::remove_dir_all(&path);
+            // Whatever cannot be removed now is found again.
+            let _removed_or_later = fs::remove_dir_all(&path);
         }
     }
 }

@@ -8,6 +8,9 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+/// Programs that serve what lies in a directory of a test.
+const SERVERS: [&str; 2] = ["runtara-environment", "postgres"];
+
 /// A process as `/proc` shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
@@ -42,13 +45,11 @@ impl Process {
     }
 }
 
-/// All living processes that have something of this directory: in their command line or environment, as their program or working
-/// directory, or open.
+/// All living processes that are there because of this directory.
 #[must_use]
 pub fn of_directory(directory: &Path) -> Vec<Process> {
-    let needle = directory.as_os_str().as_bytes();
     all()
-        .filter(|pid| belongs(*pid, needle))
+        .filter(|pid| belongs(*pid, directory))
         .filter_map(read)
         .collect()
 }
@@ -89,7 +90,7 @@ pub fn send(pid: i32, signal: Signal) {
     }
 }
 
-/// Kills every process that has something of this directory, and looks again until there is none.
+/// Kills every process that is there because of this directory, and looks again until there is none.
 pub fn kill_all(directory: &Path) {
     let me = i32::try_from(std::process::id()).expect("process ids fit");
     for _ in 0..200 {
@@ -110,20 +111,32 @@ fn all() -> impl Iterator<Item = i32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-fn belongs(pid: i32, needle: &[u8]) -> bool {
+/// Whether a process is there because of a server or a database of this directory, and not because somebody looks at its files:
+/// it was started with the directory in its environment, works below its data, or is one of our servers with something of it.
+fn belongs(pid: i32, directory: &Path) -> bool {
+    let needle = directory.as_os_str().as_bytes();
     let holds = |bytes: &[u8]| bytes.windows(needle.len()).any(|window| window == needle);
     let file = |name: &str| fs::read(format!("/proc/{pid}/{name}")).is_ok_and(|it| holds(&it));
-    let link = |path: &Path| fs::read_link(path).is_ok_and(|it| holds(it.as_os_str().as_bytes()));
-    let open = || {
-        let entries = fs::read_dir(format!("/proc/{pid}/fd"))
-            .into_iter()
-            .flatten()
-            .flatten();
-        entries.into_iter().any(|entry| link(&entry.path()))
+    let link = |name: &str| fs::read_link(format!("/proc/{pid}/{name}")).unwrap_or_default();
+    let below = |path: &Path| {
+        ["data", "postgres"]
+            .iter()
+            .any(|part| path.starts_with(directory.join(part)))
     };
-    file("cmdline")
-        || file("environ")
-        || link(Path::new(&format!("/proc/{pid}/cwd")))
-        || link(Path::new(&format!("/proc/{pid}/exe")))
-        || open()
+    if file("environ") || below(&link("cwd")) || below(&link("exe")) {
+        return true;
+    }
+    let program = link("exe");
+    // The kernel says so of a program that was built anew meanwhile (proc(5)).
+    let name = program.file_name().unwrap_or_default().to_string_lossy();
+    if !SERVERS.contains(&name.trim_end_matches(" (deleted)")) {
+        return false;
+    }
+    let open = || {
+        let entries = fs::read_dir(format!("/proc/{pid}/fd"));
+        let mut entries = entries.into_iter().flatten().flatten();
+        entries
+            .any(|entry| fs::read_link(entry.path()).is_ok_and(|path| path.starts_with(directory)))
+    };
+    file("cmdline") || open()
 }

@@ -126,17 +126,24 @@ fn all_complete_while(server: &mut Server, postgres: Option<&PrivatePostgres>, f
     let image = server.scripted();
     let effects = server.shared().path("effects");
     let input = json!({
-        "effects_file": effects, "steps": STEPS, "step_ms": 150, "sleep_at": 5, "sleep_ms": 1_500,
+        "effects_file": effects, "steps": STEPS, "step_ms": 300, "sleep_at": 5, "sleep_ms": 1_500,
     });
-    for number in 0..INSTANCES {
+    let all = |act: &(dyn Fn(usize) + Sync)| {
+        scope(|scope| {
+            for thread in 0..8 {
+                scope.spawn(move || (thread..INSTANCES).step_by(8).for_each(act));
+            }
+        });
+    };
+    all(&|number| {
         let start = json!({ "instance_id": format!("work-{number}"), "input": input, "labels": { "work": "yes" } });
         let answer = server.try_launch(&image, &start);
         assert_eq!(answer.status, 201, "{answer}");
-    }
-    for (number, fault) in faults.iter().enumerate() {
+    });
+    for fault in faults {
         // Spread over the work, by its progress and not by the clock.
-        let share = INSTANCES * usize::try_from(STEPS).expect("it is small") * (number + 1)
-            / (faults.len() + 2);
+        let before = server.shared().lines("effects").len();
+        let share = (before + 120).min(INSTANCES * 9);
         eventually_within(
             Duration::from_secs(120),
             &format!("{share} effects before {fault:?}"),
@@ -179,17 +186,11 @@ fn all_complete_while(server: &mut Server, postgres: Option<&PrivatePostgres>, f
     let mut wanted: Vec<_> = (1..=STEPS).map(|step| format!("step-{step}")).collect();
     wanted.insert(5, "sleep".to_owned());
     let runs = AtomicU64::new(0);
-    scope(|scope| {
-        for thread in 0..4 {
-            let (server, wanted, runs) = (&*server, &wanted, &runs);
-            scope.spawn(move || {
-                for number in (thread..INSTANCES).step_by(4) {
-                    let again = check_one(server, &format!("work-{number}"), wanted);
-                    runs.fetch_add(again, Ordering::Relaxed);
-                }
-            });
-        }
-    });
+    let all_checked = |number: usize| {
+        let again = check_one(server, &format!("work-{number}"), &wanted);
+        runs.fetch_add(again, Ordering::Relaxed);
+    };
+    all(&all_checked);
     let interruptions = runs.into_inner();
     assert!(
         interruptions > 0,
@@ -322,6 +323,10 @@ mod heavy {
         let health = server.ask(&Request::get("/api/v1/health"));
         assert_eq!(health.json()["healthy"], false, "{health}");
         assert_eq!(server.ask_core(&Request::get("/health")).status, 503);
+        // Programs begin by asking whether we live, and give up if not.
+        let late = run.token_path();
+        let path = format!("{late}/health");
+        assert_eq!(server.ask_core(&Request::get(&path)).status, 200);
         let done = server.shared().lines("effects").len();
         assert!(
             away.elapsed() < Duration::from_secs(20),

@@ -273,7 +273,13 @@ fn a_quiet_run_does_not_notice_an_orderly_restart(store: Store) {
     let script = format!("while [ ! -e {go} ]; do sleep 0.05; done; echo $RUNTARA_RUN_NUMBER");
     let id = server.launch(&server.shell(&script), &json!({})).id;
     let process = server.instance(&id).wait_for_process();
+    let before = Instant::now();
     let _left = server.sigterm();
+    let took = before.elapsed();
+    assert!(
+        took < Duration::from_secs(5),
+        "nothing was under way, and it took {took:?} to leave"
+    );
     assert!(processes::lives(process.pid));
     server.start_again();
     server.shared().touch("go");

@@ -168,7 +168,11 @@ fn a_crash_goes_on_from_the_checkpoints(store: Store) {
         "each step is done once"
     );
     assert_eq!(run.checkpoints(), ["a", "b", "c"]);
-    assert_eq!(run.status()["retry_count"], 0, "progress resets the count");
+    assert_eq!(
+        run.status()["retry_count"],
+        1,
+        "progress resets the count: only the crash after the last checkpoint is left"
+    );
 }
 
 fn a_run_that_spoke_and_left_without_its_word_has_crashed(store: Store) {
