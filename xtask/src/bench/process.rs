@@ -71,6 +71,23 @@ pub(super) fn of_instances(prefix: &str) -> Vec<u32> {
     all().into_iter().filter(is_one).collect()
 }
 
+/// Gives the ids of instances, which begin so, with a variable that their programs were given.
+pub(super) fn variables(prefix: &str, name: &str) -> Vec<(String, String)> {
+    let read = |pid: u32| {
+        let environ = fs::read(format!("/proc/{pid}/environ")).ok()?;
+        let environ = String::from_utf8(environ).ok()?;
+        let value = |name: &str| {
+            let mut values = environ.split('\0').filter_map(|it| it.split_once('='));
+            values
+                .find(|(it, _)| *it == name)
+                .map(|(_, value)| value.to_owned())
+        };
+        let id = value("RUNTARA_INSTANCE_ID")?;
+        Some((id, value(name)?))
+    };
+    of_instances(prefix).into_iter().filter_map(read).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
