@@ -7,7 +7,7 @@ use runtara_domain::{CheckpointId, ImageRecord, InstanceId, Timestamp};
 use runtara_store::{
     CheckpointFilter, CheckpointSummary, EventFilter, ImageFilter, InstanceFilter, InstanceOrder,
     InstanceSummary, MetricsBucket, MetricsQuery, Page, PageRequest, Scope as StoredScope,
-    StepFilter, StepStatus, StepSummary, StoredCheckpoint, StoredEvent, Total,
+    StepFilter, StepStatus, StepSummary, StoredCheckpoint, StoredEvent,
 };
 use serde_json::Value;
 
@@ -123,17 +123,6 @@ impl From<StepSummary> for Step {
     }
 }
 
-fn empty_page<T>() -> Page<T> {
-    Page {
-        rows: Vec::new(),
-        next: None,
-        total: Total {
-            count: 0,
-            exact: true,
-        },
-    }
-}
-
 impl Control {
     /// Whether the scope may see an instance. Lists of one that it may not see are empty, as those of an unknown one.
     async fn may_see(&self, scope: &Scope, id: &InstanceId) -> ControlResult<bool> {
@@ -181,7 +170,7 @@ impl Control {
         page: &PageRequest,
     ) -> ControlResult<Page<CheckpointSummary>> {
         if !self.may_see(scope, id).await? {
-            return Ok(empty_page());
+            return Ok(Page::empty());
         }
         Ok(self.store.list_checkpoints(id, filter, page).await?)
     }
@@ -214,7 +203,7 @@ impl Control {
         page: &PageRequest,
     ) -> ControlResult<Page<StoredEvent>> {
         if !self.may_see(scope, id).await? {
-            return Ok(empty_page());
+            return Ok(Page::empty());
         }
         Ok(self.store.list_events(id, filter, page).await?)
     }
@@ -231,7 +220,7 @@ impl Control {
         page: &PageRequest,
     ) -> ControlResult<Page<Step>> {
         if !self.may_see(scope, id).await? {
-            return Ok(empty_page());
+            return Ok(Page::empty());
         }
         let page = self.store.list_steps(id, filter, page).await?;
         Ok(Page {

@@ -52,6 +52,7 @@ pub struct Core {
     tracker: CallTracker,
     config: CoreConfig,
     closing: watch::Sender<bool>,
+    held: watch::Sender<usize>,
 }
 
 impl Core {
@@ -63,6 +64,7 @@ impl Core {
             tracker,
             config,
             closing: watch::Sender::new(false),
+            held: watch::Sender::new(0),
         }
     }
 
@@ -76,6 +78,13 @@ impl Core {
     /// next, and calls that wait for a store are given up.
     pub fn close(&self) {
         self.closing.send_replace(true);
+    }
+
+    /// Waits until no call is held any more, after [`Core::close`]. Callers bound this by a deadline of their own.
+    pub async fn settled(&self) {
+        let mut held = self.held.subscribe();
+        // The sender lives as long as `self`.
+        let _closed = held.wait_for(|held| *held == 0).await;
     }
 
     fn patience(&self, caller: &Caller) -> Patience<'_> {

@@ -8,6 +8,7 @@ use runtara_domain::{Caller, Refusal, SignalWait, Sleep, WaitCall, WaitKind, Wai
 use runtara_runner::CallError;
 use runtara_store::{HeldWait, WaitKey, WaitRequest, Waiting, Watch};
 use sha2::{Digest as _, Sha256};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::{Core, request_id};
@@ -78,6 +79,7 @@ impl Core {
                 }
                 Ok(Waiting::Held(held)) => {
                     was_held = true;
+                    let _counted = Held::count(&self.held);
                     let closing = self.until_looked_at(&held, &mut watch).await;
                     stands = self
                         .patience(caller)
@@ -113,6 +115,22 @@ impl Core {
             () = watch.changed() => false,
             _ = closing.wait_for(|closing| *closing) => true,
         }
+    }
+}
+
+/// A call that is held, counted for as long as this lives.
+struct Held<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Held<'a> {
+    fn count(held: &'a watch::Sender<usize>) -> Self {
+        held.send_modify(|held| *held += 1);
+        Self(held)
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|held| *held = held.saturating_sub(1));
     }
 }
 

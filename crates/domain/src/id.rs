@@ -39,6 +39,12 @@ pub enum IdError {
         /// What else is refused beside control characters.
         also: &'static str,
     },
+    /// The text holds the character NUL, which databases cannot keep in a text.
+    #[error("{what} holds NUL, which is not allowed")]
+    Nul {
+        /// Which id was meant.
+        what: &'static str,
+    },
     /// The text is `.` or `..`, which URL libraries remove from a path.
     #[error("{what} is {found:?}, which cannot stand in a URL path; choose another")]
     DotSegment {
@@ -101,6 +107,14 @@ fn check_plain(what: &'static str, text: &str, limit: usize) -> Result<(), IdErr
             found,
             also: "",
         }),
+    }
+}
+
+fn check_any(what: &'static str, text: &str, limit: usize) -> Result<(), IdError> {
+    check_length(what, text, limit)?;
+    match text.contains('\0') {
+        false => Ok(()),
+        true => Err(IdError::Nul { what }),
     }
 }
 
@@ -188,12 +202,13 @@ text_id!(
     ImageName, "image name", limits::ID_BYTES, check_plain
 );
 text_id!(
-    /// The name of a checkpoint within its instance. At most 2,048 bytes, no control characters.
-    CheckpointId, "checkpoint id", limits::CHECKPOINT_ID_BYTES, check_plain
+    /// The name of a checkpoint within its instance. At most 2,048 bytes, no NUL: programs make such names of whatever text they
+    /// have, and every place that takes one encodes it.
+    CheckpointId, "checkpoint id", limits::CHECKPOINT_ID_BYTES, check_any
 );
 text_id!(
-    /// The name of a custom signal within its instance. At most 2,048 bytes, no control characters.
-    SignalId, "signal id", limits::CHECKPOINT_ID_BYTES, check_plain
+    /// The name of a custom signal within its instance. Same form as [`CheckpointId`].
+    SignalId, "signal id", limits::CHECKPOINT_ID_BYTES, check_any
 );
 
 impl ImageId {
@@ -394,6 +409,7 @@ mod tests {
     #[test]
     fn checkpoint_ids_may_hold_what_is_percent_encoded_in_a_path() {
         assert!(CheckpointId::new("durable::charge::order/7?x=%41#1").is_ok());
+        assert!(CheckpointId::new("two\nlines").is_ok());
         assert!(CheckpointId::new("a\0b").is_err());
     }
 

@@ -319,6 +319,9 @@ impl RuntimeHandle {
         self.scheduler.stop_claiming();
         self.servers.environment.stop();
         self.core.close();
+        if timeout_at(deadline, self.core.settled()).await.is_err() {
+            warn!("some held calls were cut off");
+        }
         if timeout_at(deadline, self.servers.environment.stopped())
             .await
             .is_err()

@@ -135,9 +135,8 @@ impl Scheduler {
             if reconcile::recover(&shared).await {
                 shared.tasks.spawn(dispatch::run(Arc::clone(&shared)));
                 shared.tasks.spawn(reconcile::run(Arc::clone(&shared)));
-                shared
-                    .tasks
-                    .spawn(supervise::pass_nudges(Arc::clone(&shared)));
+                let pass_nudges = supervise::pass_nudges(Arc::clone(&shared));
+                shared.minders.spawn(pass_nudges);
                 chores::start(&shared);
             }
         });
@@ -170,6 +169,11 @@ impl Scheduler {
             if timeout_at(deadline, shared.live.empty()).await.is_err() {
                 warn!(runs = shared.live.len(), "runs did not end in time");
             }
+        } else if timeout_at(deadline, supervise::told_to_leave(shared))
+            .await
+            .is_err()
+        {
+            warn!("runs that were told to leave did not do so in time");
         }
         shared.leaving.cancel();
         shared.minders.close();

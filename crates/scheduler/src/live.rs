@@ -113,14 +113,18 @@ impl LiveRuns {
 
     /// Waits until there is room for one more.
     pub(crate) async fn has_room(&self) {
-        let mut count = self.count.subscribe();
-        // The sender lives as long as `self`.
-        let _closed = count.wait_for(|count| *count < self.capacity).await;
+        self.fewer_than(self.capacity).await;
     }
 
     /// Waits until there are none.
     pub(crate) async fn empty(&self) {
+        self.fewer_than(1).await;
+    }
+
+    /// Waits until there are fewer than so many.
+    pub(crate) async fn fewer_than(&self, most: usize) {
         let mut count = self.count.subscribe();
-        let _closed = count.wait_for(|count| *count == 0).await;
+        // The sender lives as long as `self`.
+        let _closed = count.wait_for(|count| *count < most).await;
     }
 }

@@ -21,16 +21,47 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// When to look again at a row that could not be read.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// Hands the nudges about runs to their minders.
+/// Hands the nudges about runs to their minders, for as long as there are any.
 pub(crate) async fn pass_nudges(shared: Arc<Shared>) {
     loop {
         let ids = tokio::select! {
-            () = shared.closing.cancelled() => return,
+            () = shared.leaving.cancelled() => return,
             ids = shared.store.nudges().runs_to_look_at() => ids,
         };
         for live in ids.iter().filter_map(|id| shared.live.get(id)) {
             live.look();
         }
+    }
+}
+
+/// Waits until every run is gone whose row says that it is killed now: those that sleep or wait from here on. Runs that may stay are
+/// left to their shims.
+pub(crate) async fn told_to_leave(shared: &Shared) {
+    const ROWS: u32 = 200;
+    loop {
+        let mut after = None;
+        let mut leaving = 0;
+        loop {
+            let page = shared
+                .store
+                .live_runs(shared.config.node, after.as_ref(), ROWS)
+                .await;
+            let Ok(rows) = page else { return };
+            let told = rows.iter().filter(|row| row.leave_in_ms == Some(0));
+            for live in told.filter_map(|row| shared.live.get(&row.instance_id)) {
+                leaving += 1;
+                live.look();
+            }
+            after = rows.last().map(|row| row.instance_id.clone());
+            if rows.len() < ROWS as usize {
+                break;
+            }
+        }
+        if leaving == 0 {
+            return;
+        }
+        let fewer = shared.live.fewer_than(shared.live.len());
+        let _slowly = timeout(LOOK_AGAIN, fewer).await;
     }
 }
 

@@ -6,8 +6,8 @@
 use bytes::Bytes;
 use runtara_domain::{
     Call, Caller, Change, CheckpointId, Checkpointed, Hold, InstanceState, Meeting, NewEvent,
-    Origin, RaisedSignal, Reason, Refusal, RunNumber, SaveCheckpoint, Timestamp, Transition,
-    WaitDecision, WaitRecord, Word, check_fence, decide_wait, meet, subtype, transition,
+    RaisedSignal, Reason, Refusal, RunNumber, SaveCheckpoint, Timestamp, Transition, WaitDecision,
+    WaitRecord, Word, check_fence, decide_wait, meet, subtype, transition,
 };
 use serde_json::json;
 
@@ -315,6 +315,7 @@ pub fn wait(
     let view = View {
         until,
         park: wait.park,
+        busy: !wait.park,
         hold_ms: request.hold_ms,
         new: progress,
         checkpoint_id: checkpoint_id.clone(),
@@ -353,6 +354,7 @@ pub fn continue_wait(
     let view = View {
         until,
         park: park && park_now,
+        busy: !park,
         hold_ms: if park_now { 0 } else { u64::MAX },
         new: false,
         checkpoint_id: None,
@@ -381,6 +383,8 @@ pub fn continue_wait(
 struct View {
     until: Option<Timestamp>,
     park: bool,
+    /// Whether the program has other things to do meanwhile, so that it can be let go to see a signal.
+    busy: bool,
     hold_ms: u64,
     new: bool,
     checkpoint_id: Option<CheckpointId>,
@@ -397,9 +401,9 @@ fn stand(
     let is_signal = matches!(held.key, WaitKey::Signal(_));
     let taken = kept.filter(|_| is_signal).map(|kept| kept.payload.clone());
     let elapsed = view.until.is_some_and(|until| until <= now);
-    // A run whose process is not ours to end, or that is busy elsewhere, is let go to see the signal that waits for it.
-    let unparked = !view.park || state.origin == Origin::SelfRegistered;
-    let called_away = unparked && state.pending.visible().is_some();
+    // A run that is busy elsewhere is let go to see the signal that waits for it. One that has nothing else to do would take that for
+    // the end of its wait: it is ended, or, where its process is not ours to end, held to the end.
+    let called_away = view.busy && state.pending.visible().is_some();
     if taken.is_some() || elapsed || called_away {
         let mut transition = if view.new {
             let hold = Hold {
@@ -428,7 +432,7 @@ fn stand(
         return Ok((transition, take_signal, answer));
     }
     // A signal that waits for a parked run acts on it at once, however near the end of its wait is.
-    let acts_at_once = !unparked && state.pending.visible().is_some();
+    let acts_at_once = view.park && state.pending.visible().is_some();
     let hold_ms = if acts_at_once { 0 } else { view.hold_ms };
     match decide_wait(state, view.until, view.park, hold_ms, now) {
         WaitDecision::Over | WaitDecision::Hold { .. } => {

@@ -62,6 +62,21 @@ pub struct Page<T> {
     pub total: Total,
 }
 
+impl<T> Page<T> {
+    /// The page of a list without rows.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self {
+            rows: Vec::new(),
+            next: None,
+            total: Total {
+                count: 0,
+                exact: true,
+            },
+        }
+    }
+}
+
 /// The lease of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeLease {

@@ -12,7 +12,7 @@ use runtara_control::{ControlError, InstanceView, StartInstance};
 use runtara_domain::{
     InstanceId, InstanceState, Labels, Reason, SignalKind, Status, TenantId, Timestamp,
 };
-use runtara_store::{InstanceFilter, InstanceOrder, InstanceSummary};
+use runtara_store::{InstanceFilter, InstanceOrder, InstanceSummary, Page};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -278,9 +278,14 @@ pub(super) async fn list(
     headers: HeaderMap,
     query: Query,
 ) -> Result<Json<ListAnswer>, ApiError> {
+    // Published clients have a word for a status they do not know, and ask for it: no instance stands so.
+    let (status, impossible) = match query.text("status") {
+        Some("unknown") => (None, true),
+        _ => (query.parsed("status")?, false),
+    };
     let filter = InstanceFilter {
         tenant_id: scope(&headers, &query)?,
-        status: query.parsed("status")?,
+        status,
         image_id: query.text("image_id").map(parse_id).transpose()?,
         image_name_prefix: query.text("image_name_prefix").map(str::to_owned),
         created_after: time(&query, "created_after_ms")?,
@@ -296,10 +301,14 @@ pub(super) async fn list(
         _ => InstanceOrder::CreatedDescending,
     };
     let request = page_request(&query)?;
-    let page = state
-        .control
-        .list_instances(&filter, order, &request)
-        .await?;
+    let page = if impossible {
+        Page::empty()
+    } else {
+        state
+            .control
+            .list_instances(&filter, order, &request)
+            .await?
+    };
     Ok(Json(ListAnswer {
         page: PageInfo::new(&page, &request),
         instances: page.rows.into_iter().map(WireSummary::from).collect(),

@@ -102,12 +102,12 @@ pub(super) fn kind(error: &sqlx::Error) -> Kind {
             Some("40001" | "40P01" | "23505") => Kind::Conflict,
             Some("57014" | "55P03") => Kind::TooSlow,
             // Connection exceptions, insufficient resources, operator intervention (shutdown, crash recovery), and a server
-            // that is read-only because another one has taken over.
+            // that is read-only because another one has taken over or that takes no connections to this database for now.
             Some(code)
                 if code.starts_with("08")
                     || code.starts_with("53")
                     || code.starts_with("57")
-                    || code == "25006" =>
+                    || matches!(code, "25006" | "55000") =>
             {
                 Kind::Away
             }
