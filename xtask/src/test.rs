@@ -104,7 +104,7 @@ fn build() -> Result<(), Error> {
 }
 
 fn nextest() -> std::process::Command {
-    let mut command = cargo(["nextest", "run", "--workspace"]);
+    let mut command = cargo(["nextest", "run", "--workspace", "--all-features"]);
     // CI systems set it; what the profile changes stands in .config/nextest.toml.
     if std::env::var_os("CI").is_some() {
         command.args(["--profile", "ci"]);
