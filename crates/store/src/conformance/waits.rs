@@ -230,6 +230,12 @@ pub async fn a_self_registered_instance_is_held(harness: &dyn Harness) {
     let Waiting::Held(_) = run.go_on(&wait, true).await else {
         panic!("it is not ours to park");
     };
+    let idle = world.self_registered("idle").await;
+    let nap = held(idle.wait(sleep(Some("nap"), 60_000, b"s")).await);
+    world.cancel(idle.id()).await;
+    let Waiting::Held(_) = idle.go_on(&nap, false).await else {
+        panic!("it would take that for the end of its sleep");
+    };
     let wait = held(run.wait(busy(sleep(Some("nap"), 3_600_000, b"t"))).await);
     world.cancel(run.id()).await;
     assert_eq!(run.go_on(&wait, false).await, called_away());
