@@ -99,7 +99,7 @@ pub(super) fn workflows(bench: &Bench) -> Result<Vec<Figure>, Error> {
     let figure = Figure::new("10-step workflows/s, 16 concurrent", "/s", &rates)
         .must(Bound::AtLeast(150.0))
         .note(
-            "health, register, input, ten checkpoints, completed: 14 calls over one connection each",
+            "health, register, input, ten looks, ten saves, completed: 24 calls over one connection each",
         );
     Ok(vec![figure])
 }
