@@ -24,6 +24,8 @@ pub struct Log {
     key: RunKey,
     reader: LogReader,
     offset: u64,
+    /// Behind the last byte that there was when it was opened. Reading on to wherever the program has come meanwhile would have no end.
+    end: u64,
     follow: Option<Follow>,
 }
 
@@ -87,6 +89,7 @@ impl Control {
             key,
             reader,
             offset: offset.max(extent.oldest),
+            end: extent.end,
             follow,
         })
     }
@@ -106,7 +109,19 @@ impl Log {
     pub async fn next(&mut self) -> ControlResult<Option<Bytes>> {
         loop {
             let (reader, offset) = (self.reader.clone(), self.offset);
-            let piece = blocking(move || reader.read(offset, PIECE)).await?;
+            let limit = match self.follow {
+                Some(_) => PIECE,
+                None => usize::try_from(self.end.saturating_sub(offset))
+                    .map_or(PIECE, |left| left.min(PIECE)),
+            };
+            if limit == 0 {
+                return Ok(None);
+            }
+            let piece = blocking(move || reader.read(offset, limit)).await?;
+            if self.follow.is_none() && piece.offset >= self.end {
+                // All that there was is gone by now.
+                return Ok(None);
+            }
             if !piece.bytes.is_empty() {
                 self.offset = piece.offset + piece.bytes.len() as u64;
                 return Ok(Some(piece.bytes.into()));
