@@ -516,6 +516,15 @@ async fn counted(connection: &mut PgConnection, index: &str) -> Counted {
     }
 }
 
+/// How many connections of this name there are.
+async fn connections(connection: &mut PgConnection, name: &str) -> i64 {
+    sqlx::query_scalar("select count(*) from pg_stat_activity where application_name = $1")
+        .bind(name)
+        .fetch_one(connection)
+        .await
+        .unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_hot_statement_is_served_by_its_index() {
     let Some(schema) = Schema::make().await else {
@@ -529,23 +538,27 @@ async fn every_hot_statement_is_served_by_its_index() {
     let mut wrong = Vec::new();
     for case in CASES {
         let before = counted(&mut connection, case.index).await;
-        // One connection for all calls, and none beside it: its counters are complete once it is closed.
-        let options = PostgresOptions::new(&*schema.url)
-            .migrate(false)
-            .max_connections(2);
+        // The counters of a connection are complete once it is gone (its backend adds them up right before), so the connections of each
+        // case are waited for by a name of their own. Otherwise the late ones of one case would count for the next.
+        let name = format!("plans-{}", std::process::id());
+        let joint = if schema.url.contains('?') { '&' } else { '?' };
+        let url = format!("{}{joint}application_name={name}", schema.url);
+        let options = PostgresOptions::new(url).migrate(false).max_connections(2);
         let store = PostgresStore::connect(options).await.unwrap();
         for n in 0..CALLS {
             (case.call)(&store, usize::try_from(n).unwrap()).await;
         }
         store.close().await;
         let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
-        let after = loop {
-            let after = counted(&mut connection, case.index).await;
-            if after.used >= before.used + CALLS || tokio::time::Instant::now() > deadline {
-                break after;
-            }
+        while connections(&mut connection, &name).await > 0 {
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "{}: its connections stay",
+                case.what
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
-        };
+        }
+        let after = counted(&mut connection, case.index).await;
         let (used, entries) = (after.used - before.used, after.entries - before.entries);
         if used < CALLS || entries > case.entries * CALLS || after.whole > before.whole {
             wrong.push(format!(
