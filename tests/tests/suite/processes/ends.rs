@@ -209,7 +209,11 @@ fn a_failure_that_the_program_reports_is_its_last_word(store: Store) {
     let server = Server::start(store);
     let run = server.follow(
         &server.scripted(),
-        &json!([{ "checkpoint": "a" }, { "fail": "no money" }]),
+        &json!([
+            { "checkpoint": "a" },
+            { "on_run": 2, "do": { "signal": "seen" } },
+            { "fail": "no money" }
+        ]),
     );
     let found = run.wait_for("failed");
     assert_eq!(
@@ -224,6 +228,7 @@ fn a_failure_that_the_program_reports_is_its_last_word(store: Store) {
         again.get("error").is_none_or(Value::is_null),
         "the error of an earlier life is gone: {again}"
     );
+    run.custom_signal("seen", "");
     let found = run.wait_until("its second end", |found| {
         found["run_number"] == 2 && found["status"] == "failed"
     });
