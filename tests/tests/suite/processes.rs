@@ -224,7 +224,8 @@ fn logs_are_bounded_and_keep_the_newest() {
     // The program writes without end: the newest text is later than what was the newest a moment ago.
     let (later, body) = eventually("newer text", || {
         let found = offset();
-        if found.0 > first {
+        // What there was may be gone before it is read: the program writes faster than anybody reads.
+        if found.0 > first && found.1.len() > 1_000 {
             Ok(found)
         } else {
             Err(found.0)
