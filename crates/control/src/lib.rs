@@ -35,8 +35,6 @@ pub struct ControlConfig {
     pub kinds: Vec<RunnerKind>,
     /// Whether a plain binary that is declared `oci` (as published clients do unless told otherwise) runs as a native process here.
     pub native_for_oci: bool,
-    /// Largest content of an image, in bytes.
-    pub max_image_bytes: u64,
     /// Where the server keeps its files.
     pub data_dir: PathBuf,
 }

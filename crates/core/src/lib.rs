@@ -68,12 +68,6 @@ impl Core {
         }
     }
 
-    /// Which calls of which runs are open.
-    #[must_use]
-    pub fn tracker(&self) -> &CallTracker {
-        &self.tracker
-    }
-
     /// Prepares for the end of this process: held sleeps become far ones, so that their instances are woken by whoever comes
     /// next, and calls that wait for a store are given up.
     pub fn close(&self) {

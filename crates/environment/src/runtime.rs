@@ -120,7 +120,6 @@ impl EnvironmentRuntime {
             ControlConfig {
                 kinds,
                 native_for_oci: config.native_for_oci,
-                max_image_bytes: config.max_image_bytes,
                 data_dir: data_dir.path().to_owned(),
             },
         );

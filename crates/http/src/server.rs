@@ -133,12 +133,6 @@ impl Server {
     pub async fn stopped(&self) {
         self.tasks.wait().await;
     }
-
-    /// How many connections are open.
-    #[must_use]
-    pub fn connections(&self) -> usize {
-        self.tasks.len().saturating_sub(1)
-    }
 }
 
 async fn accept<S>(

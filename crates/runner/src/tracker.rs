@@ -64,13 +64,6 @@ impl CallTracker {
         }
     }
 
-    /// Says that a run could not reach us, or that nobody knows whether it could.
-    pub fn blame_us(&self, token: TokenHash) {
-        if let Some(calls) = self.lock().get_mut(&token) {
-            calls.our_fault = true;
-        }
-    }
-
     /// Whether a run has our fault pending. Of a run that was not announced nobody knows: it has.
     #[must_use]
     pub fn is_our_fault(&self, token: TokenHash) -> bool {

@@ -79,14 +79,6 @@ impl Nudges {
         }
     }
 
-    /// Says that every instance may have changed, because nobody knows what was missed.
-    pub fn everything_changed(&self) {
-        for watched in lock(&self.0.watched).values() {
-            watched.send_replace(());
-        }
-        self.due();
-    }
-
     /// Watches an instance from now on.
     #[must_use]
     pub fn watch(&self, id: &InstanceId) -> Watch {
