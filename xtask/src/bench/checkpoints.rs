@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::database::{Database, STATE_BYTES};
 use super::figure::{Bound, Figure};
-use super::load::{Load, drive};
+use super::load::{Load, drive, median};
 use super::server::{Server, TENANT, id_prefix};
 use super::wire::Connection;
 use super::{Bench, process, say};
@@ -24,10 +24,32 @@ const MOST: usize = 64;
 #[derive(Default)]
 struct Rounds {
     base16: Vec<f64>,
+    base16_cpu: Vec<f64>,
     base1: Vec<f64>,
-    with16: Vec<Load>,
-    with64: Vec<Load>,
-    with1: Vec<Load>,
+    with16: Vec<Saves>,
+    with64: Vec<Saves>,
+    with1: Vec<Saves>,
+}
+
+/// A load of saves, and what each cost.
+struct Saves {
+    load: Load,
+    /// CPU microseconds of our server for each.
+    server_us: f64,
+    /// CPU microseconds of PostgreSQL for each.
+    database_us: f64,
+}
+
+impl Saves {
+    fn cost(&self) -> String {
+        format!(
+            "{:.0} us CPU each (load {:.0}, server {:.0}, database {:.0})",
+            self.load.own_cpu_us + self.server_us + self.database_us,
+            self.load.own_cpu_us,
+            self.server_us,
+            self.database_us
+        )
+    }
 }
 
 /// Measures with 16, 64 and one connection.
@@ -36,38 +58,46 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Figure>, Error> {
     database.prepare_pgbench()?;
     let server = Server::start(&bench.place, "checkpoints", &database, &[])?;
     let runs = runs(&server)?;
-    save(&server, &runs, "warm", MOST, Duration::from_secs(1))?;
+    let saver = Saver {
+        server: &server,
+        database: &database,
+        runs: &runs,
+    };
+    saver.save("warm", MOST, Duration::from_secs(1))?;
     let mut rounds = Rounds::default();
     for round in 0..bench.rounds {
-        rounds.measure(bench, &server, &runs, &database, round)?;
+        rounds.measure(bench, &saver, round)?;
     }
     Ok(rounds.figures())
 }
 
 impl Rounds {
-    fn measure(
-        &mut self,
-        bench: &Bench,
-        server: &Server,
-        runs: &[String],
-        database: &Database,
-        round: usize,
-    ) -> Result<(), Error> {
+    fn measure(&mut self, bench: &Bench, saver: &Saver<'_>, round: usize) -> Result<(), Error> {
+        let database = saver.database;
         let base16 = database.pgbench(&bench.place, 16, bench.time)?;
-        let with16 = save(server, runs, &format!("{round}-16"), 16, bench.time)?;
-        let with64 = save(server, runs, &format!("{round}-64"), 64, bench.time)?;
+        let with16 = saver.save(&format!("{round}-16"), 16, bench.time)?;
+        let with64 = saver.save(&format!("{round}-64"), 64, bench.time)?;
         let base1 = database.pgbench(&bench.place, 1, bench.time)?;
-        let with1 = save(server, runs, &format!("{round}-1"), 1, bench.time)?;
+        let with1 = saver.save(&format!("{round}-1"), 1, bench.time)?;
         say(format!(
             "checkpoints, round {}: pgbench {:.0}/s, ours {:.0}/s with 16 and {:.0}/s with 64; alone {:.2} and {:.2} ms",
             round + 1,
             base16.rate,
-            with16.rate,
-            with64.rate,
+            with16.load.rate,
+            with64.load.rate,
             base1.p50_ms,
-            with1.p50(),
+            with1.load.p50(),
+        ));
+        say(format!(
+            "checkpoints, round {}: pgbench {:.0} us CPU of the database each; with 16 {}; with 64 {}; alone {}",
+            round + 1,
+            base16.cpu_us,
+            with16.cost(),
+            with64.cost(),
+            with1.cost()
         ));
         self.base16.push(base16.rate);
+        self.base16_cpu.push(base16.cpu_us);
         self.base1.push(base1.p50_ms);
         self.with16.push(with16);
         self.with64.push(with64);
@@ -76,10 +106,12 @@ impl Rounds {
     }
 
     fn figures(&self) -> Vec<Figure> {
-        let many = |connections: usize, loads: &[Load], least: f64| {
-            let rates: Vec<f64> = loads.iter().map(|it| it.rate).collect();
-            let p50: Vec<f64> = loads.iter().map(Load::p50).collect();
-            let p99: Vec<f64> = loads.iter().map(Load::p99).collect();
+        let many = |connections: usize, saves: &[Saves], least: f64| {
+            let of = |part: fn(&Saves) -> f64| saves.iter().map(part).collect::<Vec<f64>>();
+            let rates = of(|it| it.load.rate);
+            let p50 = of(|it| it.load.p50());
+            let p99 = of(|it| it.load.p99());
+            let database_us = of(|it| it.database_us);
             let rate = Figure::new(
                 format!("checkpoints/s, {connections} connections"),
                 "/s",
@@ -95,9 +127,20 @@ impl Rounds {
             )
             .beside("their p50", &p50)
             .must(Bound::RatioAtMost(5.0));
-            [rate, tail]
+            let cost = Figure::new(
+                format!("database CPU of a checkpoint, {connections} connections"),
+                "us",
+                &database_us,
+            )
+            .beside("pgbench, 16 clients", &self.base16_cpu)
+            .note(format!(
+                "beside {:.0} us of our server and {:.0} us of the load; it does not depend on what else the machine does",
+                median(&of(|it| it.server_us)),
+                median(&of(|it| it.load.own_cpu_us))
+            ));
+            [rate, tail, cost]
         };
-        let alone: Vec<f64> = self.with1.iter().map(Load::p50).collect();
+        let alone: Vec<f64> = self.with1.iter().map(|it| it.load.p50()).collect();
         let mut figures = Vec::from(many(16, &self.with16, 1.0));
         figures.extend(many(64, &self.with64, 1.5));
         figures.push(
@@ -135,26 +178,42 @@ fn runs(server: &Server) -> Result<Vec<String>, Error> {
     urls.into_iter().map(path).collect()
 }
 
-/// Lets as many instances save checkpoint after checkpoint, each over a connection of its own.
-fn save(
-    server: &Server,
-    runs: &[String],
-    name: &str,
-    connections: usize,
-    time: Duration,
-) -> Result<Load, Error> {
-    let state = "WlpaWlpaWlpa".repeat(STATE_DIGITS / 12);
-    let worker = |run: &String| {
-        let mut connection = Connection::open(server.core)?;
-        connection.post(&format!("{run}/register"), &json!({"tenant_id": TENANT}))?;
-        let path = format!("{run}/checkpoint");
-        let (state, mut step) = (&state, 0_u64);
-        Ok(move || {
-            step += 1;
-            let body = format!(r#"{{"checkpoint_id":"{name}-{step}","state":"{state}"}}"#);
-            connection.call("POST", &path, body.as_bytes())
+struct Saver<'a> {
+    server: &'a Server,
+    database: &'a Database,
+    runs: &'a [String],
+}
+
+impl Saver<'_> {
+    /// Lets as many instances save checkpoint after checkpoint, each over a connection of its own.
+    fn save(&self, name: &str, connections: usize, time: Duration) -> Result<Saves, Error> {
+        let state = "WlpaWlpaWlpa".repeat(STATE_DIGITS / 12);
+        let worker = |run: &String| {
+            let mut connection = Connection::open(self.server.core)?;
+            connection.post(&format!("{run}/register"), &json!({"tenant_id": TENANT}))?;
+            let path = format!("{run}/checkpoint");
+            let (state, mut step) = (&state, 0_u64);
+            Ok(move || {
+                step += 1;
+                let body = format!(r#"{{"checkpoint_id":"{name}-{step}","state":"{state}"}}"#);
+                connection.call("POST", &path, body.as_bytes())
+            })
+        };
+        let workers: Result<Vec<_>, Error> =
+            self.runs.iter().take(connections).map(worker).collect();
+        let workers = workers?;
+        let used = || {
+            let server = process::cpu_seconds(self.server.pid())?;
+            Ok::<_, Error>((server, self.database.cpu_seconds()?))
+        };
+        let before = used()?;
+        let load = drive(workers, time)?;
+        let after = used()?;
+        let calls = load.millis.len() as f64;
+        Ok(Saves {
+            load,
+            server_us: (after.0 - before.0) * 1e6 / calls,
+            database_us: (after.1 - before.1) * 1e6 / calls,
         })
-    };
-    let workers: Result<Vec<_>, Error> = runs.iter().take(connections).map(worker).collect();
-    drive(workers?, time)
+    }
 }

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::load::quantile;
+use super::process::family_cpu_seconds;
 use crate::command::capture;
 use crate::error::Error;
 use crate::postgres::{PrivateCluster, binaries};
@@ -29,6 +30,8 @@ pub(super) struct Pgbench {
     /// Commits in a second.
     pub(super) rate: f64,
     pub(super) p50_ms: f64,
+    /// CPU microseconds that the server spent for each commit.
+    pub(super) cpu_us: f64,
 }
 
 impl Postgres {
@@ -74,6 +77,15 @@ impl Database {
             .map_err(|_| Error::Unmet(format!("`{statement}` gave no numbers: {text}")))
     }
 
+    /// Gives the CPU time that the whole PostgreSQL server has used so far.
+    pub(super) fn cpu_seconds(&self) -> Result<f64, Error> {
+        let file = self.sql("show data_directory")? + "/postmaster.pid";
+        let text = fs::read_to_string(&file).map_err(Error::io(format!("read {file}")))?;
+        let pid = text.lines().next().and_then(|it| it.trim().parse().ok());
+        let pid = pid.ok_or_else(|| Error::Unmet(format!("{file} names no process")))?;
+        family_cpu_seconds(pid)
+    }
+
     /// Makes the table that pgbench fills.
     pub(super) fn prepare_pgbench(&self) -> Result<(), Error> {
         self.sql(
@@ -113,11 +125,14 @@ impl Database {
             .arg("--file")
             .arg(&script)
             .arg(&self.url);
+        let before = self.cpu_seconds()?;
         let printed = capture(&mut pgbench)?;
+        let cpu = self.cpu_seconds()? - before;
         let millis = logged_millis(&logs)?;
         fs::remove_dir_all(&logs).map_err(Error::io(format!("remove {}", logs.display())))?;
         Ok(Pgbench {
             rate: rate_of(&printed)?,
+            cpu_us: cpu * 1e6 / millis.len().max(1) as f64,
             p50_ms: quantile(&millis, 0.5),
         })
     }

@@ -5,6 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::{TimeVal, TimeValLike as _};
+
 use crate::error::Error;
 use crate::interrupt;
 
@@ -14,6 +17,8 @@ pub(super) struct Load {
     pub(super) rate: f64,
     /// Milliseconds for each call, in order.
     pub(super) millis: Vec<f64>,
+    /// CPU microseconds that the load itself spent for each call.
+    pub(super) own_cpu_us: f64,
 }
 
 impl Load {
@@ -44,10 +49,10 @@ where
             .map(|worker| scope.spawn(|| repeat(worker, &ready, &over)))
             .collect();
         ready.wait();
-        let began = Instant::now();
+        let (began, cpu_before) = (Instant::now(), own_cpu_seconds());
         let waited = interrupt::pause(time);
         over.store(true, Ordering::Relaxed);
-        let took = began.elapsed();
+        let (took, cpu) = (began.elapsed(), own_cpu_seconds() - cpu_before);
         let mut millis = Vec::new();
         let mut failure = None;
         for thread in threads {
@@ -57,9 +62,9 @@ where
             }
         }
         waited?;
-        failure.map_or(Ok((millis, took)), Err)
+        failure.map_or(Ok((millis, took, cpu)), Err)
     });
-    let (mut millis, took) = outcome?;
+    let (mut millis, took, cpu) = outcome?;
     if millis.is_empty() {
         let seconds = time.as_secs_f64();
         return Err(Error::Unmet(format!("no call ended within {seconds} s")));
@@ -67,8 +72,16 @@ where
     millis.sort_by(f64::total_cmp);
     Ok(Load {
         rate: millis.len() as f64 / took.as_secs_f64(),
+        own_cpu_us: cpu * 1e6 / millis.len() as f64,
         millis,
     })
+}
+
+/// CPU time of this process so far, which is the load and little else.
+fn own_cpu_seconds() -> f64 {
+    let used = getrusage(UsageWho::RUSAGE_SELF).expect("a process may ask for its own usage");
+    let seconds = |time: TimeVal| time.num_microseconds() as f64 / 1e6;
+    seconds(used.user_time()) + seconds(used.system_time())
 }
 
 fn repeat(

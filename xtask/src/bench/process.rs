@@ -45,6 +45,31 @@ pub(super) fn cpu_seconds(pid: u32) -> Result<f64, Error> {
     Ok(nanoseconds / 1e9)
 }
 
+/// Gives the CPU time of a process, of its living children, and of those that it has waited for, in seconds.
+pub(super) fn family_cpu_seconds(pid: u32) -> Result<f64, Error> {
+    let path = format!("/proc/{pid}/stat");
+    let text = fs::read_to_string(&path).map_err(Error::io(format!("read {path}")))?;
+    let waited_for = children_ticks(&text)
+        .ok_or_else(|| Error::Unmet(format!("{path} does not tell the time of children")))?;
+    let mut seconds = cpu_seconds(pid)? + waited_for / TICKS;
+    for child in all().into_iter().filter(|it| parent(*it) == Some(pid)) {
+        // It may have left meanwhile.
+        seconds += cpu_seconds(child).unwrap_or(0.0);
+    }
+    Ok(seconds)
+}
+
+/// Ticks in a second: the same on every Linux that Rust runs on (time(7)).
+const TICKS: f64 = 100.0;
+
+/// Fields 16 and 17 of proc_pid_stat(5), behind the name, which may hold anything.
+fn children_ticks(stat: &str) -> Option<f64> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_ascii_whitespace().skip(13);
+    let mut next = || fields.next()?.parse::<f64>().ok();
+    Some(next()? + next()?)
+}
+
 /// Gives all processes.
 pub(super) fn all() -> Vec<u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -97,6 +122,13 @@ mod tests {
         let text = "VmHWMx:\t 1 kB\nVmHWM:\t  20 kB\nThreads:\t2\n";
         assert_eq!(field_of(text, "VmHWM"), Some(20.0 * 1024.0));
         assert_eq!(field_of(text, "Threads"), None);
+    }
+
+    #[test]
+    fn the_time_of_children_is_read_behind_any_name() {
+        let stat = "7 (a) b) S 1 2 3 4 5 6 7 8 9 10 11 12 30 12 20 0";
+        assert_eq!(children_ticks(stat), Some(42.0));
+        assert_eq!(children_ticks("7 (a) S 1 2"), None);
     }
 
     #[test]
