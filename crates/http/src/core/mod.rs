@@ -53,31 +53,34 @@ pub enum Tokenless {
 /// The routes of the instance protocol.
 #[must_use]
 pub fn service(state: CoreState, tokenless: Tokenless, hosts: HostPolicy) -> CoreService {
-    let instance = Router::new()
-        .route("/register", post(routes::register))
-        .route("/checkpoint", post(routes::checkpoint))
-        .route("/signals", get(routes::poll_signal))
-        .route(
-            "/signals/ack",
-            post(routes::acknowledge).get(routes::take_signal_ack),
-        )
-        .route(
-            "/signals/wait",
-            post(routes::wait_signal).get(routes::take_signal_wait),
-        )
-        .route("/signals/{signal_id}", get(routes::take_signal))
-        .route("/events", post(routes::event))
-        .route("/completed", post(routes::completed))
-        .route("/failed", post(routes::failed))
-        .route("/suspended", post(routes::suspended))
-        .route("/retry", post(routes::retry))
-        .route("/status", get(routes::status))
-        .route("/input", get(routes::input))
-        .route("/sleep", post(routes::sleep));
+    // One level: each nested one would box and match every request once more.
+    let of_instance = |path| format!("/api/v1/instances/{{instance_id}}/{path}");
     let router = Router::new()
         .route("/health", get(routes::health))
         .route("/ready", get(routes::ready))
-        .nest("/api/v1/instances/{instance_id}", instance)
+        .route(&of_instance("register"), post(routes::register))
+        .route(&of_instance("checkpoint"), post(routes::checkpoint))
+        .route(&of_instance("signals"), get(routes::poll_signal))
+        .route(
+            &of_instance("signals/ack"),
+            post(routes::acknowledge).get(routes::take_signal_ack),
+        )
+        .route(
+            &of_instance("signals/wait"),
+            post(routes::wait_signal).get(routes::take_signal_wait),
+        )
+        .route(
+            &of_instance("signals/{signal_id}"),
+            get(routes::take_signal),
+        )
+        .route(&of_instance("events"), post(routes::event))
+        .route(&of_instance("completed"), post(routes::completed))
+        .route(&of_instance("failed"), post(routes::failed))
+        .route(&of_instance("suspended"), post(routes::suspended))
+        .route(&of_instance("retry"), post(routes::retry))
+        .route(&of_instance("status"), get(routes::status))
+        .route(&of_instance("input"), get(routes::input))
+        .route(&of_instance("sleep"), post(routes::sleep))
         .fallback(unknown_route)
         .method_not_allowed_fallback(unknown_method)
         .with_state(state);
