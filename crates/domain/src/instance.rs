@@ -190,7 +190,7 @@ pub struct InstanceState {
     pub started_at: Option<Timestamp>,
     /// When it ended.
     pub finished_at: Option<Timestamp>,
-    /// When its run last called.
+    /// When its run last called, or a little earlier: a call within [`limits::SIGN_OF_LIFE_MS`] of this time leaves it.
     pub last_seen_at: Option<Timestamp>,
     /// The checkpoint it saved last.
     pub checkpoint_id: Option<CheckpointId>,

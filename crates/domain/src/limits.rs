@@ -64,6 +64,9 @@ pub const BACKOFF_MAX_MS: u64 = 60_000;
 pub const BACKOFF_RESET_MS: u64 = 60_000;
 /// How long a run may stay after its own last word before it is killed, in milliseconds.
 pub const LEAVE_MS: u64 = 10_000;
+/// A sign of life is noted only if the last one that was is at least so old, in milliseconds: so that a run that calls often does
+/// not have its row written for each call that changes nothing else. Who judges by signs of life must allow for as much.
+pub const SIGN_OF_LIFE_MS: u64 = 5_000;
 /// Longest held call unless the client's own time-out asks for less, in milliseconds.
 pub const HOLD_MS: u64 = 10_000;
 /// Longest grace period of a stop, in milliseconds (an hour).

@@ -434,8 +434,7 @@ fn call_of_run(state: &InstanceState, call: &Call, now: Timestamp) -> Result<Tra
         };
     }
     let mut next = Transition::of(state.clone());
-    next.state.last_seen_at = Some(now);
-    next.state.run.spoke = true;
+    note_sign_of_life(&mut next.state, now);
     Ok(match call {
         Call::Register { .. } => unreachable!("a registration was answered above"),
         Call::Saved { checkpoint_id } => {
@@ -503,8 +502,7 @@ fn register(
             ..RunMarks::default()
         };
     }
-    next.state.run.spoke = true;
-    next.state.last_seen_at = Some(now);
+    note_sign_of_life(&mut next.state, now);
     if first {
         next = next.record(NewEvent {
             checkpoint_id,
@@ -512,6 +510,14 @@ fn register(
         });
     }
     Ok(next)
+}
+
+fn note_sign_of_life(state: &mut InstanceState, now: Timestamp) {
+    state.run.spoke = true;
+    let age = state.last_seen_at.map(|seen| now.millis_since(seen));
+    if age.is_none_or(|age| age >= limits::SIGN_OF_LIFE_MS) {
+        state.last_seen_at = Some(now);
+    }
 }
 
 fn show_signal(state: &mut InstanceState) {
@@ -601,8 +607,18 @@ fn park(
         .leave_within(0, now)
 }
 
-fn say(next: Transition, word: &Word, our_fault: bool, now: Timestamp) -> Transition {
+fn say(mut next: Transition, word: &Word, our_fault: bool, now: Timestamp) -> Transition {
     let cancelled = next.state.pending.cancel.is_some();
+    if let Word::SuspendedUntil {
+        checkpoint_id,
+        state,
+        ..
+    } = word
+        && !state.is_empty()
+    {
+        // Saved whatever becomes of the word.
+        next.state.checkpoint_id = Some(checkpoint_id.clone());
+    }
     let said = match word {
         Word::Acknowledged(SignalKind::Resume) => return next,
         Word::Completed { output } => next.complete(output.clone(), now),
@@ -620,12 +636,8 @@ fn say(next: Transition, word: &Word, our_fault: bool, now: Timestamp) -> Transi
             next.cancel(now)
         }
         Word::Acknowledged(SignalKind::Pause) | Word::Suspended => next.pause(now),
-        Word::SuspendedUntil {
-            wake_at,
-            checkpoint_id,
-            state,
-        } => {
-            let next = progress(next, Some(checkpoint_id).filter(|_| !state.is_empty()));
+        Word::SuspendedUntil { wake_at, .. } => {
+            let next = progress(next, None);
             if next.state.pending.pause.is_some() {
                 next.pause(now)
             } else {

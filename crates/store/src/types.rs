@@ -411,7 +411,7 @@ pub struct CheckpointFilter {
 /// A checkpoint without its state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckpointSummary {
-    /// Its number within its instance: the order in which they were saved.
+    /// Its number: it grows with each checkpoint that its instance saves, though not always by one.
     pub seq: u64,
     /// Its name.
     pub checkpoint_id: String,

@@ -34,14 +34,14 @@ const CALLS: i64 = 8;
 const FILL: &str = "
     insert into runtara_instances
            (instance_id, tenant_id, image_id, runner_kind, origin, status, reason, due_at, live_node, token_hash, run_number,
-            spoke, timeout_ms, created_at, started_at, finished_at, checkpoint_seq, event_seq)
+            spoke, timeout_ms, created_at, started_at, finished_at, event_seq)
     select 'n-' || lpad(n::text, 6, '0'), 't-' || n % 40, 'image-' || n % 100, 'native', 'launched',
            s.status, null,
            case s.status when 'suspended' then 4000000000000 + n when 'pending' then n end,
            case s.status when 'running' then '00000000-0000-0000-0000-00000000000' || n % 10 end,
            case s.status when 'running' then sha256(n::text::bytea) end,
            1, true, 1000, 1600000000000 + n * 1000, 1600000000000 + n * 1000,
-           case when s.status in ('completed', 'failed') then 1600000000000 + n * 1000 + 500 end, 1, 1
+           case when s.status in ('completed', 'failed') then 1600000000000 + n * 1000 + 500 end, 1
       from generate_series(1, 120000) n
      cross join lateral (select case when n % 100 < 60 then 'completed' when n % 100 < 65 then 'failed'
                                      when n % 100 < 95 then 'suspended' when n % 100 < 97 then 'running'

@@ -1,7 +1,7 @@
 //! Events: numbered without gaps, in an order that all see, and found by what they say.
 
 use bytes::Bytes;
-use runtara_domain::{EventKind, NewEvent};
+use runtara_domain::{EventKind, NewEvent, limits};
 
 use super::Harness;
 use super::make::{checkpoint, instance};
@@ -72,7 +72,7 @@ pub async fn the_first_heartbeat_of_a_run_is_an_event(harness: &dyn Harness) {
     let world = World::new(harness).await;
     let run = world.launch("order-1").await;
     for _ in 0..3 {
-        world.advance(1_000).await;
+        world.advance(limits::SIGN_OF_LIFE_MS).await;
         run.heartbeat().await;
         assert_eq!(world.state(run.id()).await.last_seen_at, Some(world.now()));
     }
@@ -80,6 +80,24 @@ pub async fn the_first_heartbeat_of_a_run_is_an_event(harness: &dyn Harness) {
     run.heartbeat().await;
     let history = world.history(run.id()).await;
     assert_eq!(history, ["heartbeat", "runtara.interrupted", "heartbeat"]);
+}
+
+/// A run that calls often does not have its row written for each sign of life: all of them are noted to within a few seconds.
+pub async fn signs_of_life_that_follow_each_other_closely_are_one(harness: &dyn Harness) {
+    let world = World::new(harness).await;
+    let run = world.launch("order-1").await;
+    run.register().await;
+    let seen = world.now();
+    world.advance(limits::SIGN_OF_LIFE_MS - 1).await;
+    run.save("a", b"s").await;
+    run.save("b", b"s").await;
+    run.save("b", b"").await;
+    run.poll().await;
+    run.heartbeat().await;
+    assert_eq!(world.state(run.id()).await.last_seen_at, Some(seen));
+    world.advance(1).await;
+    run.poll().await;
+    assert_eq!(world.state(run.id()).await.last_seen_at, Some(world.now()));
 }
 
 /// An event that is sent again under the same request id is recorded once, also when both come at once.

@@ -138,6 +138,7 @@ cases! { $
         the_longest_name_can_be_retried,
         the_list_is_cut_into_pages,
         a_save_after_the_end_is_refused,
+        a_save_and_an_end_do_not_cross,
     }
     signals {
         a_signal_is_shown_until_it_is_acknowledged,
@@ -180,6 +181,7 @@ cases! { $
     events {
         an_event_is_read_back,
         the_first_heartbeat_of_a_run_is_an_event,
+        signs_of_life_that_follow_each_other_closely_are_one,
         a_repeated_event_is_recorded_once,
         numbers_have_no_gaps_under_concurrency,
         events_are_found_by_type_and_time,

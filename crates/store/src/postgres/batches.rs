@@ -1,35 +1,40 @@
-//! The statements of the queues: what many instances write at once.
+//! The statements of the queues: what many instances write at once, where it changes the rows of the instances.
 //!
 //! Each is `Call::…` of the domain for the ordinary case, as one statement for many rows. The fence is a join: a row whose token is
 //! not that of the instance's current run, or whose instance does not run, is left out and told alone what is wrong, as is
 //! everything that is not ordinary. Rows come in the order of their ids and are changed in that order, so that two statements do not wait
 //! for each other.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use runtara_domain::{CheckpointId, InstanceId, NewEvent, RaisedSignal, TenantId, TokenHash};
-use sqlx::PgPool;
-use sqlx::postgres::PgRow;
+use sqlx::Postgres;
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
 
 use crate::Nudges;
 
+use super::connections::{Connections, Fetch as _};
 use super::error::Answer;
 use super::lanes::Batch;
 use super::row;
+use super::steady::saved;
 use super::write::{StepMark, request_key};
 
 /// What a batch is written to, and who is told.
 #[derive(Clone)]
 pub(super) struct Target {
-    pub(super) pool: PgPool,
+    pub(super) connections: Arc<Connections>,
     pub(super) nudges: Nudges,
 }
 
 impl Target {
+    /// Whoever minds the run is told if a wait of it has ended. Nobody waits for what a run records.
     fn nudge(&self, found: &PgRow, id: &InstanceId) -> Answer<()> {
         if row::get(found, "look")? {
             self.nudges.look_at_run(id);
         }
-        self.nudges.changed(id);
         Ok(())
     }
 }
@@ -49,6 +54,14 @@ macro_rules! told_names {
     };
 }
 
+/// What each call that changes the row of its instance notes with it. `5000` is [`runtara_domain::limits::SIGN_OF_LIFE_MS`].
+macro_rules! seen {
+    () => {
+        "spoke = true,
+                last_seen_at = case when i.last_seen_at > runtara_now() - 5000 then i.last_seen_at else runtara_now() end,"
+    };
+}
+
 fn signal(found: &PgRow) -> Answer<Option<RaisedSignal>> {
     let pending = row::pending(found)?;
     let visible = pending.visible();
@@ -56,7 +69,7 @@ fn signal(found: &PgRow) -> Answer<Option<RaisedSignal>> {
 }
 
 /// Puts what was written, in whatever order, beside what was asked for.
-fn in_order<'a, T>(
+pub(super) fn in_order<'a, T>(
     asked: impl Iterator<Item = &'a InstanceId>,
     written: &[PgRow],
     told: impl Fn(&PgRow, &InstanceId) -> Answer<T>,
@@ -76,12 +89,33 @@ fn in_order<'a, T>(
 }
 
 /// A save of a checkpoint with a state.
+#[derive(Clone)]
 pub(super) struct Save {
     pub(super) instance_id: InstanceId,
     pub(super) token: TokenHash,
     pub(super) checkpoint_id: CheckpointId,
     pub(super) state: Bytes,
     pub(super) request_id: String,
+}
+
+impl Save {
+    pub(super) fn bytes(&self) -> usize {
+        self.state.len() + self.checkpoint_id.as_str().len() + 256
+    }
+
+    /// Binds the first five parameters: arrays of ids, tokens, names, states and requests.
+    pub(super) fn bind<'q>(
+        sql: &'static str,
+        rows: &'q [Self],
+    ) -> Query<'q, Postgres, PgArguments> {
+        let texts = |text: fn(&Self) -> &str| rows.iter().map(text).collect::<Vec<_>>();
+        sqlx::query(sql)
+            .bind(texts(|row| row.instance_id.as_str()))
+            .bind(rows.iter().map(|row| &row.token.0[..]).collect::<Vec<_>>())
+            .bind(texts(|row| row.checkpoint_id.as_str()))
+            .bind(rows.iter().map(|row| &row.state[..]).collect::<Vec<_>>())
+            .bind(texts(|row| row.request_id.as_str()))
+    }
 }
 
 /// Saves that find their name free.
@@ -93,26 +127,28 @@ pub(super) struct Saves(pub(super) Target);
 pub(super) const SAVE: &str = concat!(
     "with marked as (
          update runtara_instances i
-            set version = i.version + 1, checkpoint_id = n.checkpoint_id, checkpoint_seq = i.checkpoint_seq + 1,
-                last_seen_at = runtara_now(), spoke = true, stored_new = true, crash_count = 0, interruptions = 0,
+            set version = i.version + 1, ",
+    seen!(),
+    " stored_new = true, crash_count = 0, interruptions = 0,
                 cancel_shown = i.cancel_shown or i.cancel_at is not null,
                 pause_shown = i.pause_shown
                     or (i.cancel_at is null and i.pause_at is not null and not i.resume_pending)
            from unnest($1::text[], $2::bytea[], $3::text[], $4::bytea[], $5::text[])
                     as n (instance_id, token_hash, checkpoint_id, state, request_id)
-          where i.instance_id = n.instance_id and i.token_hash = n.token_hash and i.status = 'running'
+          where i.instance_id = n.instance_id and i.token_hash = n.token_hash and (i.status = 'running') is true
             and not i.has_read_signals
             and not exists (select from runtara_signals s
                              where s.instance_id = n.instance_id and s.signal_id = n.checkpoint_id)
             and not exists (select from runtara_checkpoints c
                              where c.instance_id = n.instance_id and c.checkpoint_id = n.checkpoint_id and c.version = 1)
-      returning i.run_number, i.checkpoint_seq, n.checkpoint_id, n.state, n.request_id, ",
+      returning i.run_number, n.checkpoint_id, n.state, n.request_id, ",
     told_columns!(),
     "),
      saved as (
          insert into runtara_checkpoints
                 (instance_id, seq, checkpoint_id, version, state, size, created_at, run_number, request_id)
-         select instance_id, checkpoint_seq, checkpoint_id, 1, state, length(state), runtara_now(), run_number, request_id
+         select instance_id, nextval('runtara_checkpoint_seq'), checkpoint_id, 1, state, length(state), runtara_now(), run_number,
+                request_id
            from marked
      )
      select ",
@@ -129,30 +165,11 @@ impl Batch for Saves {
     }
 
     fn bytes(row: &Save) -> usize {
-        row.state.len() + row.checkpoint_id.as_str().len() + 256
+        row.bytes()
     }
 
     async fn commit(&self, rows: &[Save]) -> Answer<Vec<Option<Self::Told>>> {
-        let written = sqlx::query(SAVE)
-            .bind(
-                rows.iter()
-                    .map(|row| row.instance_id.as_str())
-                    .collect::<Vec<_>>(),
-            )
-            .bind(rows.iter().map(|row| &row.token.0[..]).collect::<Vec<_>>())
-            .bind(
-                rows.iter()
-                    .map(|row| row.checkpoint_id.as_str())
-                    .collect::<Vec<_>>(),
-            )
-            .bind(rows.iter().map(|row| &row.state[..]).collect::<Vec<_>>())
-            .bind(
-                rows.iter()
-                    .map(|row| row.request_id.as_str())
-                    .collect::<Vec<_>>(),
-            )
-            .fetch_all(&self.0.pool)
-            .await?;
+        let written = Save::bind(SAVE, rows).all_on(&self.0.connections).await?;
         in_order(
             rows.iter().map(|row| &row.instance_id),
             &written,
@@ -180,12 +197,14 @@ pub(super) struct Records(pub(super) Target);
 pub(super) const RECORD: &str = concat!(
     "with marked as (
          update runtara_instances i
-            set version = i.version + 1, event_seq = i.event_seq + 1, last_seen_at = runtara_now(), spoke = true
+            set version = i.version + 1, ",
+    seen!(),
+    " event_seq = i.event_seq + 1
            from unnest($1::text[], $2::bytea[], $3::bytea[], $4::text[], $5::text[], $6::text[], $7::bytea[],
                        $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::boolean[])
                     as n (instance_id, token_hash, request_key, kind, subtype, event_checkpoint_id, payload,
                           scope_id, parent_scope_id, step_id, step_type, step_key, step_failed)
-          where i.instance_id = n.instance_id and i.token_hash = n.token_hash and i.status = 'running'
+          where i.instance_id = n.instance_id and i.token_hash = n.token_hash and (i.status = 'running') is true
             and not exists (select from runtara_events e
                              where e.instance_id = n.instance_id and e.request_key = n.request_key)
       returning i.run_number, i.event_seq, n.request_key, n.kind, n.subtype, n.event_checkpoint_id, n.payload,
@@ -257,7 +276,7 @@ impl Batch for Records {
             .bind(texts(|event| event.keys.step_type.as_deref()))
             .bind(step_keys)
             .bind(failed)
-            .fetch_all(&self.0.pool)
+            .all_on(&self.0.connections)
             .await?;
         in_order(
             rows.iter().map(|row| &row.instance_id),
@@ -268,6 +287,7 @@ impl Batch for Records {
 }
 
 /// What a run gives a sign of life with.
+#[derive(Clone)]
 pub(super) enum Sign {
     /// It is there, and belongs to this tenant.
     Register(TenantId),
@@ -280,7 +300,7 @@ pub(super) enum Sign {
 }
 
 impl Sign {
-    fn word(&self) -> &'static str {
+    pub(super) fn word(&self) -> &'static str {
         match self {
             Self::Register(_) => "register",
             Self::Heartbeat => "heartbeat",
@@ -288,9 +308,17 @@ impl Sign {
             Self::Look(_) => "look",
         }
     }
+
+    pub(super) fn looked_for(&self) -> Option<&str> {
+        match self {
+            Self::Look(name) => Some(name.as_str()),
+            _ => None,
+        }
+    }
 }
 
 /// A sign of life.
+#[derive(Clone)]
 pub(super) struct Mark {
     pub(super) instance_id: InstanceId,
     pub(super) token: TokenHash,
@@ -314,8 +342,9 @@ pub(super) struct Marks(pub(super) Target);
 pub(super) const MARK: &str = concat!(
     "with marked as (
          update runtara_instances i
-            set version = i.version + 1, last_seen_at = runtara_now(), spoke = true,
-                heartbeat_seen = i.heartbeat_seen or n.sign = 'heartbeat',
+            set version = i.version + 1, ",
+    seen!(),
+    "   heartbeat_seen = i.heartbeat_seen or n.sign = 'heartbeat',
                 event_seq = i.event_seq
                     + case n.sign when 'register' then (not o.spoke)::integer
                                   when 'heartbeat' then (not o.heartbeat_seen)::integer else 0 end,
@@ -326,7 +355,7 @@ pub(super) const MARK: &str = concat!(
            from unnest($1::text[], $2::bytea[], $3::text[], $4::text[], $5::text[])
                     as n (instance_id, token_hash, sign, tenant_id, looked_for)
            join runtara_instances o on o.token_hash = n.token_hash
-          where i.instance_id = n.instance_id and i.token_hash = n.token_hash and i.status = 'running'
+          where i.instance_id = n.instance_id and i.token_hash = n.token_hash and (i.status = 'running') is true
             and (i.spoke, i.heartbeat_seen) = (o.spoke, o.heartbeat_seen)
             and (n.tenant_id is null or i.tenant_id = n.tenant_id)
             and (n.sign <> 'look'
@@ -368,10 +397,6 @@ impl Batch for Marks {
             Sign::Register(tenant) => Some(tenant.as_str().to_owned()),
             _ => None,
         };
-        let name = |row: &Mark| match &row.sign {
-            Sign::Look(name) => Some(name.as_str().to_owned()),
-            _ => None,
-        };
         let written = sqlx::query(MARK)
             .bind(
                 rows.iter()
@@ -381,21 +406,21 @@ impl Batch for Marks {
             .bind(rows.iter().map(|row| &row.token.0[..]).collect::<Vec<_>>())
             .bind(rows.iter().map(|row| row.sign.word()).collect::<Vec<_>>())
             .bind(rows.iter().map(tenant).collect::<Vec<_>>())
-            .bind(rows.iter().map(name).collect::<Vec<_>>())
-            .fetch_all(&self.0.pool)
+            .bind(
+                rows.iter()
+                    .map(|row| row.sign.looked_for())
+                    .collect::<Vec<_>>(),
+            )
+            .all_on(&self.0.connections)
             .await?;
         in_order(
             rows.iter().map(|row| &row.instance_id),
             &written,
             |found, id| {
                 self.0.nudge(found, id)?;
-                let saved = match row::bytes(found, "saved")? {
-                    Some(state) => Some((state, row::get(found, "saved_by")?)),
-                    None => None,
-                };
                 Ok(Marked {
                     signal: signal(found)?,
-                    saved,
+                    saved: saved(found)?,
                 })
             },
         )

@@ -14,11 +14,12 @@ use crate::Changed;
 use crate::plan::{self, KeptSignal};
 
 use super::PostgresStore;
+use super::connections::Fetch as _;
 use super::error::{Answer, Fault};
 use super::instances::load;
 use super::row;
 use super::write::{
-    Loaded, NewCheckpoint, SignalPlace, TRIES, Write, loaded_columns, request_key, write,
+    Loaded, NewCheckpoint, SignalPlace, TRIES, Write, loaded_columns, request_key, write, write_in,
 };
 
 /// Notes that a run is there.
@@ -50,7 +51,7 @@ pub(super) async fn register(
         {
             return Err(Refusal::CheckpointUnknown { id: id.clone() }.into());
         }
-        if !decided.applied || write(&store.pool, &loaded, &Write::of(&decided)).await? {
+        if !decided.applied || write(&store.connections, &loaded, &Write::of(&decided)).await? {
             store.after(&decided.state);
             return Ok(());
         }
@@ -69,7 +70,7 @@ async fn register_unknown(
     if let Some(id) = checkpoint_id {
         return Err(Refusal::CheckpointUnknown { id: id.clone() }.into());
     }
-    let mut connection = store.pool.begin().await?;
+    let mut connection = store.connections.pool.begin().await?;
     let blank =
         InstanceState::self_registered(caller.instance_id.clone(), tenant.clone(), Timestamp(0));
     let now: Option<i64> = sqlx::query_scalar(
@@ -93,7 +94,7 @@ async fn register_unknown(
     };
     let loaded = Loaded::made(state, now);
     let decided = plan::call(&loaded.state, caller, call.clone(), now)?;
-    let written = write(&mut *connection, &loaded, &Write::of(&decided)).await?;
+    let written = write_in(&mut connection, &loaded, &Write::of(&decided)).await?;
     connection.commit().await?;
     store.after(&decided.state);
     Ok(written)
@@ -108,7 +109,7 @@ async fn newest_version(store: &PostgresStore, caller: &Caller, id: &CheckpointI
     )
     .bind(caller.instance_id.as_str())
     .bind(id.as_str())
-    .fetch_optional(&store.pool)
+    .optional_on(&store.connections)
     .await?;
     Ok(newest.unwrap_or(0))
 }
@@ -209,7 +210,7 @@ pub(super) async fn save_checkpoint(
         ))
         .bind(caller.instance_id.as_str())
         .bind(name)
-        .fetch_optional(&store.pool)
+        .optional_on(&store.connections)
         .await?
         .ok_or(Refusal::InstanceUnknown)?;
         let loaded = Loaded::of(&found)?;
@@ -232,7 +233,7 @@ pub(super) async fn save_checkpoint(
             state: request.state.clone(),
             request_id: request.request_id.clone(),
         });
-        if write(&store.pool, &loaded, &saving).await? {
+        if write(&store.connections, &loaded, &saving).await? {
             store.after(&decided.transition.state);
             return Ok(decided.answer);
         }
@@ -254,7 +255,7 @@ pub(super) async fn seen(
     for _ in 0..TRIES {
         let loaded = load(store, &caller.instance_id).await?;
         let decided = plan::call(&loaded.state, caller, call.clone(), loaded.now)?;
-        if write(&store.pool, &loaded, &Write::of(&decided)).await? {
+        if write(&store.connections, &loaded, &Write::of(&decided)).await? {
             store.after(&decided.state);
             return Ok(plan::visible_signal(&decided.state));
         }
@@ -280,7 +281,7 @@ pub(super) async fn take_signal(
         ))
         .bind(caller.instance_id.as_str())
         .bind(signal_id.as_str())
-        .fetch_optional(&store.pool)
+        .optional_on(&store.connections)
         .await?
         .ok_or(Refusal::InstanceUnknown)?;
         let loaded = Loaded::of(&found)?;
@@ -292,7 +293,7 @@ pub(super) async fn take_signal(
         if decided.taken.is_some() {
             taking.take = kept.place(run, None);
         }
-        if write(&store.pool, &loaded, &taking).await? {
+        if write(&store.connections, &loaded, &taking).await? {
             store.after(&decided.transition.state);
             return Ok(decided.taken);
         }
@@ -322,7 +323,7 @@ pub(super) async fn record_event(
         ))
         .bind(caller.instance_id.as_str())
         .bind(request_id.map(request_key))
-        .fetch_optional(&store.pool)
+        .optional_on(&store.connections)
         .await?
         .ok_or(Refusal::InstanceUnknown)?;
         let loaded = Loaded::of(&found)?;
@@ -334,7 +335,7 @@ pub(super) async fn record_event(
         }
         let mut recording = Write::of(&decided);
         recording.request_id = recording_id;
-        if write(&store.pool, &loaded, &recording).await? {
+        if write(&store.connections, &loaded, &recording).await? {
             store.after(&decided.state);
             return Ok(());
         }
@@ -360,7 +361,7 @@ pub(super) async fn record_retry(
         ))
         .bind(caller.instance_id.as_str())
         .bind(&name)
-        .fetch_optional(&store.pool)
+        .optional_on(&store.connections)
         .await?
         .ok_or(Refusal::InstanceUnknown)?;
         let loaded = Loaded::of(&found)?;
@@ -382,7 +383,7 @@ pub(super) async fn record_retry(
             state: Bytes::new(),
             request_id: None,
         });
-        if write(&store.pool, &loaded, &recording).await? {
+        if write(&store.connections, &loaded, &recording).await? {
             store.after(&decided.state);
             return Ok(());
         }
@@ -419,7 +420,7 @@ pub(super) async fn say(
                 request_id: None,
             });
         }
-        if write(&store.pool, &loaded, &saying).await? {
+        if write(&store.connections, &loaded, &saying).await? {
             store.after(&decided.state);
             return Ok(Changed {
                 state: decided.state,

@@ -8,6 +8,7 @@ use sqlx::{Postgres, QueryBuilder};
 use crate::{CheckpointFilter, CheckpointSummary, Page, PageRequest, StoredCheckpoint, paging};
 
 use super::PostgresStore;
+use super::connections::Fetch as _;
 use super::error::Answer;
 use super::{numbered, row};
 
@@ -68,7 +69,7 @@ pub(super) async fn newest(
     )
     .bind(id.as_str())
     .bind(checkpoint_id.as_str())
-    .fetch_optional(&store.pool)
+    .optional_on(&store.connections)
     .await?;
     let Some(found) = found else {
         return Ok(None);

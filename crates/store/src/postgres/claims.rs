@@ -6,8 +6,9 @@ use sqlx::postgres::PgRow;
 use crate::{CLAIMED_INPUT_BYTES, Claim, ClaimedRun, LiveRun, NextDue, TokenOwner};
 
 use super::PostgresStore;
+use super::connections::Fetch as _;
 use super::error::{Answer, Fault};
-use super::row::{self, image_columns};
+use super::row::{self, image_columns, last_checkpoint};
 
 /// Everything that the claim of a row writes: `Change::Claim` of the domain. Parameters: node, tokens, largest input.
 macro_rules! claim_picked {
@@ -30,7 +31,9 @@ macro_rules! claim_picked {
                         hold_until = null, hold_park = false, slept_ms = 0
                    from numbered p join unnest($2::bytea[]) with ordinality as t (token_hash, n) on t.n = p.n
                   where i.instance_id = p.instance_id
-              returning i.instance_id, i.tenant_id as owner, i.image_id, i.run_number, i.token_hash, i.checkpoint_id,
+              returning i.instance_id, i.tenant_id as owner, i.image_id, i.run_number, i.token_hash, ",
+            last_checkpoint!(),
+            " as checkpoint_id,
                         i.timeout_ms, p.due_at, p.n
              )
              select c.instance_id, c.owner, c.run_number, c.token_hash, c.checkpoint_id, c.timeout_ms, c.due_at,
@@ -114,7 +117,7 @@ pub(super) async fn claim(store: &PostgresStore, claim: Claim) -> Answer<Vec<Cla
             .map(|tenant| tenant.as_str().to_owned());
         statement = statement.bind(without.collect::<Vec<_>>());
     }
-    let rows = statement.fetch_all(&store.pool).await?;
+    let rows = statement.all_on(&store.connections).await?;
     let claimed: Vec<_> = rows.iter().map(claimed).collect::<Answer<_>>()?;
     for run in &claimed {
         store.nudges.changed(&run.instance_id);
@@ -151,7 +154,7 @@ pub(super) async fn next_due(store: &PostgresStore, kinds: &[RunnerKind]) -> Ans
           order by due_at, instance_id limit 1",
     )
     .bind(words(kinds))
-    .fetch_optional(&store.pool)
+    .optional_on(&store.connections)
     .await?;
     Ok(NextDue {
         in_ms: in_ms.map(row::unsigned),
@@ -197,7 +200,7 @@ pub(super) async fn live_runs(
     .bind(node.to_string())
     .bind(after.map_or("", InstanceId::as_str))
     .bind(i64::from(limit))
-    .fetch_all(&store.pool)
+    .all_on(&store.connections)
     .await?;
     rows.iter().map(live).collect()
 }
@@ -209,7 +212,7 @@ pub(super) async fn live_run(store: &PostgresStore, id: &InstanceId) -> Answer<O
         " where instance_id = $1 and live_node is not null"
     ))
     .bind(id.as_str())
-    .fetch_optional(&store.pool)
+    .optional_on(&store.connections)
     .await?;
     found.as_ref().map(live).transpose()
 }
@@ -223,7 +226,7 @@ pub(super) async fn run_of_token(
         "select instance_id, tenant_id, run_number from runtara_instances where token_hash = $1",
     )
     .bind(token.0)
-    .fetch_optional(&store.pool)
+    .optional_on(&store.connections)
     .await?;
     let Some(found) = found else {
         return Ok(None);

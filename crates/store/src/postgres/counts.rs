@@ -12,6 +12,7 @@ use runtara_domain::{Cursor, limits};
 use crate::{InstanceFilter, paging};
 
 use super::PostgresStore;
+use super::connections::Fetch as _;
 use super::error::Answer;
 use super::row;
 
@@ -47,7 +48,7 @@ pub(super) async fn kept(store: &PostgresStore, filter: &InstanceFilter) -> Answ
         sqlx::query_scalar("select count from runtara_counts where tenant_id = $1 and status = $2")
             .bind(tenant)
             .bind(status)
-            .fetch_optional(&store.pool)
+            .optional_on(&store.connections)
             .await?;
     Ok(count.map(row::unsigned))
 }
@@ -69,7 +70,7 @@ pub(super) async fn place_before(
     .bind(tenant)
     .bind(status)
     .bind(row::signed(offset))
-    .fetch_optional(&store.pool)
+    .optional_on(&store.connections)
     .await?;
     let Some(found) = found else {
         return Ok(None);
@@ -86,7 +87,7 @@ pub(super) async fn refresh(store: &PostgresStore) -> Answer<()> {
     let Some(changes) = due(store).await? else {
         return Ok(());
     };
-    let mut connection = store.pool.begin().await?;
+    let mut connection = store.connections.pool.begin().await?;
     let alone: bool = sqlx::query_scalar(
         "select pg_try_advisory_xact_lock(hashtextextended('runtara_counts', 1))",
     )
@@ -149,7 +150,7 @@ async fn due(store: &PostgresStore) -> Answer<Option<i64>> {
     )
     .bind(REST)
     .bind(row::signed(limits::EXACT_TOTAL))
-    .fetch_optional(&store.pool)
+    .optional_on(&store.connections)
     .await?;
     Ok(changes)
 }

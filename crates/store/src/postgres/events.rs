@@ -10,6 +10,7 @@ use crate::{
 };
 
 use super::PostgresStore;
+use super::connections::Fetch as _;
 use super::error::Answer;
 use super::{numbered, row};
 
@@ -186,7 +187,7 @@ pub(super) async fn scope_ancestors(
     )
     .bind(id.as_str())
     .bind(row::without_nul(scope_id))
-    .fetch_all(&store.pool)
+    .all_on(&store.connections)
     .await?;
     let scope = |found: &PgRow| {
         Ok(Scope {

@@ -8,6 +8,7 @@ use sqlx::{Postgres, QueryBuilder};
 use crate::{ImageDeletion, ImageFilter, Page, PageRequest, PageStart, paging};
 
 use super::PostgresStore;
+use super::connections::Fetch as _;
 use super::error::{Answer, Fault};
 use super::instances::label_arrays;
 use super::numbered;
@@ -19,7 +20,7 @@ const COUNTED_USERS: i64 = 1_000;
 /// Registers an image, under a lock of its name: two registrations of one name come one after the other.
 pub(super) async fn register(store: &PostgresStore, new: NewImage) -> Answer<ImageRecord> {
     let (keys, values) = label_arrays(&new.labels);
-    let mut connection = store.pool.begin().await?;
+    let mut connection = store.connections.pool.begin().await?;
     sqlx::query("select pg_advisory_xact_lock(hashtextextended($1 || chr(10) || $2, 1))")
         .bind(new.tenant_id.as_str())
         .bind(new.name.as_str())
@@ -78,7 +79,7 @@ pub(super) async fn by_id(store: &PostgresStore, id: &ImageId) -> Answer<Option<
         " from runtara_images m where m.image_id = $1 and m.deleted_at is null"
     ))
     .bind(id.as_str())
-    .fetch_optional(&store.pool)
+    .optional_on(&store.connections)
     .await?;
     found.as_ref().map(row::image).transpose()
 }
@@ -97,7 +98,7 @@ pub(super) async fn by_name(
     ))
     .bind(tenant.as_str())
     .bind(name.as_str())
-    .fetch_optional(&store.pool)
+    .optional_on(&store.connections)
     .await?;
     found.as_ref().map(row::image).transpose()
 }
@@ -156,7 +157,11 @@ pub(super) async fn list(
     }
     sql.push(" order by m.created_at desc, m.image_id desc");
     numbered::push_bounds(&mut sql, u64::from(paging::rows(page)) + 1, offset);
-    let rows = sql.build().persistent(false).fetch_all(&store.pool).await?;
+    let rows = sql
+        .build()
+        .persistent(false)
+        .all_on(&store.connections)
+        .await?;
     let found: Vec<_> = rows.iter().map(row::image).collect::<Answer<_>>()?;
     let mut sql = QueryBuilder::new("select count(*) from (select 1");
     push_filter(&mut sql, filter);
@@ -169,7 +174,7 @@ pub(super) async fn list(
 
 /// Deletes an image. Its row is locked first, which keeps off the starts that would use it: they hold it by a lock for share.
 pub(super) async fn delete(store: &PostgresStore, id: &ImageId) -> Answer<ImageDeletion> {
-    let mut connection = store.pool.begin().await?;
+    let mut connection = store.connections.pool.begin().await?;
     let found = sqlx::query(
         "select image_id from runtara_images where image_id = $1 and deleted_at is null for update",
     )
@@ -205,7 +210,7 @@ pub(super) async fn delete(store: &PostgresStore, id: &ImageId) -> Answer<ImageD
 /// Removes images that nothing needs. They are locked first and looked at again in a second statement, which sees every start that
 /// held one of them before.
 pub(super) async fn remove_unneeded(store: &PostgresStore, limit: u32) -> Answer<Vec<ImageDigest>> {
-    let mut connection = store.pool.begin().await?;
+    let mut connection = store.connections.pool.begin().await?;
     let candidates: Vec<String> = sqlx::query_scalar(
         "select m.image_id from runtara_images m
           where (not m.current or m.deleted_at is not null)
@@ -250,7 +255,7 @@ pub(super) async fn remove_unneeded(store: &PostgresStore, limit: u32) -> Answer
 pub(super) async fn is_content_needed(store: &PostgresStore, digest: &ImageDigest) -> Answer<bool> {
     let found = sqlx::query_scalar("select exists (select from runtara_images where digest = $1)")
         .bind(digest.0)
-        .fetch_one(&store.pool)
+        .one_on(&store.connections)
         .await?;
     Ok(found)
 }

@@ -11,6 +11,7 @@ use runtara_domain::{
 use crate::{Changed, InstanceRecord, InstanceValues, Purge, Started};
 
 use super::PostgresStore;
+use super::connections::Fetch as _;
 use super::error::{Answer, Fault};
 use super::row::{self, state_columns};
 use super::write::{Loaded, SignalPlace, TRIES, Write, loaded_columns, write};
@@ -83,7 +84,7 @@ async fn insert(store: &PostgresStore, new: &NewInstance) -> Answer<Option<Times
     .bind(args)
     .bind(keys)
     .bind(values)
-    .fetch_optional(&store.pool)
+    .optional_on(&store.connections)
     .await?;
     Ok(now.map(Timestamp))
 }
@@ -105,7 +106,7 @@ async fn find_same(store: &PostgresStore, new: &NewInstance) -> Answer<Option<St
     ))
     .bind(new.instance_id.as_str())
     .bind(&*new.input)
-    .fetch_optional(&store.pool)
+    .optional_on(&store.connections)
     .await?;
     let Some(found) = found else {
         return Ok(None);
@@ -129,7 +130,7 @@ async fn is_startable(store: &PostgresStore, image: &ImageId, tenant: &TenantId)
     )
     .bind(image.as_str())
     .bind(tenant.as_str())
-    .fetch_one(&store.pool)
+    .one_on(&store.connections)
     .await?;
     Ok(found)
 }
@@ -142,7 +143,7 @@ pub(super) async fn load(store: &PostgresStore, id: &InstanceId) -> Answer<Loade
         " from runtara_instances i where i.instance_id = $1"
     ))
     .bind(id.as_str())
-    .fetch_optional(&store.pool)
+    .optional_on(&store.connections)
     .await?;
     Loaded::of(&found.ok_or(Refusal::InstanceUnknown)?)
 }
@@ -169,7 +170,7 @@ pub(super) async fn change(
                 applied: false,
             });
         }
-        if write(&store.pool, &loaded, &Write::of(&decided)).await? {
+        if write(&store.connections, &loaded, &Write::of(&decided)).await? {
             store.after(&decided.state);
             return Ok(Changed {
                 state: decided.state,
@@ -185,7 +186,7 @@ async fn has_image(store: &PostgresStore, state: &InstanceState) -> Answer<bool>
     let found =
         sqlx::query_scalar("select exists (select from runtara_images where image_id = $1)")
             .bind(state.image_id.as_ref().map(ImageId::as_str))
-            .fetch_one(&store.pool)
+            .one_on(&store.connections)
             .await?;
     Ok(found)
 }
@@ -212,7 +213,7 @@ pub(super) async fn send_signal(
         ))
         .bind(id.as_str())
         .bind(signal_id.as_str())
-        .fetch_optional(&store.pool)
+        .optional_on(&store.connections)
         .await?
         .ok_or(Refusal::InstanceUnknown)?;
         let loaded = Loaded::of(&found)?;
@@ -225,7 +226,7 @@ pub(super) async fn send_signal(
         };
         let mut sent = Write::of(&decided);
         sent.send = Some((place, payload.clone()));
-        if write(&store.pool, &loaded, &sent).await? {
+        if write(&store.connections, &loaded, &sent).await? {
             store.after(&decided.state);
             return Ok(());
         }
@@ -252,7 +253,7 @@ pub(super) async fn purge(store: &PostgresStore, id: &InstanceId) -> Answer<Purg
              select count(*) from gone",
         )
         .bind(id.as_str())
-        .fetch_one(&store.pool)
+        .one_on(&store.connections)
         .await?;
         if purged == 1 {
             store.nudges.changed(id);
@@ -262,7 +263,7 @@ pub(super) async fn purge(store: &PostgresStore, id: &InstanceId) -> Answer<Purg
             "select status::text as status, live_node is not null as live from runtara_instances where instance_id = $1",
         )
         .bind(id.as_str())
-        .fetch_optional(&store.pool)
+        .optional_on(&store.connections)
         .await?;
         let Some(found) = found else {
             return Ok(Purge::NotFound);
@@ -293,7 +294,7 @@ pub(super) async fn record(
           where i.instance_id = $1"
     ))
     .bind(id.as_str())
-    .fetch_optional(&store.pool)
+    .optional_on(&store.connections)
     .await?;
     let Some(found) = found else {
         return Ok(None);
@@ -318,7 +319,7 @@ pub(super) async fn values(
           where i.instance_id = $1",
     )
     .bind(id.as_str())
-    .fetch_optional(&store.pool)
+    .optional_on(&store.connections)
     .await?;
     let Some(found) = found else {
         return Ok(None);
@@ -339,7 +340,7 @@ pub(super) async fn input(store: &PostgresStore, id: &InstanceId) -> Answer<Opti
           where i.instance_id = $1",
     )
     .bind(id.as_str())
-    .fetch_optional(&store.pool)
+    .optional_on(&store.connections)
     .await?;
     found.map(|found| row::bytes(&found, "input")).transpose()
 }

@@ -1,9 +1,10 @@
 //! Group commit: callers that meet share one transaction and one flush of the log.
 //!
-//! A caller puts its row into a queue and waits. A few committers take what is there, write it as one statement, and answer each
-//! caller once the statement is committed. There is no pause to collect rows: while a committer waits for the disk, the next
-//! rows gather by themselves. There are two or three of them, so that the next statement is prepared while the disk is busy
-//! with the last.
+//! A caller puts its row into a queue and waits. Two committers take what is there, write it as one statement, and answer each
+//! caller once the statement is committed. A row that finds both at rest is written at once. While one is at work, the other waits
+//! until about as many rows have gathered as the first has: a statement costs the server as much as several rows, so that many
+//! small ones would eat up what they gain by being early. With both under way half of the callers are answered while the other half
+//! is written; and one that is stalled by the disk does not hold up the rest for long.
 //!
 //! A caller may be dropped at any time; its row is then written all the same, as if its answer had been lost.
 
@@ -14,7 +15,7 @@ use std::time::Duration;
 use runtara_domain::InstanceId;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::error::{Answer, Fault, Kind, kind, may_repeat};
 
@@ -28,6 +29,9 @@ pub(super) const ROW_BYTES: usize = 1024 * 1024;
 const QUEUE_ROWS: usize = 4_096;
 /// Most bytes that wait or are being written, in KiB.
 const QUEUE_KIB: usize = 64 * 1024;
+
+/// How long rows are gathered at most while another statement is under way.
+const GATHERING: Duration = Duration::from_millis(2);
 
 /// What a queue of rows is written with.
 pub(super) trait Batch: Send + Sync + 'static {
@@ -70,14 +74,23 @@ impl<B: Batch> Lane<B> {
     pub(super) fn start(batch: B, committers: usize, patience: Duration) -> Self {
         let (sender, receiver) = mpsc::channel(QUEUE_ROWS);
         let closing = watch::Sender::new(false);
+        let under_way = watch::Sender::new(0);
         let intake = Arc::new(Mutex::new(Intake {
             receiver,
             closing: closing.subscribe(),
+            under_way: under_way.subscribe(),
+            crowd: 0,
             put_back: VecDeque::new(),
         }));
         let batch = Arc::new(batch);
         let committers = (0..committers)
-            .map(|_| tokio::spawn(serve(Arc::clone(&batch), Arc::clone(&intake))))
+            .map(|_| {
+                tokio::spawn(serve(
+                    Arc::clone(&batch),
+                    Arc::clone(&intake),
+                    under_way.clone(),
+                ))
+            })
             .collect();
         Self {
             sender,
@@ -122,42 +135,97 @@ impl<B: Batch> Lane<B> {
 struct Intake<B: Batch> {
     receiver: mpsc::Receiver<Waiting<B>>,
     closing: watch::Receiver<bool>,
+    /// How many rows are being written.
+    under_way: watch::Receiver<usize>,
+    /// About how many rows are waiting or being written at busy times of late.
+    crowd: usize,
     /// Rows that were met while their instance had another row in the batch.
     put_back: VecDeque<Waiting<B>>,
 }
 
+/// Rows that are to be written as one statement.
+struct Gathered<B: Batch> {
+    rows: Vec<Waiting<B>>,
+    bytes: usize,
+    met: HashSet<InstanceId>,
+}
+
+impl<B: Batch> Gathered<B> {
+    /// Takes a row, or gives it back if another of its instance is there.
+    fn take(&mut self, waiting: Waiting<B>) -> Result<(), Waiting<B>> {
+        if !self.met.insert(B::instance(&waiting.row).clone()) {
+            return Err(waiting);
+        }
+        self.bytes += B::bytes(&waiting.row);
+        self.rows.push(waiting);
+        Ok(())
+    }
+
+    fn has_room_for(&self, waiting: &Waiting<B>) -> bool {
+        self.rows.is_empty() || self.bytes + B::bytes(&waiting.row) <= BATCH_BYTES
+    }
+}
+
 impl<B: Batch> Intake<B> {
-    /// Waits for a row and takes with it what else is there. `None` once the queue is closed and empty.
+    /// Waits for a row and takes with it what else is there, or comes while other rows are being written. `None` once the queue is
+    /// closed and empty.
     async fn take(&mut self) -> Option<Vec<Waiting<B>>> {
         let first = match self.put_back.pop_front() {
             Some(waiting) => waiting,
             None => self.next().await?,
         };
-        let mut bytes = B::bytes(&first.row);
-        let mut met = HashSet::from([B::instance(&first.row).clone()]);
-        let mut batch = vec![first];
-        let mut candidates = std::mem::take(&mut self.put_back);
-        while batch.len() < BATCH_ROWS && self.put_back.len() < BATCH_ROWS {
-            let next = candidates
-                .pop_front()
-                .or_else(|| self.receiver.try_recv().ok());
-            let Some(waiting) = next else {
-                break;
-            };
-            let size = B::bytes(&waiting.row);
-            if bytes + size > BATCH_BYTES {
-                self.put_back.push_back(waiting);
-                break;
+        let mut gathered = Gathered {
+            rows: Vec::new(),
+            bytes: 0,
+            met: HashSet::new(),
+        };
+        let mut full = self.gather(&mut gathered, Some(first));
+        // Whoever is about to ask may do so: their requests are read by now.
+        tokio::task::yield_now().await;
+        full = full || self.gather(&mut gathered, None);
+        let deadline = Instant::now() + GATHERING;
+        while !full
+            && *self.under_way.borrow_and_update() > 0
+            && gathered.rows.len() < self.crowd / 2
+        {
+            tokio::select! {
+                biased;
+                next = self.receiver.recv() => match next {
+                    Some(waiting) => full = self.gather(&mut gathered, Some(waiting)),
+                    None => break,
+                },
+                // The senders live as long as the committers.
+                _ = self.under_way.changed() => {}
+                () = sleep_until(deadline) => break,
             }
-            if met.insert(B::instance(&waiting.row).clone()) {
-                bytes += size;
-                batch.push(waiting);
-            } else {
+        }
+        let crowd = *self.under_way.borrow() + gathered.rows.len();
+        self.crowd = crowd.max(self.crowd - self.crowd.div_ceil(8));
+        Some(gathered.rows)
+    }
+
+    /// Takes a row, those that were put back before, and all that wait. Says whether there is no room for more.
+    fn gather(&mut self, gathered: &mut Gathered<B>, first: Option<Waiting<B>>) -> bool {
+        let mut again: VecDeque<_> = first.into_iter().collect();
+        again.append(&mut self.put_back);
+        loop {
+            if gathered.rows.len() >= BATCH_ROWS || self.put_back.len() >= BATCH_ROWS {
+                self.put_back.append(&mut again);
+                return true;
+            }
+            let next = again.pop_front().or_else(|| self.receiver.try_recv().ok());
+            let Some(waiting) = next else {
+                return false;
+            };
+            if !gathered.has_room_for(&waiting) {
+                self.put_back.push_back(waiting);
+                self.put_back.append(&mut again);
+                return true;
+            }
+            if let Err(waiting) = gathered.take(waiting) {
                 self.put_back.push_back(waiting);
             }
         }
-        self.put_back.append(&mut candidates);
-        Some(batch)
     }
 
     async fn next(&mut self) -> Option<Waiting<B>> {
@@ -171,11 +239,20 @@ impl<B: Batch> Intake<B> {
     }
 }
 
-async fn serve<B: Batch>(batch: Arc<B>, intake: Arc<Mutex<Intake<B>>>) {
+async fn serve<B: Batch>(
+    batch: Arc<B>,
+    intake: Arc<Mutex<Intake<B>>>,
+    under_way: watch::Sender<usize>,
+) {
     loop {
-        let taken = intake.lock().await.take().await;
-        let Some(mut waiting) = taken else {
-            return;
+        let mut waiting = {
+            let mut intake = intake.lock().await;
+            let Some(taken) = intake.take().await else {
+                return;
+            };
+            // Counted before the next committer begins to gather.
+            under_way.send_modify(|rows| *rows += taken.len());
+            taken
         };
         waiting.sort_by(|one, other| B::instance(&one.row).cmp(B::instance(&other.row)));
         let (mut rows, mut callers) = (Vec::new(), Vec::new());
@@ -184,6 +261,7 @@ async fn serve<B: Batch>(batch: Arc<B>, intake: Arc<Mutex<Intake<B>>>) {
             callers.push((told, _room));
         }
         let answers = write_all(batch.as_ref(), &rows).await;
+        under_way.send_modify(|under_way| *under_way -= rows.len());
         for ((told, _room), answer) in callers.into_iter().zip(answers) {
             // A caller that is gone will ask again, or not care.
             let _gone = told.send(answer);

@@ -9,6 +9,7 @@ use crate::{
 };
 
 use super::PostgresStore;
+use super::connections::Fetch as _;
 use super::error::Answer;
 use super::{counts, images, numbered, row};
 
@@ -251,7 +252,11 @@ async fn stretch_rows(
     numbered::push_bounds(&mut sql, rows as u64, beginning.offset);
     sql.push(") p join runtara_instances i on i.instance_id = p.instance_id");
     stretch.push_order(&mut sql, direction);
-    let rows = sql.build().persistent(false).fetch_all(&store.pool).await?;
+    let rows = sql
+        .build()
+        .persistent(false)
+        .all_on(&store.connections)
+        .await?;
     rows.iter().map(summary).collect()
 }
 
@@ -264,7 +269,7 @@ async fn count_stretch(
     let mut sql = QueryBuilder::new("select count(*)");
     push_filter(&mut sql, filter);
     stretch.push(&mut sql);
-    let counted: i64 = sql.build_query_scalar().fetch_one(&store.pool).await?;
+    let counted: i64 = sql.build_query_scalar().one_on(&store.connections).await?;
     Ok(row::unsigned(counted))
 }
 

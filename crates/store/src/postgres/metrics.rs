@@ -6,6 +6,7 @@ use sqlx::postgres::PgRow;
 use crate::{MetricsBucket, MetricsQuery};
 
 use super::PostgresStore;
+use super::connections::Fetch as _;
 use super::error::Answer;
 use super::row;
 
@@ -35,7 +36,7 @@ pub(super) async fn of_tenant(
     .bind(query.start.0)
     .bind(query.end.0)
     .bind(row::signed(query.bucket_ms.max(1)))
-    .fetch_all(&store.pool)
+    .all_on(&store.connections)
     .await?;
     rows.iter().map(bucket).collect()
 }

@@ -13,11 +13,18 @@ struct Migration {
 }
 
 /// All migrations in their order. They only add, so that an old server works with a new schema until the last is replaced.
-const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    name: "first",
-    sql: include_str!("../../migrations/postgres/0001_first.sql"),
-}];
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "first",
+        sql: include_str!("../../migrations/postgres/0001_first.sql"),
+    },
+    Migration {
+        version: 2,
+        name: "lean_saves",
+        sql: include_str!("../../migrations/postgres/0002_lean_saves.sql"),
+    },
+];
 
 /// The key of the advisory lock under which one server migrates and others wait: "runtara" in ASCII.
 const LOCK: i64 = 0x72_756e_7461_7261;

@@ -8,6 +8,7 @@ mod batches;
 mod calls;
 mod checkpoints;
 mod claims;
+mod connections;
 mod counts;
 mod error;
 mod events;
@@ -23,8 +24,11 @@ mod numbered;
 mod options;
 mod queued;
 mod row;
+mod steady;
 mod waits;
 mod write;
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -43,13 +47,14 @@ use crate::{
     StoredCheckpoint, StoredEvent, TokenOwner, WaitRequest, Waiting,
 };
 
+use connections::{Connections, Fetch as _};
 use error::Fault;
 pub use options::PostgresOptions;
 use queued::Queues;
 
 /// Durable state on PostgreSQL.
 pub struct PostgresStore {
-    pool: PgPool,
+    connections: Arc<Connections>,
     nudges: Nudges,
     herald: herald::Herald,
     queues: Queues,
@@ -84,10 +89,11 @@ impl PostgresStore {
     /// Outside of a Tokio runtime, on which the committers are started.
     #[must_use]
     pub fn from_pool(pool: PgPool, nudges: Nudges) -> Self {
+        let connections = Arc::new(Connections::new(pool.clone()));
         Self {
-            herald: herald::Herald::new(pool.clone()),
-            queues: Queues::start(&pool, &nudges),
-            pool,
+            herald: herald::Herald::new(pool),
+            queues: Queues::start(&connections, &nudges),
+            connections,
             nudges,
         }
     }
@@ -110,14 +116,16 @@ impl Store for PostgresStore {
     async fn database_id(&self) -> StoreResult<DatabaseId> {
         let doing = "reading the id of the database";
         let id: String = sqlx::query_scalar("select database_id from runtara_meta")
-            .fetch_one(&self.pool)
+            .one_on(&self.connections)
             .await
             .map_err(|error| Fault::from(error).during(doing))?;
         id.parse().map_err(|error| Fault::from(error).during(doing))
     }
 
     async fn ping(&self) -> StoreResult<()> {
-        let asked = sqlx::query("select 1").execute(&self.pool).await;
+        let asked = sqlx::query("select 1")
+            .execute(&self.connections.pool)
+            .await;
         asked
             .map(drop)
             .map_err(|error| Fault::from(error).during("asking whether the database answers"))
@@ -125,7 +133,8 @@ impl Store for PostgresStore {
 
     async fn close(&self) {
         self.queues.close().await;
-        self.pool.close().await;
+        self.connections.release();
+        self.connections.pool.close().await;
     }
 
     async fn renew_node(&self, node: NodeLease) -> StoreResult<NodeStanding> {

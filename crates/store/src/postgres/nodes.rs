@@ -5,6 +5,7 @@ use runtara_domain::{Change, InstanceId, NodeId, Refusal, RunExit};
 use crate::{NodeLease, NodeStanding};
 
 use super::PostgresStore;
+use super::connections::Fetch as _;
 use super::error::{Answer, Fault};
 use super::{instances, row};
 
@@ -21,7 +22,7 @@ pub(super) async fn renew(store: &PostgresStore, lease: NodeLease) -> Answer<Nod
     .bind(lease.node.to_string())
     .bind(row::without_nul(&lease.name).into_owned())
     .bind(row::signed(lease.lease_ms).min(i64::MAX / 4))
-    .fetch_one(&store.pool)
+    .one_on(&store.connections)
     .await?;
     let others = u32::try_from(others).unwrap_or(u32::MAX);
     store.herald.set_others(others > 0);
@@ -35,7 +36,7 @@ pub(super) async fn release(store: &PostgresStore, node: NodeId) -> Answer<()> {
           where node_id = $1 and not exists (select from runtara_instances where live_node = $1)",
     )
     .bind(node.to_string())
-    .execute(&store.pool)
+    .execute(&store.connections.pool)
     .await?;
     Ok(())
 }
@@ -56,7 +57,7 @@ pub(super) async fn expire(
     )
     .bind(me.to_string())
     .bind(i64::from(limit))
-    .fetch_all(&store.pool)
+    .all_on(&store.connections)
     .await?;
     let mut lost = Vec::with_capacity(rows.len());
     for found in &rows {

@@ -7,6 +7,7 @@ use sqlx::{Postgres, QueryBuilder};
 use crate::{PageRequest, PageStart, Total, paging};
 
 use super::PostgresStore;
+use super::connections::Fetch as _;
 use super::error::Answer;
 use super::row;
 
@@ -63,7 +64,11 @@ pub(super) async fn rows(
         PageStart::After(_) => 0,
     };
     push_bounds(&mut sql, u64::from(paging::rows(page)) + 1, offset);
-    Ok(sql.build().persistent(false).fetch_all(&store.pool).await?)
+    Ok(sql
+        .build()
+        .persistent(false)
+        .all_on(&store.connections)
+        .await?)
 }
 
 /// Ends a statement with its bounds. They are written out, not bound: not knowing them the server plans for a tenth of the table.
@@ -81,7 +86,7 @@ pub(super) async fn counted(
     push_bounds(sql, paging::COUNTED, 0);
     sql.push(") counted");
     let counting = sql.build().persistent(false);
-    let counted = counting.fetch_one(&store.pool).await?;
+    let counted = counting.one_on(&store.connections).await?;
     Ok(row::unsigned(row::get(&counted, "count")?))
 }
 

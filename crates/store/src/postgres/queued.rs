@@ -1,60 +1,76 @@
 //! What runs say in great numbers: through the queues first, alone where it is not of the ordinary kind.
+//!
+//! What is done alone is boxed: the futures of the ordinary calls stay small, and they are moved often.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use runtara_domain::{
     Caller, CheckpointId, Checkpointed, Fence, NewEvent, RaisedSignal, SaveCheckpoint, TenantId,
     TokenHash,
 };
-use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::Nudges;
 
 use super::batches::{Mark, Marked, Marks, Record, Records, Save, Saves, Sign, Target};
+use super::connections::Connections;
 use super::error::Answer;
 use super::lanes::{Lane, ROW_BYTES};
-use super::{PostgresStore, calls, row};
+use super::{PostgresStore, calls, row, steady};
 
 /// The queues of a store.
 pub(super) struct Queues {
+    steady_saves: Lane<steady::Saves>,
+    looks: Lane<steady::Looks>,
     saves: Lane<Saves>,
     records: Lane<Records>,
     marks: Lane<Marks>,
 }
 
 impl Queues {
-    pub(super) fn start(pool: &PgPool, nudges: &Nudges) -> Self {
+    pub(super) fn start(connections: &Arc<Connections>, nudges: &Nudges) -> Self {
         let target = Target {
-            pool: pool.clone(),
+            connections: Arc::clone(connections),
             nudges: nudges.clone(),
         };
-        let options = pool.options();
+        let options = connections.pool.options();
         let patience = options.get_acquire_timeout().max(Duration::from_millis(1));
         // The committers together leave at least half of the connections to everything else.
-        let connections = options.get_max_connections() as usize;
-        let saving = (connections / 6).clamp(1, 3);
-        let others = (connections / 8).clamp(1, 2);
+        let committers = (options.get_max_connections() as usize / 10).clamp(1, 2);
         Self {
-            saves: Lane::start(Saves(target.clone()), saving, patience),
-            records: Lane::start(Records(target.clone()), others, patience),
-            marks: Lane::start(Marks(target), others, patience),
+            steady_saves: Lane::start(steady::Saves(Arc::clone(connections)), committers, patience),
+            looks: Lane::start(steady::Looks(Arc::clone(connections)), committers, patience),
+            saves: Lane::start(Saves(target.clone()), committers, patience),
+            records: Lane::start(Records(target.clone()), committers, patience),
+            marks: Lane::start(Marks(target), committers, patience),
         }
     }
 
     /// Waits until everything that was asked for is answered; takes nothing more.
     pub(super) async fn close(&self) {
+        self.steady_saves.close().await;
+        self.looks.close().await;
         self.saves.close().await;
         self.records.close().await;
         self.marks.close().await;
     }
 
+    /// Notes a sign of life, or finds that nothing of it needs noting.
     async fn mark(&self, caller: &Caller, token: TokenHash, sign: Sign) -> Answer<Option<Marked>> {
         let mark = Mark {
             instance_id: caller.instance_id.clone(),
             token,
             sign,
         };
+        if !matches!(mark.sign, Sign::Register(_))
+            && let Some(saved) = self.looks.ask(mark.clone()).await?
+        {
+            return Ok(Some(Marked {
+                signal: None,
+                saved,
+            }));
+        }
         self.marks.ask(mark).await
     }
 }
@@ -72,7 +88,7 @@ pub(super) async fn register(
             return Ok(());
         }
     }
-    calls::register(store, caller, tenant, checkpoint_id).await
+    Box::pin(calls::register(store, caller, tenant, checkpoint_id)).await
 }
 
 /// Gets a checkpoint or saves it.
@@ -100,7 +116,7 @@ pub(super) async fn save_checkpoint(
             return Ok(told);
         }
     }
-    calls::save_checkpoint(store, caller, &request).await
+    Box::pin(calls::save_checkpoint(store, caller, &request)).await
 }
 
 async fn save(
@@ -119,6 +135,9 @@ async fn save(
         state: request.state.clone(),
         request_id: request.request_id.clone().unwrap_or_default(),
     };
+    if let Some(()) = store.queues.steady_saves.ask(save.clone()).await? {
+        return Ok(Some(Checkpointed::default()));
+    }
     let saved = store.queues.saves.ask(save).await?;
     Ok(saved.map(|signal| Checkpointed {
         signal,
@@ -154,7 +173,7 @@ pub(super) async fn poll_signal(
     {
         return Ok(marked.signal);
     }
-    calls::seen(store, caller, true, false).await
+    Box::pin(calls::seen(store, caller, true, false)).await
 }
 
 /// Notes a sign of life.
@@ -168,7 +187,9 @@ pub(super) async fn heartbeat(store: &PostgresStore, caller: &Caller) -> Answer<
     {
         return Ok(());
     }
-    calls::seen(store, caller, false, true).await.map(drop)
+    Box::pin(calls::seen(store, caller, false, true))
+        .await
+        .map(drop)
 }
 
 /// Appends an event.
@@ -190,5 +211,11 @@ pub(super) async fn record_event(
             return Ok(());
         }
     }
-    calls::record_event(store, caller, &event, Some(&request_id)).await
+    Box::pin(calls::record_event(
+        store,
+        caller,
+        &event,
+        Some(&request_id),
+    ))
+    .await
 }

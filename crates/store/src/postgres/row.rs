@@ -16,16 +16,26 @@ use super::error::{Answer, Fault};
 /// The columns of [`state`], of a table or alias `i`.
 macro_rules! state_columns {
     () => {
-        "i.instance_id, i.tenant_id, i.image_id, i.origin::text as origin, i.status::text as status,
+        concat!("i.instance_id, i.tenant_id, i.image_id, i.origin::text as origin, i.status::text as status,
          i.reason::text as reason, i.due_at, i.waiting_for, i.live_node,
          i.run_number, i.token_hash, i.claimed_at, i.spoke, i.heartbeat_seen, i.stored_new, i.cancel_shown, i.pause_shown,
          i.leave_by, i.asked_to_leave, i.held, i.hold_until, i.hold_park, i.slept_ms, i.cancel_at, i.cancel_payload,
          i.pause_at, i.pause_payload, i.resume_pending, i.crash_count, i.max_attempts, i.backoff, i.interruptions,
          i.relaunches, i.timeout_ms, i.request_timeout_ms, i.created_at, i.started_at, i.finished_at, i.last_seen_at,
-         i.checkpoint_id, i.exit_code, i.has_error, i.has_read_signals, i.cpu_usec, i.memory_peak_bytes, i.running_ms"
+         ", $crate::postgres::row::last_checkpoint!(), " as checkpoint_id, i.exit_code, i.has_error, i.has_read_signals, i.cpu_usec, i.memory_peak_bytes, i.running_ms")
     };
 }
 pub(super) use state_columns;
+
+/// The name of the checkpoint that an instance `i` saved last, along the primary key of the checkpoints.
+macro_rules! last_checkpoint {
+    () => {
+        "(select c.checkpoint_id from runtara_checkpoints c
+           where c.instance_id = i.instance_id and c.version > 0
+           order by c.seq desc limit 1)"
+    };
+}
+pub(super) use last_checkpoint;
 
 /// The columns of [`image`], of a table or alias `m`.
 macro_rules! image_columns {

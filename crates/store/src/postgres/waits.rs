@@ -8,6 +8,7 @@ use crate::{HeldWait, WaitKey, WaitRequest, Waiting};
 
 use super::PostgresStore;
 use super::calls::{Kept, kept_columns, kept_signals};
+use super::connections::Fetch as _;
 use super::error::{Answer, Fault};
 use super::row;
 use super::write::{Loaded, NewCheckpoint, TRIES, Write, loaded_columns, write};
@@ -32,7 +33,7 @@ async fn look(store: &PostgresStore, caller: &Caller, key: &WaitKey) -> Answer<S
     ))
     .bind(caller.instance_id.as_str())
     .bind(key.as_str())
-    .fetch_optional(&store.pool)
+    .optional_on(&store.connections)
     .await?
     .ok_or(Refusal::InstanceUnknown)?;
     Ok(Standing {
@@ -83,7 +84,7 @@ async fn records(
     .bind(kind(key).as_str())
     .bind(key.as_str())
     .bind(n.map(row::stored_small))
-    .fetch_all(&store.pool)
+    .all_on(&store.connections)
     .await?;
     rows.iter().map(record).collect()
 }
@@ -109,7 +110,7 @@ async fn apply(
         let kept = standing.kept.as_ref();
         writing.take = kept.and_then(|kept| kept.place(run, request_id));
     }
-    let written = write(&store.pool, &standing.loaded, &writing).await?;
+    let written = write(&store.connections, &standing.loaded, &writing).await?;
     if written {
         store.after(&decided.transition.state);
     }

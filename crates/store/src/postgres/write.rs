@@ -10,12 +10,13 @@ use runtara_domain::{
 };
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
-use sqlx::{PgExecutor, Postgres};
+use sqlx::{PgConnection, Postgres};
 use uuid::Uuid;
 
 use crate::plan::RecordChange;
 use crate::{WaitKey, paging};
 
+use super::connections::{Connections, Fetch as _};
 use super::error::{Answer, Fault, Kind, kind};
 use super::row;
 
@@ -27,7 +28,7 @@ macro_rules! loaded_columns {
     () => {
         concat!(
             $crate::postgres::row::state_columns!(),
-            ", i.version, i.event_seq, i.checkpoint_seq, runtara_now() as now"
+            ", i.version, i.event_seq, runtara_now() as now"
         )
     };
 }
@@ -39,7 +40,6 @@ pub(super) struct Loaded {
     pub(super) now: Timestamp,
     version: i64,
     event_seq: i64,
-    checkpoint_seq: i64,
 }
 
 impl Loaded {
@@ -50,7 +50,6 @@ impl Loaded {
             now,
             version: 1,
             event_seq: 0,
-            checkpoint_seq: 0,
         }
     }
 
@@ -60,7 +59,6 @@ impl Loaded {
             now: Timestamp(row::get(row, "now")?),
             version: row::get(row, "version")?,
             event_seq: row::get(row, "event_seq")?,
-            checkpoint_seq: row::get(row, "checkpoint_seq")?,
         })
     }
 }
@@ -153,10 +151,32 @@ type Statement<'q> = Query<'q, Postgres, PgArguments>;
 ///
 /// Locks the one row of the instance; everything else follows from it, so two changes of one instance are never half mixed.
 pub(super) async fn write(
-    executor: impl PgExecutor<'_>,
+    connections: &Connections,
     loaded: &Loaded,
     write: &Write<'_>,
 ) -> Answer<bool> {
+    was_written(statement(loaded, write).one_on(connections).await)
+}
+
+/// The same within a transaction.
+pub(super) async fn write_in(
+    transaction: &mut PgConnection,
+    loaded: &Loaded,
+    write: &Write<'_>,
+) -> Answer<bool> {
+    was_written(statement(loaded, write).fetch_one(transaction).await)
+}
+
+fn was_written(answer: Result<PgRow, sqlx::Error>) -> Answer<bool> {
+    match answer {
+        Ok(counted) => Ok(row::get::<i64>(&counted, "count")? == 1),
+        // Nothing happened, and what was read is out of date.
+        Err(error) if kind(&error) == Kind::Conflict => Ok(false),
+        Err(error) => Err(Fault::Database(error)),
+    }
+}
+
+fn statement<'q>(loaded: &Loaded, write: &Write<'_>) -> Statement<'q> {
     let statement = sqlx::query(
         "with changed as (
              update runtara_instances
@@ -167,10 +187,9 @@ pub(super) async fn write(
                     held = $18, hold_until = $19, hold_park = $20, slept_ms = $21,
                     cancel_at = $22, cancel_payload = $23, pause_at = $24, pause_payload = $25, resume_pending = $26,
                     crash_count = $27, backoff = $28, interruptions = $29, relaunches = $30,
-                    started_at = $31, finished_at = $32, last_seen_at = $33, checkpoint_id = $34, exit_code = $35,
-                    has_error = $36, has_read_signals = $37, cpu_usec = $38, memory_peak_bytes = $39, running_ms = $40,
-                    event_seq = event_seq + cardinality($42::text[]),
-                    checkpoint_seq = checkpoint_seq + cardinality($57::text[])
+                    started_at = $31, finished_at = $32, last_seen_at = $33, exit_code = $34,
+                    has_error = $35, has_read_signals = $36, cpu_usec = $37, memory_peak_bytes = $38, running_ms = $39,
+                    event_seq = event_seq + cardinality($41::text[])
               where instance_id = $1 and version = $2
           returning instance_id
          ),
@@ -178,57 +197,57 @@ pub(super) async fn write(
              insert into runtara_events
                     (instance_id, seq, kind, subtype, checkpoint_id, payload, created_at, run_number,
                      scope_id, parent_scope_id, step_id, step_type, step_key, step_failed, request_key)
-             select instance_id, $53 + e.n, e.kind, e.subtype, e.checkpoint_id, e.payload, $41, $8,
+             select instance_id, $52 + e.n, e.kind, e.subtype, e.checkpoint_id, e.payload, $40, $8,
                     e.scope_id, e.parent_scope_id, e.step_id, e.step_type, e.step_key, e.step_failed, e.request_key
                from changed,
-                    unnest($42::text[], $43::text[], $44::text[], $45::bytea[], $46::text[], $47::text[], $48::text[],
-                           $49::text[], $50::text[], $51::bytea[], $77::boolean[]) with ordinality
+                    unnest($41::text[], $42::text[], $43::text[], $44::bytea[], $45::text[], $46::text[], $47::text[],
+                           $48::text[], $49::text[], $50::bytea[], $75::boolean[]) with ordinality
                     as e (kind, subtype, checkpoint_id, payload, scope_id, parent_scope_id, step_id, step_type, step_key,
                           request_key, step_failed, n)
          ),
          ended as (
              insert into runtara_instance_results as r (instance_id, output, error, stderr)
-             select instance_id, $54, $55, $56 from changed where $52 <> 'keep' or $56 is not null
+             select instance_id, $53, $54, $55 from changed where $51 <> 'keep' or $55 is not null
              on conflict (instance_id) do update
-                set output = case $52 when 'keep' then r.output else excluded.output end,
-                    error = case $52 when 'keep' then r.error else excluded.error end,
+                set output = case $51 when 'keep' then r.output else excluded.output end,
+                    error = case $51 when 'keep' then r.error else excluded.error end,
                     stderr = coalesce(excluded.stderr, r.stderr)
          ),
          saved as (
              insert into runtara_checkpoints
                     (instance_id, seq, checkpoint_id, version, state, size, created_at, run_number, request_id)
-             select instance_id, $61 + c.n, c.checkpoint_id, c.version, c.state, length(c.state), $41, $8, c.request_id
+             select instance_id, nextval('runtara_checkpoint_seq'), c.checkpoint_id, c.version, c.state, length(c.state), $40, $8, c.request_id
                from changed,
-                    unnest($57::text[], $58::integer[], $59::bytea[], $60::text[]) with ordinality
-                    as c (checkpoint_id, version, state, request_id, n)
+                    unnest($56::text[], $57::integer[], $58::bytea[], $59::text[])
+                    as c (checkpoint_id, version, state, request_id)
          ),
          dropped as (
              delete from runtara_signals s using changed
               where s.instance_id = changed.instance_id
-                and ($62 or s.read_by = $63 or (s.signal_id = $67 and coalesce(s.read_by < $8, true)))
+                and ($60 or s.read_by = $61 or (s.signal_id = $65 and coalesce(s.read_by < $8, true)))
          ),
          taken as (
-             update runtara_signals s set read_by = $8, read_request = $66 from changed
-              where s.instance_id = changed.instance_id and s.signal_id = $64 and s.n = $65
+             update runtara_signals s set read_by = $8, read_request = $64 from changed
+              where s.instance_id = changed.instance_id and s.signal_id = $62 and s.n = $63
          ),
          sent as (
              insert into runtara_signals (instance_id, signal_id, n, payload)
-             select instance_id, $67, $68, $69 from changed where $67 is not null
+             select instance_id, $65, $66, $67 from changed where $65 is not null
          ),
          waited as (
              insert into runtara_waits (instance_id, kind, key, n, until, state_hash, met_by, request_id)
-             select instance_id, $71, $72, $73, $74, $75, $8, $76 from changed where $70 = 'insert'
+             select instance_id, $69, $70, $71, $72, $73, $8, $74 from changed where $68 = 'insert'
          ),
          met as (
-             update runtara_waits w set met_by = $8, request_id = $76 from changed
-              where $70 = 'met' and w.instance_id = changed.instance_id and w.kind = $71 and w.key = $72 and w.n = $73
+             update runtara_waits w set met_by = $8, request_id = $74 from changed
+              where $68 = 'met' and w.instance_id = changed.instance_id and w.kind = $69 and w.key = $70 and w.n = $71
          )
          select count(*) from changed",
     );
     let statement = bind_state(statement, loaded, &write.transition.state);
     let statement = bind_events(statement, loaded, write);
     let statement = bind_result(statement, loaded, write.transition);
-    let statement = bind_checkpoint(statement, loaded, write.checkpoint.as_ref());
+    let statement = bind_checkpoint(statement, write.checkpoint.as_ref());
     let statement = bind_signals(statement, write);
     let statement = bind_record(statement, write.record);
     let failed = write
@@ -236,20 +255,14 @@ pub(super) async fn write(
         .events
         .iter()
         .map(|event| StepMark::of(event).failed);
-    let statement = statement.bind(failed.collect::<Vec<_>>());
-    match statement.fetch_one(executor).await {
-        Ok(counted) => Ok(row::get::<i64>(&counted, "count")? == 1),
-        // Nothing happened, and what was read is out of date.
-        Err(error) if kind(&error) == Kind::Conflict => Ok(false),
-        Err(error) => Err(Fault::Database(error)),
-    }
+    statement.bind(failed.collect::<Vec<_>>())
 }
 
 fn millis(time: Option<Timestamp>) -> Option<i64> {
     time.map(|time| time.0)
 }
 
-/// Parameters 1 to 40.
+/// Parameters 1 to 39.
 fn bind_state<'q>(
     statement: Statement<'q>,
     loaded: &Loaded,
@@ -297,12 +310,6 @@ fn bind_state<'q>(
         .bind(millis(state.started_at))
         .bind(millis(state.finished_at))
         .bind(millis(state.last_seen_at))
-        .bind(
-            state
-                .checkpoint_id
-                .as_ref()
-                .map(|id| id.as_str().to_owned()),
-        )
         .bind(state.exit_code)
         .bind(state.has_error)
         .bind(state.has_read_signals)
@@ -311,7 +318,7 @@ fn bind_state<'q>(
         .bind(row::signed(usage.running_ms))
 }
 
-/// Parameters 41 to 51.
+/// Parameters 40 to 50.
 fn bind_events<'q>(statement: Statement<'q>, loaded: &Loaded, write: &Write<'_>) -> Statement<'q> {
     let events = &write.transition.events;
     let key = write.request_id.map(request_key);
@@ -342,7 +349,7 @@ fn bind_events<'q>(statement: Statement<'q>, loaded: &Loaded, write: &Write<'_>)
         .bind(vec![key; events.len()])
 }
 
-/// Parameters 52 to 56.
+/// Parameters 51 to 55.
 fn bind_result<'q>(
     statement: Statement<'q>,
     loaded: &Loaded,
@@ -366,10 +373,9 @@ fn bind_result<'q>(
         )
 }
 
-/// Parameters 57 to 61.
+/// Parameters 56 to 59.
 fn bind_checkpoint<'q>(
     statement: Statement<'q>,
-    loaded: &Loaded,
     checkpoint: Option<&NewCheckpoint>,
 ) -> Statement<'q> {
     let rows = checkpoint.as_slice();
@@ -382,10 +388,9 @@ fn bind_checkpoint<'q>(
         .bind(versions)
         .bind(states)
         .bind(requests)
-        .bind(loaded.checkpoint_seq)
 }
 
-/// Parameters 62 to 69.
+/// Parameters 60 to 67.
 fn bind_signals<'q>(statement: Statement<'q>, write: &Write<'_>) -> Statement<'q> {
     let transition = write.transition;
     let confirmed = transition
@@ -411,7 +416,7 @@ fn bind_signals<'q>(statement: Statement<'q>, write: &Write<'_>) -> Statement<'q
         .bind(payload.map(<[u8]>::to_vec))
 }
 
-/// Parameters 70 to 76.
+/// Parameters 68 to 74.
 fn bind_record<'q>(
     statement: Statement<'q>,
     record: Option<(&WaitKey, &RecordChange)>,

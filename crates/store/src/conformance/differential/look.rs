@@ -2,15 +2,15 @@
 
 use std::fmt::{Debug, Write as _};
 
-use runtara_domain::{InstanceState, LabelFilter, Status, Timestamp};
+use runtara_domain::{Cursor, InstanceState, LabelFilter, Status, Timestamp};
 
 use super::act::{Act, INSTANCES, Question};
 use super::names::{SUBTYPES, content, image_id, instance_id, kinds, name, node_id, owner};
 use super::play::{Player, words};
 use crate::conformance::make::checkpoint;
 use crate::{
-    CheckpointFilter, EventFilter, ImageFilter, InstanceFilter, InstanceOrder, MetricsBucket,
-    MetricsQuery, Page, PageRequest, PageStart, StepFilter, StoreResult,
+    CheckpointFilter, CheckpointSummary, EventFilter, ImageFilter, InstanceFilter, InstanceOrder,
+    MetricsBucket, MetricsQuery, Page, PageRequest, PageStart, StepFilter, StoreResult,
 };
 
 const HOUR: u64 = 3_600_000;
@@ -20,6 +20,18 @@ async fn walk<T: Debug>(
     size: u8,
     offset: Option<u8>,
     ask: impl AsyncFn(PageRequest) -> StoreResult<Page<T>>,
+) -> String {
+    walk_shown(size, offset, ask, |rows, next| {
+        format!("{rows:#?}\n{next:?}")
+    })
+    .await
+}
+
+async fn walk_shown<T>(
+    size: u8,
+    offset: Option<u8>,
+    ask: impl AsyncFn(PageRequest) -> StoreResult<Page<T>>,
+    show: impl Fn(&[T], Option<&Cursor>) -> String,
 ) -> String {
     let mut words = String::new();
     let mut start = PageStart::Offset(offset.map_or(0, u64::from));
@@ -32,13 +44,25 @@ async fn walk<T: Debug>(
             Ok(page) => page,
             Err(error) => return super::play::words::<()>(Err(error)),
         };
-        let _ = writeln!(words, "{:#?}\n{:?}\n{:?}", page.rows, page.next, page.total);
+        let shown = show(&page.rows, page.next.as_ref());
+        let _ = writeln!(words, "{shown}\n{:?}", page.total);
         match page.next {
             Some(next) => start = PageStart::After(next),
             None => return words,
         }
     }
     panic!("the pages have no end: {words}");
+}
+
+/// Which numbers checkpoints have is not promised, only that they grow.
+fn show_checkpoints(rows: &[CheckpointSummary], next: Option<&Cursor>) -> String {
+    let numbers: Vec<_> = rows.iter().map(|row| row.seq).collect();
+    assert!(numbers.is_sorted_by(|one, other| one > other), "{rows:#?}");
+    let rows = rows.iter().cloned();
+    let unnumbered: Vec<_> = rows
+        .map(|row| CheckpointSummary { seq: 0, ..row })
+        .collect();
+    format!("{unnumbered:#?}\n{}", next.is_some())
 }
 
 fn label(text: &str) -> LabelFilter {
@@ -135,10 +159,9 @@ impl Player<'_> {
                     created_after: (filter & 12 == 12).then(|| Timestamp(now.0 - 5_000)),
                     created_before: (filter & 48 == 48).then(|| Timestamp(now.0 - 1_000)),
                 };
-                walk(*size, *offset, async |page| {
-                    store.list_checkpoints(&id, &filter, &page).await
-                })
-                .await
+                let ask =
+                    async |page: PageRequest| store.list_checkpoints(&id, &filter, &page).await;
+                walk_shown(*size, *offset, ask, show_checkpoints).await
             }
             Question::Steps {
                 instance,
