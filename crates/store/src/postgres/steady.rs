@@ -183,8 +183,6 @@ pub(super) fn saved(found: &PgRow) -> Answer<Option<(Bytes, Option<String>)>> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn the_condition_knows_how_long_a_sign_of_life_counts() {
         let written = format!("- {}", runtara_domain::limits::SIGN_OF_LIFE_MS);
