@@ -273,8 +273,9 @@ impl Transition {
             .record(NewEvent::plain(EventKind::Suspended))
     }
 
-    /// Has the instance launched again without counting it, or ends it if that has happened too often.
-    fn interrupt(mut self, cause: &str, delayed: bool, now: Timestamp) -> Self {
+    /// Has the instance launched again without counting it as a crash, or ends it if that has happened too often: it may be the program
+    /// that brings our process down.
+    fn interrupt(mut self, cause: &str, now: Timestamp) -> Self {
         let attempts = &mut self.state.attempts;
         attempts.interruptions += 1;
         attempts.relaunches += 1;
@@ -287,11 +288,17 @@ impl Transition {
             );
             return self.fail(Reason::Crashed, &error, now);
         }
-        let due = if delayed {
-            next_attempt(&mut self.state, now)
-        } else {
-            now
-        };
+        self.relaunch_uncounted(cause, now)
+    }
+
+    /// Has the instance launched again after a pause, however often it could not be: the program has had no part in it, and a host that
+    /// cannot launch (its disk is full, it has no process left) must not use up what the instance is allowed.
+    fn postpone(mut self, cause: &str, now: Timestamp) -> Self {
+        let due = next_attempt(&mut self.state, now);
+        self.relaunch_uncounted(cause, due)
+    }
+
+    fn relaunch_uncounted(self, cause: &str, due: Timestamp) -> Self {
         let payload = json!({
             "run": self.state.run_number.0,
             "cause": tail(cause, limits::STDERR_BYTES),
@@ -627,7 +634,7 @@ fn say(mut next: Transition, word: &Word, our_fault: bool, now: Timestamp) -> Tr
         }
         // As if it had been killed just before it said so: what waits for it decides.
         Word::Failed { .. } if our_fault && cancelled => next.cancel(now),
-        Word::Failed { error } if our_fault => next.interrupt(error, false, now),
+        Word::Failed { error } if our_fault => next.interrupt(error, now),
         Word::Failed { error } => next.fail(Reason::ApplicationError, error, now),
         Word::Acknowledged(SignalKind::Cancel) => next.cancel(now),
         Word::Acknowledged(SignalKind::Pause) | Word::Suspended | Word::SuspendedUntil { .. }
@@ -855,9 +862,9 @@ fn exited(
         Verdict::Cancel => next.cancel(now),
         Verdict::Pause => next.pause(now),
         Verdict::Crash => next.crash(exit, now),
-        Verdict::Interrupt => {
-            let delayed = matches!(exit.cause, ExitCause::NotLaunched { .. });
-            next.interrupt(&exit.describe(), delayed, now)
-        }
+        Verdict::Interrupt => match exit.cause {
+            ExitCause::NotLaunched { .. } => next.postpone(&exit.describe(), now),
+            _ => next.interrupt(&exit.describe(), now),
+        },
     })
 }

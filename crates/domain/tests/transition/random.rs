@@ -75,15 +75,42 @@ fn no_history_relaunches_for_ever() {
         (killed.status, runs),
         (Status::Failed, limits::MAX_ATTEMPTS)
     );
-    for of in [
-        Happening::ExitLost,
-        Happening::NotLaunched,
-        Happening::ExitOneByOurFault,
-    ] {
+    for of in [Happening::ExitLost, Happening::ExitOneByOurFault] {
         let (interrupted, runs) = until_the_end(of, of == Happening::ExitOneByOurFault);
         assert_eq!(interrupted.status, Status::Failed, "{of:?}");
         assert_eq!(runs, limits::INTERRUPTIONS + 1, "{of:?}");
     }
+}
+
+/// A host that cannot launch uses up nothing of the instance: it is launched when the host can again, however long that takes, and
+/// has then what it had before.
+#[test]
+fn a_host_that_cannot_launch_is_waited_for() {
+    let mut state = started(None);
+    let mut now = Timestamp(0);
+    for time in 1..=u64::from(limits::RELAUNCHES) + 100 {
+        for happening in [Happening::Claim, Happening::NotLaunched] {
+            state = step(&state, happening, now).unwrap().state;
+        }
+        assert_eq!(state.status, Status::Suspended, "time {time}");
+        let due = state.due_at.expect("it is launched again");
+        let pause = due.millis_since(now);
+        let least = (limits::BACKOFF_MS << time.min(10)) / 2;
+        assert!(
+            pause >= least.min(limits::BACKOFF_MAX_MS),
+            "time {time}: a pause of {pause} ms"
+        );
+        now = due;
+    }
+    let attempts = &state.attempts;
+    assert_eq!(
+        (
+            attempts.crash_count,
+            attempts.interruptions,
+            attempts.relaunches
+        ),
+        (0, 0, 0)
+    );
 }
 
 /// Progress in each run lets a program crash again and again, up to the ceiling of all relaunches.
