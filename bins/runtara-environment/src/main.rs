@@ -86,14 +86,17 @@ fn run(command: &Command) -> Result<(), Error> {
             what: "the asynchronous runtime",
             source: error.into(),
         })?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         if matches!(command, Command::Migrate) {
             runtara_environment::runtime::migrate(&config).await?;
             println!("the database is up to date");
             return Ok(());
         }
         serve(config).await
-    })
+    });
+    // What still runs must not keep the process from leaving: blocking work cannot be cut off, only left behind.
+    runtime.shutdown_background();
+    outcome
 }
 
 async fn serve(config: Config) -> Result<(), Error> {

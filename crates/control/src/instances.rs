@@ -32,7 +32,8 @@ pub struct StopOutcome {
 }
 
 impl Control {
-    /// An instance with its values. With `wait`, answers when it ends, or when that time (bounded at a minute) is over.
+    /// An instance with its values. With `wait`, answers when it ends, when that time (bounded at a minute) is over, or when this process
+    /// is about to end.
     ///
     /// # Errors
     /// [`ControlError::NotFound`].
@@ -50,7 +51,7 @@ impl Control {
         Ok(InstanceView { record, values })
     }
 
-    /// Looks at an instance now and whenever it changes, until it is as wanted or the deadline has come.
+    /// Looks at an instance now and whenever it changes, until it is as wanted, the deadline has come, or this process is about to end.
     async fn watch_until(
         &self,
         scope: &Scope,
@@ -64,10 +65,17 @@ impl Control {
         loop {
             let found = self.find(scope, id).await?;
             let now = Instant::now();
-            if now >= deadline || is_wanted(&found.state) {
+            let is_over = now >= deadline || self.closing.is_cancelled();
+            if is_over || is_wanted(&found.state) {
                 return Ok(found);
             }
-            let _nudged = timeout_at(deadline.min(now + SLOW_LOOK), watch.changed()).await;
+            let nudged = async {
+                tokio::select! {
+                    () = watch.changed() => {}
+                    () = self.closing.cancelled() => {}
+                }
+            };
+            let _slowly = timeout_at(deadline.min(now + SLOW_LOOK), nudged).await;
         }
     }
 

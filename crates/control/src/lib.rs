@@ -20,6 +20,7 @@ use std::sync::Arc;
 use runtara_domain::{InstanceId, RunnerKind, TenantId};
 use runtara_images::BlobStore;
 use runtara_store::{InstanceRecord, Store};
+use tokio_util::sync::CancellationToken;
 
 pub use error::{ControlError, ControlResult};
 pub use images::{ImageRegistration, RegisterImage};
@@ -45,6 +46,7 @@ pub struct Control {
     store: Arc<dyn Store>,
     blobs: BlobStore,
     config: Arc<ControlConfig>,
+    closing: CancellationToken,
 }
 
 /// For whom an operation is done: a tenant, or whoever may see all.
@@ -58,7 +60,14 @@ impl Control {
             store,
             blobs,
             config: Arc::new(config),
+            closing: CancellationToken::new(),
         }
+    }
+
+    /// Prepares for the end of this process: operations that wait for an instance answer at once with where it stands, and outputs that
+    /// are followed break off. Whatever is asked from here on does not wait either.
+    pub fn close(&self) {
+        self.closing.cancel();
     }
 
     /// The store, for questions that need no operation of their own.

@@ -105,9 +105,17 @@ impl Log {
     /// The next piece; `None` at the end. If what came next is gone by now, goes on with the oldest byte that is kept.
     ///
     /// # Errors
-    /// [`ControlError::Internal`] if it cannot be read.
+    /// [`ControlError::Internal`] if it cannot be read; [`ControlError::Unavailable`] if it is followed and this process is about to end:
+    /// an end would say that the run has ended.
     pub async fn next(&mut self) -> ControlResult<Option<Bytes>> {
         loop {
+            // Also where there is more to read: a program that writes without pause would keep the process from ending.
+            if self.follow.is_some() && self.control.closing.is_cancelled() {
+                return Err(ControlError::Unavailable {
+                    message: "the server is about to leave; read on from where this broke off"
+                        .to_owned(),
+                });
+            }
             let (reader, offset) = (self.reader.clone(), self.offset);
             let limit = match self.follow {
                 Some(_) => PIECE,
@@ -142,7 +150,10 @@ impl Log {
                 Err(error) => return Err(error),
             };
             if !follow.ended {
-                follow.changed().await;
+                tokio::select! {
+                    () = follow.changed() => {}
+                    () = self.control.closing.cancelled() => {}
+                }
             }
         }
     }

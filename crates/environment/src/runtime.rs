@@ -17,6 +17,7 @@ use runtara_runner::CallTracker;
 use runtara_scheduler::{Scheduler, SchedulerConfig, SchedulerParts};
 use runtara_store::{Nudges, Store};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
@@ -55,6 +56,7 @@ pub struct RuntimeHandle {
     addr: SocketAddr,
     core_addr: String,
     servers: Servers,
+    control: Control,
     core: Arc<Core>,
     scheduler: Scheduler,
     store: Arc<dyn Store>,
@@ -139,7 +141,7 @@ impl EnvironmentRuntime {
             database_id,
         };
         let environment_state = EnvironmentState {
-            control,
+            control: control.clone(),
             report: Arc::new(Report {
                 scheduler: scheduler.clone(),
                 runners: native.report,
@@ -155,6 +157,7 @@ impl EnvironmentRuntime {
             addr,
             core_addr,
             servers,
+            control,
             core,
             scheduler,
             store,
@@ -312,35 +315,65 @@ impl RuntimeHandle {
     /// Ends in order, within the configured grace: takes no more requests and claims nothing more, answers what is under way, makes far
     /// sleeps of held ones, and leaves running programs to the next server process. In dev they are ended, uncounted: nobody would come
     /// for them.
+    ///
+    /// Each phase has a part of the grace that those before it cannot spend, so that a client who holds its connection open takes
+    /// nothing from the end of the runs.
     pub async fn shutdown(self) {
-        let deadline = Instant::now() + self.config.shutdown_grace;
+        let grace = Grace::new(self.config.shutdown_grace);
         info!(runs = self.live_runs(), "leaving");
         self.scheduler.stop_claiming();
         self.servers.environment.stop();
+        self.control.close();
         self.core.close();
-        if timeout_at(deadline, self.core.settled()).await.is_err() {
+        if self.config.mode == Mode::Dev {
+            self.scheduler.end_runs();
+        }
+        if grace.until(20, self.core.settled()).await.is_err() {
             warn!("some held calls were cut off");
         }
-        if timeout_at(deadline, self.servers.environment.stopped())
+        if grace
+            .until(35, self.servers.environment.stopped())
             .await
             .is_err()
         {
             warn!("some requests were cut off");
         }
-        let end_runs = self.config.mode == Mode::Dev;
-        self.scheduler.shutdown(end_runs, deadline).await;
+        self.scheduler.shutdown(grace.at(80)).await;
         for server in &self.servers.core {
             server.stop();
         }
         for server in &self.servers.core {
-            if timeout_at(deadline, server.stopped()).await.is_err() {
+            if grace.until(90, server.stopped()).await.is_err() {
                 warn!("some calls of instances were cut off");
             }
         }
-        if timeout_at(deadline, self.store.close()).await.is_err() {
+        if grace.until(100, self.store.close()).await.is_err() {
             warn!("the store did not close in time");
         }
         info!("left");
+    }
+}
+
+/// The time for an orderly end.
+struct Grace {
+    since: Instant,
+    whole: Duration,
+}
+
+impl Grace {
+    fn new(whole: Duration) -> Self {
+        let since = Instant::now();
+        Self { since, whole }
+    }
+
+    /// The moment at which this much of it is over.
+    fn at(&self, percent: u32) -> Instant {
+        self.since + self.whole * percent / 100
+    }
+
+    /// Does something until then at the latest.
+    async fn until<T>(&self, percent: u32, act: impl Future<Output = T>) -> Result<T, Elapsed> {
+        timeout_at(self.at(percent), act).await
     }
 }
 

@@ -73,6 +73,12 @@ pub struct SchedulerParts {
 #[derive(Clone)]
 pub struct Scheduler(Arc<Shared>);
 
+/// The moment at which this much of the time until a deadline is over: the rest belongs to what comes after.
+fn share(percent: u32, deadline: Instant) -> Instant {
+    let now = Instant::now();
+    now + deadline.saturating_duration_since(now) * percent / 100
+}
+
 pub(crate) struct Shared {
     config: SchedulerConfig,
     store: Arc<dyn Store>,
@@ -153,23 +159,27 @@ impl Scheduler {
         self.0.closing.cancel();
     }
 
-    /// Stops. Runs that have a process of their own go on under their shims, for the next server process to adopt; with `end_runs` they
-    /// are ended, and their instances launched again by whoever comes next. Answers when all is done, at the deadline at the
-    /// latest.
-    pub async fn shutdown(&self, end_runs: bool, deadline: Instant) {
+    /// Has every run ended, also those that are just being launched: they are asked to leave, and killed two seconds later. Nothing is
+    /// claimed any more. [`Scheduler::shutdown`] waits for it.
+    pub fn end_runs(&self) {
+        self.stop_claiming();
+        self.0.ending.cancel();
+    }
+
+    /// Stops. Runs that have a process of their own go on under their shims, for the next server process to adopt; those that
+    /// [`Scheduler::end_runs`] ends are gone, and their instances launched again by whoever comes next. Answers when all is done, at
+    /// the deadline at the latest: no part of it can spend the time of those that follow.
+    pub async fn shutdown(&self, deadline: Instant) {
         let shared = &self.0;
         self.stop_claiming();
         shared.tasks.close();
-        let tasks = timeout_at(deadline, shared.tasks.wait()).await;
+        let tasks = timeout_at(share(20, deadline), shared.tasks.wait()).await;
         if tasks.is_err() {
-            warn!("launches and chores did not end in time");
+            warn!("claims and chores did not end in time");
         }
-        if end_runs {
-            shared.ending.cancel();
-            if timeout_at(deadline, shared.live.empty()).await.is_err() {
-                warn!(runs = shared.live.len(), "runs did not end in time");
-            }
-        } else if timeout_at(deadline, supervise::told_to_leave(shared))
+        if shared.ending.is_cancelled() {
+            self.runs_ended(share(70, deadline)).await;
+        } else if timeout_at(share(70, deadline), supervise::told_to_leave(shared))
             .await
             .is_err()
         {
@@ -177,11 +187,37 @@ impl Scheduler {
         }
         shared.leaving.cancel();
         shared.minders.close();
-        if timeout_at(deadline, shared.minders.wait()).await.is_err() {
+        let minders = timeout_at(share(50, deadline), shared.minders.wait()).await;
+        if minders.is_err() {
             warn!("exits were not recorded in time; they are recorded at the next start");
         }
-        if let Err(error) = shared.store.release_node(shared.config.node).await {
-            info!(%error, "the node's lease was left to lapse");
+        let release = shared.store.release_node(shared.config.node);
+        match timeout_at(deadline, release).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => info!(%error, "the node's lease was left to lapse"),
+            Err(_) => info!("the node's lease was left to lapse: the store did not answer in time"),
+        }
+    }
+
+    /// Waits for the end of all runs, and kills those that do not end in time: nobody would come for them.
+    async fn runs_ended(&self, deadline: Instant) {
+        let live = &self.0.live;
+        if timeout_at(share(75, deadline), live.empty()).await.is_ok() {
+            return;
+        }
+        warn!(
+            runs = live.len(),
+            "runs did not end in time; they are killed"
+        );
+        let kill_all = supervise::kill(live.all());
+        if timeout_at(deadline, async { tokio::join!(kill_all, live.empty()) })
+            .await
+            .is_err()
+        {
+            warn!(
+                runs = live.len(),
+                "runs were killed whose end was not recorded"
+            );
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use runtara_domain::{Change, EndedBy, Refusal, RunExit, RunnerKind};
 use runtara_runner::Run;
 use runtara_store::{LiveRun, StoreError};
@@ -65,11 +66,29 @@ pub(crate) async fn told_to_leave(shared: &Shared) {
     }
 }
 
+/// Kills runs, whatever they were told before. One that is just being launched is not among them: it has no process to be killed.
+pub(crate) async fn kill(runs: Vec<Arc<Live>>) {
+    let kill = async |live: Arc<Live>| {
+        if let Some(run) = live.run()
+            && let Err(error) = run.terminate(Duration::ZERO, EndedBy::Host).await
+        {
+            warn!(%error, key = %live.key, "a run could not be killed");
+        }
+    };
+    let _all: Vec<()> = join_all(runs.into_iter().map(kill)).await;
+}
+
 /// Minds a run until its exit is recorded, or until the scheduler leaves it to its shim.
-pub(crate) async fn mind(shared: &Shared, live: &Live, kind: RunnerKind) {
+pub(crate) async fn mind(shared: &Shared, live: &Arc<Live>, kind: RunnerKind) {
     let Some(run) = live.run() else { return };
     let exit = tokio::select! {
-        () = shared.leaving.cancelled() => return,
+        () = shared.leaving.cancelled() => {
+            if shared.ending.is_cancelled() {
+                // It may have been launched too late to be told otherwise.
+                kill(vec![Arc::clone(live)]).await;
+            }
+            return;
+        }
         exit = wait(shared, live, run.as_ref()) => exit,
     };
     let Some(exit) = exit else { return };

@@ -1,12 +1,12 @@
 //! The server may die, leave and come again: runs go on, and two servers never work on one thing.
 
+mod orderly_ends;
 mod second_servers;
 
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use runtara_tests::http::Request;
-use runtara_tests::{Server, Setup, Store, base64, eventually, on_both_stores, processes};
+use runtara_tests::{Server, Store, base64, eventually, on_both_stores, processes};
 use serde_json::json;
 
 on_both_stores!(
@@ -355,84 +355,4 @@ fn a_stop_reaches_a_run_that_was_found_again(store: Store) {
     let run = server.instance(&id);
     assert_eq!(run.stop(1)["status"], "cancelled");
     assert!(!processes::lives(process.pid));
-}
-
-#[test]
-fn a_second_signal_ends_the_server_at_once() {
-    let mut server = Server::start(Store::Sqlite);
-    let run = server.launch(&server.program("sleeps_forever"), &json!({}));
-    let path = format!("/api/v1/instances/{}?wait_ms=60000", run.id);
-    let _running = run.wait_for_process();
-    let mut waiting =
-        runtara_tests::http::Connection::open(&server.environment()).expect("the port is served");
-    waiting
-        .send(&Request::get(&path).bytes())
-        .expect("it is read");
-    server.signal(Signal::SIGTERM);
-    eventually("its word that it leaves", || {
-        if server.log().contains("leaving") {
-            Ok(())
-        } else {
-            Err(())
-        }
-    });
-    let before = Instant::now();
-    server.signal(Signal::SIGTERM);
-    let _status = server.wait_for_its_end();
-    assert!(
-        before.elapsed() < Duration::from_secs(3),
-        "it took {:?}",
-        before.elapsed()
-    );
-}
-
-#[test]
-fn dev_needs_no_settings_and_ends_its_runs() {
-    let mut server = Setup::dev().without("RUNTARA_NATIVE_USER").start();
-    let id = server
-        .follow(
-            &server.scripted(),
-            &json!([{ "checkpoint": "a" }, { "on_run": 1, "do": { "hang": true } }]),
-        )
-        .id;
-    let process = server.instance(&id).wait_for_process();
-    eventually("its checkpoint", || {
-        if server.instance(&id).checkpoints() == ["a"] {
-            Ok(())
-        } else {
-            Err(())
-        }
-    });
-    server.signal(Signal::SIGINT);
-    let status = server.wait_for_its_end();
-    assert!(status.success(), "{status}");
-    assert!(
-        !processes::lives(process.pid),
-        "dev leaves no program behind"
-    );
-    eventually("that nothing is left", || {
-        let found = server.processes();
-        if found.is_empty() { Ok(()) } else { Err(found) }
-    });
-    server.start_again();
-    let run = server.instance(&id);
-    assert_eq!(run.output()["run"], 2);
-    assert_eq!(
-        run.status()["retry_count"],
-        0,
-        "an end of dev counts for nothing"
-    );
-}
-
-#[test]
-fn an_orderly_end_leaves_no_process_when_nothing_runs() {
-    let mut server = Server::start(Store::Sqlite);
-    server
-        .launch(&server.program("echoes_input"), &json!({}))
-        .wait_for("completed");
-    let _left = server.sigterm();
-    eventually("that nothing is left", || {
-        let found = server.processes();
-        if found.is_empty() { Ok(()) } else { Err(found) }
-    });
 }

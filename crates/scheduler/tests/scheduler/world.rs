@@ -1,0 +1,288 @@
+//! The reference store, and runs that do what the test says.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use runtara_domain::{
+    EndedBy, ExitCause, ImageDigest, ImageId, ImageName, InstanceId, Labels, NewImage, NewInstance,
+    NodeId, RunExit, RunnerKind, TenantId, Usage,
+};
+use runtara_images::{BlobOptions, BlobStore, Stored};
+use runtara_runner::{
+    Adoption, CallTracker, LaunchError, LaunchSpec, PrepareError, PreparedImage, Readiness, Run,
+    RunKey, Runner, RunnerError,
+};
+use runtara_scheduler::{Scheduler, SchedulerConfig, SchedulerParts};
+use runtara_store::memory::MemoryStore;
+use runtara_store::{InstanceRecord, Nudges, Started, Store, SystemClock};
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+/// A run that ends when the test, or the scheduler, says so.
+pub(crate) struct FakeRun {
+    pub(crate) key: RunKey,
+    exit: watch::Sender<Option<RunExit>>,
+}
+
+impl FakeRun {
+    /// Ends as the test says.
+    pub(crate) fn ends(&self, cause: ExitCause) {
+        self.exit.send_replace(Some(exit(cause, None)));
+    }
+}
+
+pub(crate) fn exit(cause: ExitCause, ended_by: Option<EndedBy>) -> RunExit {
+    RunExit {
+        cause,
+        ended_by,
+        ..RunExit::lost()
+    }
+}
+
+#[async_trait]
+impl Run for FakeRun {
+    fn key(&self) -> &RunKey {
+        &self.key
+    }
+
+    async fn wait(&self) -> Result<RunExit, RunnerError> {
+        let mut exit = self.exit.subscribe();
+        let exit = exit.wait_for(Option::is_some).await.unwrap();
+        Ok(exit.clone().unwrap())
+    }
+
+    async fn terminate(&self, _grace: Duration, by: EndedBy) -> Result<(), RunnerError> {
+        self.exit.send_if_modified(|known| {
+            let first = known.is_none();
+            if first {
+                *known = Some(exit(ExitCause::Signal(9), Some(by)));
+            }
+            first
+        });
+        Ok(())
+    }
+
+    async fn set_slept(&self, _slept: Duration) -> Result<(), RunnerError> {
+        Ok(())
+    }
+
+    async fn usage(&self) -> Result<Usage, RunnerError> {
+        Ok(Usage::default())
+    }
+}
+
+/// Keeps its runs although the scheduler that launched them goes away, as processes would.
+#[derive(Default)]
+pub(crate) struct FakeRunner {
+    runs: Mutex<HashMap<RunKey, Arc<FakeRun>>>,
+    /// What was launched, in its order.
+    launches: watch::Sender<Vec<RunKey>>,
+}
+
+impl FakeRunner {
+    pub(crate) fn run(&self, key: &RunKey) -> Option<Arc<FakeRun>> {
+        self.runs.lock().unwrap().get(key).cloned()
+    }
+
+    /// Waits until there were so many launches, and gives the last of them.
+    pub(crate) async fn launched(&self, count: usize) -> RunKey {
+        let mut launches = self.launches.subscribe();
+        let launched = launches.wait_for(|found| found.len() >= count);
+        let launched = timeout(Duration::from_secs(10), launched).await;
+        let launches = launched.expect("not launched in time").unwrap();
+        launches[count - 1].clone()
+    }
+}
+
+#[async_trait]
+impl Runner for FakeRunner {
+    fn kind(&self) -> RunnerKind {
+        RunnerKind::Native
+    }
+
+    async fn readiness(&self) -> Readiness {
+        Readiness::Ready("fake".to_owned())
+    }
+
+    async fn prepare(
+        &self,
+        digest: ImageDigest,
+        content: &Path,
+    ) -> Result<PreparedImage, PrepareError> {
+        Ok(PreparedImage {
+            digest,
+            path: content.to_owned(),
+        })
+    }
+
+    async fn launch(&self, spec: LaunchSpec) -> Result<Arc<dyn Run>, LaunchError> {
+        let run = Arc::new(FakeRun {
+            key: spec.key.clone(),
+            exit: watch::Sender::new(None),
+        });
+        self.runs
+            .lock()
+            .unwrap()
+            .insert(spec.key.clone(), Arc::clone(&run));
+        self.launches
+            .send_modify(|launches| launches.push(spec.key));
+        Ok(run)
+    }
+
+    async fn adopt(&self, key: &RunKey) -> Result<Adoption, RunnerError> {
+        Ok(match self.run(key) {
+            None => Adoption::Gone,
+            Some(run) => {
+                let exit = run.exit.borrow().clone();
+                match exit {
+                    Some(exit) => Adoption::Exited(exit),
+                    None => Adoption::Alive(run),
+                }
+            }
+        })
+    }
+
+    async fn clean(&self, key: &RunKey, _keep_logs: bool) -> Result<(), RunnerError> {
+        self.runs.lock().unwrap().remove(key);
+        Ok(())
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) runner: Arc<FakeRunner>,
+    pub(crate) tracker: CallTracker,
+    pub(crate) directory: TempDir,
+    blobs: BlobStore,
+    node: NodeId,
+    content: Stored,
+    images: Mutex<HashMap<TenantId, ImageId>>,
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        Self::over(|store| store).await
+    }
+
+    /// A world whose store is wrapped.
+    pub(crate) async fn over(wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let store = MemoryStore::new(Arc::new(SystemClock), Nudges::new());
+        let blobs = BlobStore::open(directory.path().join("blobs"), BlobOptions::default())
+            .await
+            .unwrap();
+        let mut upload = blobs.upload().await.unwrap();
+        upload.write(b"#!/bin/sh\n").await.unwrap();
+        let content = upload.finish(None).await.unwrap();
+        Self {
+            store: wrap(Arc::new(store)),
+            runner: Arc::new(FakeRunner::default()),
+            tracker: CallTracker::new(),
+            directory,
+            blobs,
+            node: NodeId::generate(),
+            content,
+            images: Mutex::default(),
+        }
+    }
+
+    async fn image_of(&self, tenant: &TenantId) -> ImageId {
+        if let Some(known) = self.images.lock().unwrap().get(tenant) {
+            return known.clone();
+        }
+        let image = NewImage {
+            image_id: ImageId::generate(),
+            tenant_id: tenant.clone(),
+            name: ImageName::new("image").unwrap(),
+            description: None,
+            kind: RunnerKind::Native,
+            digest: self.content.digest,
+            size: self.content.size,
+            metadata: None,
+            labels: Labels::default(),
+        };
+        let id = self.store.register_image(image).await.unwrap().image_id;
+        self.images
+            .lock()
+            .unwrap()
+            .insert(tenant.clone(), id.clone());
+        id
+    }
+
+    pub(crate) fn scheduler(&self, capacity: usize) -> Scheduler {
+        let config = SchedulerConfig {
+            node: self.node,
+            node_name: "here".to_owned(),
+            data_dir: self.directory.path().to_owned(),
+            core_addr: "127.0.0.1:1".to_owned(),
+            passed_env: Default::default(),
+            capacity,
+            lease: Duration::from_secs(15),
+            relaunch_adopted: false,
+        };
+        let parts = SchedulerParts {
+            store: Arc::clone(&self.store),
+            runners: vec![Arc::clone(&self.runner) as _],
+            blobs: self.blobs.clone(),
+            tracker: self.tracker.clone(),
+        };
+        let scheduler = Scheduler::new(config, parts);
+        scheduler.start();
+        scheduler
+    }
+
+    pub(crate) async fn start(&self, id: &str) -> InstanceId {
+        self.start_for("t", id).await
+    }
+
+    pub(crate) async fn start_for(&self, tenant: &str, id: &str) -> InstanceId {
+        let tenant_id = TenantId::new(tenant).unwrap();
+        let new = NewInstance {
+            instance_id: InstanceId::new(id).unwrap(),
+            image_id: self.image_of(&tenant_id).await,
+            tenant_id,
+            input: "{}".into(),
+            env: Default::default(),
+            args: Vec::new(),
+            labels: Labels::default(),
+            timeout_ms: 60_000,
+            max_attempts: None,
+            due_at: None,
+            request_timeout_ms: None,
+        };
+        match self.store.start_instance(new).await.unwrap() {
+            Started::New(state) => state.instance_id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) async fn instance(&self, id: &InstanceId) -> InstanceRecord {
+        self.store.instance(id).await.unwrap().unwrap()
+    }
+
+    /// Waits until an instance is as wanted.
+    pub(crate) async fn until(&self, id: &InstanceId, wanted: impl Fn(&InstanceRecord) -> bool) {
+        let mut watch = self.store.nudges().watch(id);
+        let arrived = timeout(Duration::from_secs(10), async {
+            while !wanted(&self.instance(id).await) {
+                watch.changed().await;
+            }
+        });
+        if arrived.await.is_err() {
+            panic!("not as wanted in time: {:?}", self.instance(id).await.state);
+        }
+    }
+
+    pub(crate) async fn run_of(&self, id: &InstanceId) -> Arc<FakeRun> {
+        let state = self.instance(id).await.state;
+        let key = RunKey {
+            instance_id: id.clone(),
+            run_number: state.run_number,
+        };
+        self.runner.run(&key).expect("the run is not there")
+    }
+}
