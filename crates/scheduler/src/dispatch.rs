@@ -1,6 +1,6 @@
 //! Claims due instances while there is room, and has them launched.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,8 +19,10 @@ const BATCH: usize = 32;
 const SLOW_LOOK: Duration = Duration::from_secs(20);
 /// How long to wait after the store failed.
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
-/// How often at most a tenant that fills whole batches is left out of one.
+/// How often at most a claim leaves out tenants.
 const FAIR_EVERY: Duration = Duration::from_millis(250);
+/// Most tenants that a claim leaves out, but for those of one batch; beyond it a new round begins.
+const MOST_SERVED: usize = 1_000;
 
 /// Dispatches until the scheduler closes.
 pub(crate) async fn run(shared: Arc<Shared>) {
@@ -45,43 +47,72 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 }
 
 /// Claims one batch; true if there may be more.
+///
+/// Where tenants have filled whole batches, what the others have due is claimed first from time to time: behind them there would be no
+/// room left for it.
 async fn claim_and_launch(shared: &Arc<Shared>, fairness: &mut Fairness) -> StoreResult<bool> {
     tokio::select! {
         () = shared.closing.cancelled() => return Ok(false),
         () = shared.live.has_room() => {}
     }
     let _comparing = shared.claiming.lock().await;
-    let wanted = shared.live.room().min(BATCH);
-    let mut tenants = claim(shared, wanted, Vec::new()).await?;
-    let filled = tenants.len() == wanted;
-    tenants.dedup();
-    if let Some(greedy) = fairness.left_out(filled, tenants) {
+    if let Some(served) = fairness.left_out() {
+        let began = Instant::now();
         let wanted = shared.live.room().min(BATCH);
-        claim(shared, wanted, vec![greedy]).await?;
+        let tenants = claim(shared, wanted, served).await?;
+        let filled = tenants.len() == wanted;
+        fairness.claimed_for_others(tenants, began);
+        if filled {
+            return Ok(true);
+        }
     }
+    let wanted = shared.live.room().min(BATCH);
+    let tenants = claim(shared, wanted, Vec::new()).await?;
+    let filled = tenants.len() == wanted;
+    fairness.claimed(filled, tenants);
     Ok(filled)
 }
 
-/// Sees to it that one tenant with many due instances does not keep the others waiting: when its instances alone filled a batch, the
-/// next claim, from time to time, leaves it out.
+/// Sees to it that tenants with many due instances do not keep the others waiting.
+///
+/// It goes in rounds. Whoever is claimed for while more is due than there is room for has been served in this round; a claim from time
+/// to time leaves out all who were. When it finds nothing everybody has had a turn, and the next round begins.
 #[derive(Default)]
 struct Fairness {
-    last: Option<Instant>,
+    served: BTreeSet<TenantId>,
+    next: Option<Instant>,
 }
 
 impl Fairness {
-    /// The tenant to be left out of a second claim, if it is time for one.
-    fn left_out(&mut self, filled: bool, mut tenants: Vec<TenantId>) -> Option<TenantId> {
-        let is_time = self.last.is_none_or(|last| last.elapsed() >= FAIR_EVERY);
-        if !filled || !is_time || tenants.len() != 1 {
-            return None;
+    /// The tenants that are to be left out of a claim, if it is time for one.
+    fn left_out(&self) -> Option<Vec<TenantId>> {
+        let is_time = self.next.is_none_or(|next| Instant::now() >= next);
+        (is_time && !self.served.is_empty()).then(|| self.served.iter().cloned().collect())
+    }
+
+    /// Notes what a claim has found that left out those who were served.
+    fn claimed_for_others(&mut self, tenants: Vec<TenantId>, began: Instant) {
+        // It reads over all that is due of those whom it leaves out: that must not become what the store is busy with.
+        let pause = FAIR_EVERY.max(began.elapsed() * 20);
+        self.next = Some(Instant::now() + pause);
+        if tenants.is_empty() || self.served.len() >= MOST_SERVED {
+            self.served.clear();
         }
-        self.last = Some(Instant::now());
-        tenants.pop()
+        self.served.extend(tenants);
+    }
+
+    /// Notes what a claim has found that left out nobody.
+    fn claimed(&mut self, filled: bool, tenants: Vec<TenantId>) {
+        if filled {
+            self.served.extend(tenants);
+        } else {
+            // There was room for all.
+            self.served.clear();
+        }
     }
 }
 
-/// Claims at most so many instances, has them launched, and says whose they are.
+/// Claims at most so many instances, has them launched, and says whose they are, one tenant for each.
 async fn claim(
     shared: &Arc<Shared>,
     wanted: usize,
@@ -98,8 +129,7 @@ async fn claim(
         without_tenants,
     };
     let claimed = shared.store.claim_due(claim).await?;
-    let mut tenants: Vec<_> = claimed.iter().map(|run| run.tenant_id.clone()).collect();
-    tenants.sort();
+    let tenants = claimed.iter().map(|run| run.tenant_id.clone()).collect();
     for claimed in claimed {
         if let Some(token) = tokens.remove(&claimed.token) {
             begin(shared, claimed, token);
