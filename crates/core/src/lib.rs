@@ -81,12 +81,12 @@ impl Core {
         let _closed = held.wait_for(|held| *held == 0).await;
     }
 
-    fn patience(&self, caller: &Caller) -> Patience<'_> {
+    fn patience(&self, caller: &Caller) -> Patience {
         let limit = match caller.fence {
             Fence::Run(_) => self.config.patience,
             Fence::SelfRegistered => self.config.patience_self_registered,
         };
-        Patience::new(limit, self.closing.subscribe(), self.store.as_ref())
+        Patience::new(limit, self.closing.subscribe())
     }
 
     /// Checks that a caller may read what belongs to its instance.
@@ -210,10 +210,12 @@ impl InstanceCalls for Core {
         caller: &Caller,
         signal_id: &SignalId,
     ) -> Result<Option<Option<Bytes>>, CallError> {
-        // Not repeated: a lost answer may have taken the signal, and only a later run is shown it again. The run is told
-        // that we failed, which is our fault, and so it is launched again.
+        let request_id = request_id(None);
         self.patience(caller)
-            .once(self.store.take_signal(caller, signal_id))
+            .repeat(|| {
+                self.store
+                    .take_signal(caller, signal_id, request_id.clone())
+            })
             .await
     }
 

@@ -4,32 +4,26 @@ use std::future::Future;
 use std::time::Duration;
 
 use runtara_runner::CallError;
-use runtara_store::{Store, StoreError, StoreResult};
+use runtara_store::{StoreError, StoreResult};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
-use tracing::{debug, error, warn};
+use tracing::{debug, error};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Repeats what a store that is away could not do, until a deadline. Programs that speak the published protocol never repeat
 /// a call; so it is on us to wait.
-pub(crate) struct Patience<'a> {
+pub(crate) struct Patience {
     deadline: Instant,
     closing: watch::Receiver<bool>,
-    store: &'a dyn Store,
 }
 
-impl<'a> Patience<'a> {
-    pub(crate) fn new(
-        limit: Duration,
-        closing: watch::Receiver<bool>,
-        store: &'a dyn Store,
-    ) -> Self {
+impl Patience {
+    pub(crate) fn new(limit: Duration, closing: watch::Receiver<bool>) -> Self {
         Self {
             deadline: Instant::now() + limit,
             closing,
-            store,
         }
     }
 
@@ -50,22 +44,6 @@ impl<'a> Patience<'a> {
                 }
                 answer => return answer.map_err(into_call_error),
             }
-        }
-    }
-
-    /// Does something that may not be repeated, and if the store is away answers only when it is back: a program that is
-    /// told of our failure then reports it to a store that can record it.
-    pub(crate) async fn once<T>(
-        &self,
-        act: impl Future<Output = StoreResult<T>>,
-    ) -> Result<T, CallError> {
-        match act.await {
-            Err(StoreError::Unavailable { context, .. }) => {
-                warn!(context, "a call that cannot be repeated failed");
-                self.repeat(|| self.store.ping()).await?;
-                Err(CallError::Unavailable)
-            }
-            answer => answer.map_err(into_call_error),
         }
     }
 

@@ -161,11 +161,13 @@ pub trait Store: Send + Sync + 'static {
     /// The instance-wide signal that waits. Notes that it was shown.
     async fn poll_signal(&self, caller: &Caller) -> StoreResult<Option<RaisedSignal>>;
 
-    /// Takes the custom signal of this id if one is visible to the run: its payload.
+    /// Takes the custom signal of this id if one is visible to the run: its payload. A repetition with the same request id is given
+    /// what it took.
     async fn take_signal(
         &self,
         caller: &Caller,
         signal_id: &SignalId,
+        request_id: Option<String>,
     ) -> StoreResult<Option<Option<Bytes>>>;
 
     /// Begins, or goes on with, a durable sleep or a wait for a custom signal. See [`plan::wait`].

@@ -156,11 +156,11 @@ pub fn visible_signal(state: &InstanceState) -> Option<RaisedSignal> {
 pub struct TakePlan {
     /// The new state.
     pub transition: Transition,
-    /// The payload, if a signal was taken; it is to be noted as read by the current run.
+    /// The payload, if a signal was taken; it is to be noted as read by the current run and this request.
     pub taken: Option<Option<Bytes>>,
 }
 
-/// Decides what taking a custom signal does.
+/// Decides what taking a custom signal does, given the signal of that id ([`signal_for`] this request).
 ///
 /// # Errors
 /// [`Refusal`] if the run may not call any more.
@@ -168,6 +168,7 @@ pub fn take_signal(
     state: &InstanceState,
     caller: &Caller,
     kept: Option<&KeptSignal>,
+    request_id: Option<&str>,
     now: Timestamp,
 ) -> Result<TakePlan, Refusal> {
     let seen = Call::Seen {
@@ -176,7 +177,7 @@ pub fn take_signal(
     };
     let mut transition = call(state, caller, seen, now)?;
     let taken = kept
-        .filter(|kept| kept.is_visible_to(state.run_number))
+        .filter(|kept| kept.is_given_to(state.run_number, request_id))
         .map(|kept| kept.payload.clone());
     transition.state.has_read_signals |= taken.is_some();
     Ok(TakePlan { transition, taken })

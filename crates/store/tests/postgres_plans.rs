@@ -266,7 +266,7 @@ const CASES: &[Case] = &[
             Box::pin(async move {
                 let signal = SignalId::new("go").unwrap();
                 store.send_signal(&id(n + 10), &signal, None).await.ok();
-                store.take_signal(&caller(n), &signal).await.unwrap();
+                store.take_signal(&caller(n), &signal, None).await.unwrap();
             })
         },
     },

@@ -150,6 +150,7 @@ cases! { $
         a_newer_signal_replaces_what_was_not_read,
         a_save_takes_the_signal_of_its_name,
         a_repeated_save_is_given_its_signal_again,
+        a_repeated_take_is_given_its_signal_again,
         an_ended_instance_has_no_signals,
         signals_are_kept_apart,
         a_signal_is_taken_once_by_many,

@@ -51,7 +51,7 @@ async fn every_call(world: &World<'_>, caller: &Caller) -> Vec<(&'static str, St
                 .map(drop),
         ),
         ("poll", store.poll_signal(caller).await.map(drop)),
-        ("take", store.take_signal(caller, &go).await.map(drop)),
+        ("take", store.take_signal(caller, &go, None).await.map(drop)),
         (
             "sleep",
             store

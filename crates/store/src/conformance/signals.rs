@@ -221,6 +221,33 @@ pub async fn a_repeated_save_is_given_its_signal_again(harness: &dyn Harness) {
     assert_eq!(run.save_as(request("r-3")).await.custom_signal, None);
 }
 
+/// A call that takes a signal and whose answer was lost is given it again, and no other call is.
+pub async fn a_repeated_take_is_given_its_signal_again(harness: &dyn Harness) {
+    let world = World::new(harness).await;
+    let run = world.launch("order-1").await;
+    world.send(run.id(), "go", b"one").await;
+    let one = Some(Some(Bytes::from_static(b"one")));
+    for _ in 0..3 {
+        assert_eq!(run.take_as("go", Some("r-1")).await, one);
+    }
+    assert_eq!(run.take_as("go", Some("r-2")).await, None);
+    assert_eq!(run.take("go").await, None);
+    world.send(run.id(), "go", b"two").await;
+    assert_eq!(
+        run.take_as("go", Some("r-1")).await,
+        one,
+        "its own, not the next"
+    );
+    let two = Some(Some(Bytes::from_static(b"two")));
+    assert_eq!(run.take_as("go", Some("r-2")).await, two);
+    let run = run.lose().await;
+    assert_eq!(
+        run.take_as("go", Some("r-2")).await,
+        one,
+        "a later run begins anew"
+    );
+}
+
 /// Nothing is kept for an instance that has ended, and its end removes what was kept.
 pub async fn an_ended_instance_has_no_signals(harness: &dyn Harness) {
     let world = World::new(harness).await;
@@ -267,7 +294,7 @@ pub async fn a_signal_is_taken_once_by_many(harness: &dyn Harness) {
         let takers: Vec<_> = (0..6)
             .map(|_| {
                 let (store, caller) = (world.store.clone(), run.caller.clone());
-                tokio::spawn(async move { store.take_signal(&caller, &signal("go")).await })
+                tokio::spawn(async move { store.take_signal(&caller, &signal("go"), None).await })
             })
             .collect();
         let mut payloads = Vec::new();

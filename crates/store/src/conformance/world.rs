@@ -341,8 +341,14 @@ impl<'w> Run<'w> {
 
     /// Takes a custom signal, and must be let.
     pub async fn take(&self, name: &str) -> Option<Option<Bytes>> {
-        let answer = self.store().take_signal(&self.caller, &signal(name)).await;
-        answer.expect("a signal is asked for")
+        self.take_as(name, None).await
+    }
+
+    /// Takes a custom signal with a call that names itself, and must be let.
+    pub async fn take_as(&self, name: &str, request_id: Option<&str>) -> Option<Option<Bytes>> {
+        let (id, request_id) = (signal(name), request_id.map(str::to_owned));
+        let answer = self.store().take_signal(&self.caller, &id, request_id);
+        answer.await.expect("a signal is asked for")
     }
 
     /// Polls for the instance-wide signal, and must be let.

@@ -167,14 +167,15 @@ impl Model {
         &mut self,
         caller: &Caller,
         signal_id: &SignalId,
+        request_id: Option<&str>,
         now: Timestamp,
     ) -> Result<Option<Option<Bytes>>, Refusal> {
         let instance = self.known(&caller.instance_id)?;
-        let kept = instance.signal(signal_id, None);
-        let plan = plan::take_signal(&instance.state, caller, kept, now)?;
+        let kept = instance.signal(signal_id, request_id);
+        let plan = plan::take_signal(&instance.state, caller, kept, request_id, now)?;
         self.apply(&caller.instance_id, plan.transition, now, |instance| {
             if plan.taken.is_some() {
-                instance.note_read(signal_id, None);
+                instance.note_read(signal_id, request_id);
             }
         });
         Ok(plan.taken)

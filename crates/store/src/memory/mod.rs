@@ -211,8 +211,10 @@ impl Store for MemoryStore {
         &self,
         caller: &Caller,
         signal_id: &SignalId,
+        request_id: Option<String>,
     ) -> StoreResult<Option<Option<Bytes>>> {
-        Ok(self.with(|model, now| model.take_signal(caller, signal_id, now))??)
+        let request_id = request_id.as_deref();
+        Ok(self.with(|model, now| model.take_signal(caller, signal_id, request_id, now))??)
     }
 
     async fn begin_wait(&self, caller: &Caller, request: WaitRequest) -> StoreResult<Waiting> {

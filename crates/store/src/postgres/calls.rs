@@ -268,6 +268,7 @@ pub(super) async fn take_signal(
     store: &PostgresStore,
     caller: &Caller,
     signal_id: &SignalId,
+    request_id: Option<&str>,
 ) -> Answer<Option<Option<Bytes>>> {
     for _ in 0..TRIES {
         let found = sqlx::query(concat!(
@@ -287,11 +288,11 @@ pub(super) async fn take_signal(
         let loaded = Loaded::of(&found)?;
         let kept = Kept::of(&found, signal_id.as_str())?;
         let run = loaded.state.run_number;
-        let signal = kept.for_call(run, None);
-        let decided = plan::take_signal(&loaded.state, caller, signal, loaded.now)?;
+        let signal = kept.for_call(run, request_id);
+        let decided = plan::take_signal(&loaded.state, caller, signal, request_id, loaded.now)?;
         let mut taking = Write::of(&decided.transition);
         if decided.taken.is_some() {
-            taking.take = kept.place(run, None);
+            taking.take = kept.place(run, request_id);
         }
         if write(&store.connections, &loaded, &taking).await? {
             store.after(&decided.transition.state);

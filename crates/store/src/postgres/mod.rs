@@ -273,8 +273,9 @@ impl Store for PostgresStore {
         &self,
         caller: &Caller,
         signal_id: &SignalId,
+        request_id: Option<String>,
     ) -> StoreResult<Option<Option<Bytes>>> {
-        let taken = calls::take_signal(self, caller, signal_id).await;
+        let taken = calls::take_signal(self, caller, signal_id, request_id.as_deref()).await;
         taken.map_err(|fault| fault.during("taking a custom signal"))
     }
 

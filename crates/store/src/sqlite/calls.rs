@@ -154,15 +154,16 @@ pub(super) async fn take_signal(
     tx: &mut Tx,
     caller: &Caller,
     signal_id: &SignalId,
+    request_id: Option<&str>,
 ) -> StoreResult<Option<Option<Bytes>>> {
     let found = find(tx, caller).await?;
     let kept = KeptSignals::load(tx, found.id, signal_id.as_str()).await?;
-    let kept = kept.of_call(found.state.run_number, None);
+    let kept = kept.of_call(found.state.run_number, request_id);
     let signal = kept.map(|kept| kept.signal);
-    let plan = plan::take_signal(&found.state, caller, signal, tx.now)?;
+    let plan = plan::take_signal(&found.state, caller, signal, request_id, tx.now)?;
     let mut write = Write::new(&found, plan.transition, tx.now);
     if let Some(kept) = kept.filter(|_| plan.taken.is_some()) {
-        write.take_signal(signal_id.as_str(), kept.n, None);
+        write.take_signal(signal_id.as_str(), kept.n, request_id);
     }
     write.run(tx);
     Ok(plan.taken)

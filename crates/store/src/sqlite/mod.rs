@@ -381,9 +381,15 @@ impl Store for SqliteStore {
         &self,
         caller: &Caller,
         signal_id: &SignalId,
+        request_id: Option<String>,
     ) -> StoreResult<Option<Option<Bytes>>> {
         let (caller, signal_id) = (caller.clone(), signal_id.clone());
-        act!(self, 0, |tx| calls::take_signal(tx, &caller, &signal_id))
+        act!(self, 0, |tx| calls::take_signal(
+            tx,
+            &caller,
+            &signal_id,
+            request_id.as_deref()
+        ))
     }
 
     async fn begin_wait(&self, caller: &Caller, request: WaitRequest) -> StoreResult<Waiting> {

@@ -88,9 +88,9 @@ async fn an_instance_lives_sleeps_ends_and_is_removed() {
         .send_signal(&id, &signal, Some(Bytes::from_static(b"now")))
         .await
         .unwrap();
-    let taken = store.take_signal(&me, &signal).await.unwrap();
+    let taken = store.take_signal(&me, &signal, None).await.unwrap();
     assert_eq!(taken, Some(Some(Bytes::from_static(b"now"))));
-    assert_eq!(store.take_signal(&me, &signal).await.unwrap(), None);
+    assert_eq!(store.take_signal(&me, &signal, None).await.unwrap(), None);
     assert_eq!(store.poll_signal(&me).await.unwrap(), None);
     let far = store.begin_wait(&me, sleep("nap", 60_000)).await.unwrap();
     assert_eq!(far, Waiting::Parked);

@@ -101,7 +101,7 @@ pub(super) enum Said {
     /// It polls.
     Poll,
     /// It takes a custom signal.
-    Take(u8),
+    Take { signal: u8, request: Option<u8> },
     /// It sleeps.
     Sleep {
         name: Option<u8>,
@@ -338,8 +338,9 @@ pub(super) fn ending() -> Vec<Act> {
             });
         };
         for signal in 0..3 {
-            call(Said::Take(signal));
-            call(Said::Take(signal));
+            for request in [None, None, Some(0), Some(0)] {
+                call(Said::Take { signal, request });
+            }
         }
         for name in [None, Some(0), Some(1)] {
             call(Said::Sleep {
@@ -413,7 +414,7 @@ fn said() -> impl Strategy<Value = Said> {
         6 => (0..3_u8, 0..4_u8, request())
             .prop_map(|(name, state, request)| Said::Save { name, state, request }),
         2 => Just(Said::Poll),
-        3 => (0..3_u8).prop_map(Said::Take),
+        3 => (0..3_u8, request()).prop_map(|(signal, request)| Said::Take { signal, request }),
         4 => (option::of(0..2_u8), millis(), 0..3_u8, request(), any::<bool>())
             .prop_map(|(name, millis, state, request, park)| Said::Sleep { name, millis, state, request, park }),
         3 => (0..2_u8, option::of(millis()), request(), any::<bool>())

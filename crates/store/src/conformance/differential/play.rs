@@ -309,7 +309,13 @@ impl<'a> Player<'a> {
                 words(store.save_checkpoint(caller, request).await)
             }
             Said::Poll => words(store.poll_signal(caller).await),
-            Said::Take(of) => words(store.take_signal(caller, &signal(name(of))).await),
+            Said::Take {
+                signal: of,
+                request,
+            } => {
+                let request = request_id(request);
+                words(store.take_signal(caller, &signal(name(of)), request).await)
+            }
             Said::Sleep {
                 name: of,
                 millis,
