@@ -73,3 +73,5 @@ pub const HOLD_MS: u64 = 10_000;
 pub const GRACE_MAX_MS: u64 = 3_600_000;
 /// Longest durable sleep and longest delay of a start, in milliseconds (a hundred years).
 pub const SLEEP_MAX_MS: u64 = 100 * 366 * 86_400_000;
+/// How long a node without a lease stays on the list, in milliseconds (a day).
+pub const NODE_KEPT_MS: u64 = 86_400_000;

@@ -63,7 +63,8 @@ pub trait Store: Send + Sync + 'static {
     async fn release_node(&self, node: NodeId) -> StoreResult<()>;
 
     /// Takes the runs of other nodes whose lease is over for lost ([`Change::Exit`] with an exit of which nothing is known), at most
-    /// `limit`, and says which.
+    /// `limit`, and says which. Takes nodes off the list whose lease has been over for [`runtara_domain::limits::NODE_KEPT_MS`] and on
+    /// which no run is recorded as live: they have died and do not come back.
     async fn expire_nodes(&self, me: NodeId, limit: u32) -> StoreResult<Vec<InstanceId>>;
 
     // Images ----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 //! Nodes: leases that last, and runs that are lost with them.
 
-use runtara_domain::{NodeId, Reason, RunNumber, Status};
+use runtara_domain::{NodeId, Reason, RunNumber, Status, limits};
 
 use super::Harness;
 use super::world::World;
@@ -61,6 +61,38 @@ pub async fn a_node_with_a_live_run_stays(harness: &dyn Harness) {
     assert_eq!(world.store.expire_nodes(world.node, 9).await.unwrap(), [id]);
     world.store.release_node(other).await.unwrap();
     assert_eq!(renew(&world, world.node, 15_000).await.others, 0);
+}
+
+/// A node that died long ago is taken off, but not before its runs are.
+pub async fn a_node_that_died_long_ago_is_forgotten(harness: &dyn Harness) {
+    let world = World::new(harness).await;
+    let (dead, idle) = (NodeId::generate(), NodeId::generate());
+    let expire = async |limit| {
+        let lost = world.store.expire_nodes(world.node, limit).await;
+        lost.expect("it is answered").len()
+    };
+    let others = async || renew(&world, world.node, 15_000).await.others;
+    renew(&world, dead, 15_000).await;
+    renew(&world, idle, 15_000).await;
+    world.start("order-1").await;
+    assert_eq!(claim_by(&world, dead, 1).await, ["order-1"]);
+    world.advance(15_000 + limits::NODE_KEPT_MS - 1).await;
+    assert_eq!((expire(0).await, others().await), (0, 2));
+    renew(&world, idle, 15_000).await;
+    world.advance(1).await;
+    assert_eq!(
+        (expire(0).await, others().await),
+        (0, 2),
+        "one has come back, the other has a live run"
+    );
+    assert_eq!((expire(9).await, others().await), (1, 1));
+    world.advance(15_000 + limits::NODE_KEPT_MS).await;
+    assert_eq!((expire(9).await, others().await), (0, 0));
+    assert_eq!(
+        renew(&world, idle, 15_000).await.others,
+        1,
+        "nobody takes himself off"
+    );
 }
 
 /// Runs of a node whose lease is over are lost, uncounted, and due at once; a renewed lease lasts.

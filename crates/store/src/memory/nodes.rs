@@ -1,6 +1,6 @@
 //! Nodes and their leases.
 
-use runtara_domain::{Change, DatabaseId, InstanceId, NodeId, RunExit, Timestamp};
+use runtara_domain::{Change, DatabaseId, InstanceId, NodeId, RunExit, Timestamp, limits};
 
 use super::Model;
 use super::model::Node;
@@ -60,6 +60,21 @@ impl Model {
             self.change(id, &exit, now)
                 .expect("the exit of the current run of a live instance applies");
         }
+        let is_live = |node: &NodeId| {
+            let mut instances = self.instances.values();
+            instances.any(|instance| instance.state.live_node == Some(*node))
+        };
+        let is_dead = |(node, lease): (&NodeId, &Node)| {
+            let kept_until = lease.lease_until.plus_millis(limits::NODE_KEPT_MS);
+            *node != me && kept_until <= now && !is_live(node)
+        };
+        let dead: Vec<_> = self
+            .nodes
+            .iter()
+            .filter(|entry| is_dead(*entry))
+            .map(|(node, _)| *node)
+            .collect();
+        self.nodes.retain(|node, _| !dead.contains(node));
         lost.into_iter().map(|(id, _)| id).collect()
     }
 }

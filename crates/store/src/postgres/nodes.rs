@@ -1,6 +1,6 @@
 //! Nodes and their leases.
 
-use runtara_domain::{Change, InstanceId, NodeId, Refusal, RunExit};
+use runtara_domain::{Change, InstanceId, NodeId, Refusal, RunExit, limits};
 
 use crate::{NodeLease, NodeStanding};
 
@@ -74,5 +74,20 @@ pub(super) async fn expire(
             Err(error) => return Err(error),
         }
     }
+    forget_dead(store, me).await?;
     Ok(lost)
+}
+
+/// Takes nodes off the list that died long ago. Each that is on it has every change told to all of them.
+async fn forget_dead(store: &PostgresStore, me: NodeId) -> Answer<()> {
+    sqlx::query(
+        "delete from runtara_nodes n
+          where n.node_id <> $1 and n.lease_until <= runtara_now() - $2
+            and not exists (select from runtara_instances i where i.live_node = n.node_id)",
+    )
+    .bind(me.to_string())
+    .bind(row::signed(limits::NODE_KEPT_MS))
+    .execute(&store.connections.pool)
+    .await?;
+    Ok(())
 }

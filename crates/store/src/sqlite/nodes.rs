@@ -1,6 +1,6 @@
 //! The nodes that share a database: with SQLite one at a time.
 
-use runtara_domain::NodeId;
+use runtara_domain::{NodeId, Timestamp, limits};
 
 use super::failure::broken;
 use super::sql::{Columns, Sql};
@@ -55,4 +55,18 @@ pub(super) async fn release(tx: &mut Tx, node: NodeId) -> StoreResult<()> {
     .bind(node.to_string());
     tx.execute(sql);
     Ok(())
+}
+
+/// Takes nodes off the list that died long ago, after their runs were taken for lost.
+pub(super) fn forget_dead(tx: &mut Tx, me: NodeId) {
+    let mut sql = Sql::default();
+    sql.then(
+        "delete from runtara_nodes where node_id <> ? and lease_until <= ? and not exists \
+         (select 1 from runtara_instances i where i.live_node = runtara_nodes.node_id)",
+    )
+    .bind(me.to_string())
+    .bind_time(Timestamp(
+        tx.now.0.saturating_sub_unsigned(limits::NODE_KEPT_MS),
+    ));
+    tx.execute(sql);
 }

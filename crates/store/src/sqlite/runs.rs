@@ -221,5 +221,6 @@ pub(super) async fn expire(tx: &mut Tx, me: NodeId, limit: u32) -> StoreResult<V
         let state = Write::new(&found, next, tx.now).run(tx);
         expired.push(state.instance_id);
     }
+    super::nodes::forget_dead(tx, me);
     Ok(expired)
 }
