@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use runtara_domain::{
-    ImageId, ImageRecord, InstanceId, InstanceState, Labels, NewInstance, TenantId, Timestamp,
+    Due, ImageId, ImageRecord, InstanceId, InstanceState, Labels, NewInstance, TenantId, Timestamp,
     limits,
 };
 use runtara_runner::forbidden_env_name;
@@ -121,7 +121,7 @@ impl Control {
             labels: start.labels,
             timeout_ms: timeout_ms(start.timeout_seconds)?,
             max_attempts: check_attempts(start.max_attempts)?,
-            due_at: due_at(start.start_at, start.delay_ms)?,
+            due: due(start.start_at, start.delay_ms)?,
         })
     }
 }
@@ -221,7 +221,7 @@ fn check_attempts(attempts: Option<u32>) -> ControlResult<Option<u32>> {
     }
 }
 
-fn due_at(start_at: Option<Timestamp>, delay_ms: Option<u64>) -> ControlResult<Option<Timestamp>> {
+fn due(start_at: Option<Timestamp>, delay_ms: Option<u64>) -> ControlResult<Due> {
     match (start_at, delay_ms) {
         (Some(_), Some(_)) => Err(ControlError::invalid(
             "INVALID_START_TIME",
@@ -234,11 +234,9 @@ fn due_at(start_at: Option<Timestamp>, delay_ms: Option<u64>) -> ControlResult<O
                 limits::SLEEP_MAX_MS
             ),
         )),
-        (None, Some(delay)) => {
-            let now = Timestamp::from_system(std::time::SystemTime::now());
-            Ok(Some(now.plus_millis(delay)))
-        }
-        (start_at, None) => Ok(start_at),
+        (None, Some(delay)) => Ok(Due::After(delay)),
+        (Some(at), None) => Ok(Due::At(at)),
+        (None, None) => Ok(Due::NOW),
     }
 }
 
@@ -332,7 +330,8 @@ mod tests {
 
     #[test]
     fn start_times_and_limits_are_checked() {
-        assert!(due_at(Some(Timestamp(1)), Some(1)).is_err());
+        assert!(due(Some(Timestamp(1)), Some(1)).is_err());
+        assert!(due(None, Some(limits::SLEEP_MAX_MS + 1)).is_err());
         assert!(timeout_ms(Some(0)).is_err());
         assert!(timeout_ms(Some(u64::MAX)).is_err());
         assert_eq!(timeout_ms(None).unwrap(), 3_600_000);

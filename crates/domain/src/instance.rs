@@ -18,6 +18,32 @@ pub enum Origin {
     SelfRegistered,
 }
 
+/// When the first run of a new instance is due.
+///
+/// A delay is added to the time at which the store makes the instance: the clock of whoever asks may be another than the one by which
+/// the store later decides that the instance is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Due {
+    /// At this time, or at once if it is over.
+    At(Timestamp),
+    /// So many milliseconds after the start, [`limits::SLEEP_MAX_MS`] at most.
+    After(u64),
+}
+
+impl Due {
+    /// At once.
+    pub const NOW: Self = Self::After(0);
+
+    /// The due time of an instance that is made now.
+    #[must_use]
+    pub fn of_start_at(self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::At(at) => at,
+            Self::After(millis) => now.plus_millis(millis.min(limits::SLEEP_MAX_MS)),
+        }
+    }
+}
+
 /// An instance as it is to be started.
 #[derive(Clone)]
 pub struct NewInstance {
@@ -39,8 +65,8 @@ pub struct NewInstance {
     pub timeout_ms: u64,
     /// Launches without progress that are allowed; `None` if the start did not say.
     pub max_attempts: Option<u32>,
-    /// When its first run is due; `None` for now.
-    pub due_at: Option<Timestamp>,
+    /// When its first run is due.
+    pub due: Due,
     /// How long its client waits for an answer, in milliseconds, where the start says so in `env`.
     pub request_timeout_ms: Option<u64>,
 }
@@ -209,7 +235,7 @@ impl InstanceState {
     #[must_use]
     pub fn started(new: &NewInstance, now: Timestamp) -> Self {
         Self {
-            due_at: Some(new.due_at.unwrap_or(now)),
+            due_at: Some(new.due.of_start_at(now)),
             timeout_ms: new.timeout_ms,
             request_timeout_ms: new.request_timeout_ms,
             image_id: Some(new.image_id.clone()),

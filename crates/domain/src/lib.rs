@@ -55,7 +55,7 @@ pub use id::{
 };
 pub use image::{ImageRecord, NewImage, RunnerKind};
 pub use instance::{
-    Attempts, Hold, InstanceState, NewInstance, Origin, Pending, PendingSignal, RunMarks,
+    Attempts, Due, Hold, InstanceState, NewInstance, Origin, Pending, PendingSignal, RunMarks,
 };
 pub use labels::{LabelError, LabelFilter, Labels};
 pub use refusal::Refusal;

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use runtara_domain::{
-    Caller, CheckpointId, Fence, ImageDigest, ImageId, ImageName, InstanceId, Labels, NewImage,
-    NewInstance, NodeId, RunToken, RunnerKind, SaveCheckpoint, TenantId,
+    Caller, CheckpointId, Due, Fence, ImageDigest, ImageId, ImageName, InstanceId, Labels,
+    NewImage, NewInstance, NodeId, RunToken, RunnerKind, SaveCheckpoint, TenantId,
 };
 use runtara_store::postgres::{PostgresOptions, PostgresStore};
 use runtara_store::{Claim, Store};
@@ -52,7 +52,7 @@ async fn runs(store: &PostgresStore, prefix: &str, count: usize) -> Result<Vec<C
                 labels: Labels::default(),
                 timeout_ms: 3_600_000,
                 max_attempts: None,
-                due_at: None,
+                due: Due::NOW,
                 request_timeout_ms: None,
             })
             .await?;

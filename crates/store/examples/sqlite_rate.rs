@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use runtara_domain::{
-    Caller, CheckpointId, Fence, ImageDigest, ImageId, ImageName, InstanceId, Labels, NewImage,
-    NewInstance, NodeId, RunToken, RunnerKind, SaveCheckpoint, TenantId, limits,
+    Caller, CheckpointId, Due, Fence, ImageDigest, ImageId, ImageName, InstanceId, Labels,
+    NewImage, NewInstance, NodeId, RunToken, RunnerKind, SaveCheckpoint, TenantId, limits,
 };
 use runtara_store::sqlite::{SqliteOptions, SqliteStore};
 use runtara_store::{Claim, Store};
@@ -84,7 +84,7 @@ fn new_instance(id: String, tenant: &TenantId, image: &ImageId) -> Result<NewIns
         labels: Labels::default(),
         timeout_ms: limits::RUN_TIMEOUT_MS,
         max_attempts: None,
-        due_at: None,
+        due: Due::NOW,
         request_timeout_ms: None,
     })
 }

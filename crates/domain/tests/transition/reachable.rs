@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use runtara_domain::{
-    Attempts, ImageId, InstanceId, InstanceState, Labels, NewInstance, Origin, Status, Timestamp,
-    limits,
+    Attempts, Due, ImageId, InstanceId, InstanceState, Labels, NewInstance, Origin, Status,
+    Timestamp, limits,
 };
 
 use crate::changes::{Happening, tenant};
@@ -21,7 +21,7 @@ pub(crate) fn started(max_attempts: Option<u32>) -> InstanceState {
         labels: Labels::default(),
         timeout_ms: limits::RUN_TIMEOUT_MS,
         max_attempts,
-        due_at: None,
+        due: Due::NOW,
         request_timeout_ms: None,
     };
     InstanceState::started(&new, Timestamp(0))

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use runtara_domain::{
-    EndedBy, ExitCause, ImageDigest, ImageId, ImageName, InstanceId, Labels, NewImage, NewInstance,
-    NodeId, RunExit, RunnerKind, TenantId, Usage,
+    Due, EndedBy, ExitCause, ImageDigest, ImageId, ImageName, InstanceId, Labels, NewImage,
+    NewInstance, NodeId, RunExit, RunnerKind, TenantId, Usage,
 };
 use runtara_images::{BlobOptions, BlobStore, Stored};
 use runtara_runner::{
@@ -17,7 +18,7 @@ use runtara_runner::{
 };
 use runtara_scheduler::{Scheduler, SchedulerConfig, SchedulerParts};
 use runtara_store::memory::MemoryStore;
-use runtara_store::{InstanceRecord, Nudges, Started, Store, SystemClock};
+use runtara_store::{Clock, InstanceRecord, Nudges, Started, Store, SystemClock};
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -26,6 +27,7 @@ use tokio::time::timeout;
 pub(crate) struct FakeRun {
     pub(crate) key: RunKey,
     exit: watch::Sender<Option<RunExit>>,
+    stubborn: bool,
 }
 
 impl FakeRun {
@@ -55,7 +57,10 @@ impl Run for FakeRun {
         Ok(exit.clone().unwrap())
     }
 
-    async fn terminate(&self, _grace: Duration, by: EndedBy) -> Result<(), RunnerError> {
+    async fn terminate(&self, grace: Duration, by: EndedBy) -> Result<(), RunnerError> {
+        if self.stubborn && !grace.is_zero() {
+            return Ok(());
+        }
         self.exit.send_if_modified(|known| {
             let first = known.is_none();
             if first {
@@ -79,6 +84,8 @@ impl Run for FakeRun {
 #[derive(Default)]
 pub(crate) struct FakeRunner {
     runs: Mutex<HashMap<RunKey, Arc<FakeRun>>>,
+    /// Whether its runs leave only when they are killed.
+    pub(crate) stubborn: AtomicBool,
     /// What was launched, in its order.
     launches: watch::Sender<Vec<RunKey>>,
 }
@@ -123,6 +130,7 @@ impl Runner for FakeRunner {
         let run = Arc::new(FakeRun {
             key: spec.key.clone(),
             exit: watch::Sender::new(None),
+            stubborn: self.stubborn.load(Ordering::SeqCst),
         });
         self.runs
             .lock()
@@ -165,13 +173,17 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn new() -> Self {
-        Self::over(|store| store).await
+        Self::at(Arc::new(SystemClock)).await
     }
 
-    /// A world whose store is wrapped.
-    pub(crate) async fn over(wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>) -> Self {
+    /// A world with this clock.
+    pub(crate) async fn at(clock: Arc<dyn Clock>) -> Self {
+        Self::over(Arc::new(MemoryStore::new(clock, Nudges::new()))).await
+    }
+
+    /// A world over this store.
+    pub(crate) async fn over(store: Arc<dyn Store>) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let store = MemoryStore::new(Arc::new(SystemClock), Nudges::new());
         let blobs = BlobStore::open(directory.path().join("blobs"), BlobOptions::default())
             .await
             .unwrap();
@@ -179,7 +191,7 @@ impl World {
         upload.write(b"#!/bin/sh\n").await.unwrap();
         let content = upload.finish(None).await.unwrap();
         Self {
-            store: wrap(Arc::new(store)),
+            store,
             runner: Arc::new(FakeRunner::default()),
             tracker: CallTracker::new(),
             directory,
@@ -251,7 +263,7 @@ impl World {
             labels: Labels::default(),
             timeout_ms: 60_000,
             max_attempts: None,
-            due_at: None,
+            due: Due::NOW,
             request_timeout_ms: None,
         };
         match self.store.start_instance(new).await.unwrap() {

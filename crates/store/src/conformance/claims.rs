@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use runtara_domain::{Change, NodeId, RunExit, RunNumber, RunnerKind, Status, Timestamp, Word};
+use runtara_domain::{
+    Change, Due, NodeId, RunExit, RunNumber, RunnerKind, Status, Timestamp, Word,
+};
 
 use super::Harness;
 use super::make::{KINDS, exit_code, new_image, sleep, tenant};
@@ -50,7 +52,7 @@ pub async fn claims_go_by_due_time_and_are_bounded_by_tokens(harness: &dyn Harne
     let world = World::new(harness).await;
     for (id, due_at) in [("c", 300), ("a", 100), ("e", 500), ("d", 400), ("b", 200)] {
         let mut new = world.new_instance(id);
-        new.due_at = Some(Timestamp(due_at));
+        new.due = Due::At(Timestamp(due_at));
         world.start_as(new).await;
     }
     let ids = |claimed: Vec<crate::ClaimedRun>| {

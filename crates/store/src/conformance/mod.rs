@@ -80,6 +80,7 @@ cases! { $
         a_self_registered_id_cannot_be_started,
         a_start_needs_an_image_of_its_tenant,
         a_delayed_start_waits_for_its_time,
+        a_delay_is_counted_by_the_stores_clock,
         a_start_may_be_overdue,
         the_same_start_at_once_is_one_instance,
         an_unknown_instance_is_named_unknown,

@@ -1,6 +1,6 @@
 //! Starts: once for each id, only of one's own images, now or later.
 
-use runtara_domain::{Change, InstanceState, RunNumber, Status, Timestamp};
+use runtara_domain::{Change, Due, InstanceState, RunNumber, Status, Timestamp, limits};
 
 use super::Harness;
 use super::make::{instance, labels, new_image, tenant};
@@ -120,7 +120,7 @@ pub async fn a_delayed_start_waits_for_its_time(harness: &dyn Harness) {
     let world = World::new(harness).await;
     let now = world.now();
     let mut new = world.new_instance("later");
-    new.due_at = Some(now.plus_millis(5_000));
+    new.due = Due::At(now.plus_millis(5_000));
     let state = world.start_as(new).await;
     assert_eq!(state.due_at, Some(now.plus_millis(5_000)));
     assert!(world.claim(1).await.is_empty());
@@ -135,11 +135,31 @@ pub async fn a_delayed_start_waits_for_its_time(harness: &dyn Harness) {
     assert_eq!(claimed[0].due_at, now.plus_millis(5_000));
 }
 
+/// A delay is counted by the clock by which claims are made, from the moment at which the instance is made.
+pub async fn a_delay_is_counted_by_the_stores_clock(harness: &dyn Harness) {
+    let world = World::new(harness).await;
+    world.advance(1_000_000).await;
+    let mut new = world.new_instance("later");
+    new.due = Due::After(5_000);
+    let state = world.start_as(new.clone()).await;
+    assert_eq!(state.due_at, Some(state.created_at.plus_millis(5_000)));
+    assert_eq!(world.record(&new.instance_id).await.state, state);
+    world.advance(4_999).await;
+    assert!(world.claim(1).await.is_empty());
+    world.advance(1).await;
+    world.claim_only(&new.instance_id).await;
+    let mut never = world.new_instance("hardly ever");
+    never.due = Due::After(u64::MAX);
+    let state = world.start_as(never).await;
+    let longest = state.created_at.plus_millis(limits::SLEEP_MAX_MS);
+    assert_eq!(state.due_at, Some(longest));
+}
+
 /// A time before now is a due time like any other.
 pub async fn a_start_may_be_overdue(harness: &dyn Harness) {
     let world = World::new(harness).await;
     let mut new = world.new_instance("overdue");
-    new.due_at = Some(Timestamp(-1));
+    new.due = Due::At(Timestamp(-1));
     let state = world.start_as(new).await;
     assert_eq!(state.due_at, Some(Timestamp(-1)));
     world.claim_only(&instance("overdue")).await;

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use runtara_domain::{
-    Call, Change, EndedBy, ExitCause, Fence, InstanceId, InstanceState, NewEvent, Refusal,
+    Call, Change, Due, EndedBy, ExitCause, Fence, InstanceId, InstanceState, NewEvent, Refusal,
     ResultChange, RunExit, RunNumber, SignalKind, Status, Transition, Word, transition,
 };
 
@@ -101,7 +101,7 @@ impl Situation {
             }
             S::DueLater => {
                 let mut new = world.new_instance(id.as_str());
-                new.due_at = Some(world.now().plus_millis(3_600_000));
+                new.due = Due::After(3_600_000);
                 world.start_as(new).await;
                 return None;
             }

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use bytes::Bytes;
 use runtara_domain::{
-    Caller, Change, Checkpointed, Fence, ImageRecord, InstanceId, InstanceState, Labels, NewEvent,
-    NewInstance, NodeId, Refusal, RunExit, RunNumber, RunToken, SaveCheckpoint, TenantId,
+    Caller, Change, Checkpointed, Due, Fence, ImageRecord, InstanceId, InstanceState, Labels,
+    NewEvent, NewInstance, NodeId, Refusal, RunExit, RunNumber, RunToken, SaveCheckpoint, TenantId,
     Timestamp, TokenHash, Word, limits,
 };
 
@@ -97,7 +97,7 @@ impl<'a> World<'a> {
             labels: Labels::default(),
             timeout_ms: limits::RUN_TIMEOUT_MS,
             max_attempts: None,
-            due_at: None,
+            due: Due::NOW,
             request_timeout_ms: None,
         }
     }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use runtara_domain::{
-    Change, ImageId, InstanceId, InstanceState, Labels, NewInstance, Refusal, SignalId, TenantId,
-    Timestamp, transition,
+    Change, Due, ImageId, InstanceId, InstanceState, Labels, NewInstance, Refusal, SignalId,
+    TenantId, Timestamp, limits, transition,
 };
 
 use crate::{Changed, InstanceRecord, InstanceValues, Purge, Started};
@@ -42,6 +42,10 @@ fn map_json(map: &BTreeMap<String, String>) -> Answer<Option<String>> {
 
 async fn insert(store: &PostgresStore, new: &NewInstance) -> Answer<Option<Timestamp>> {
     let (keys, values) = label_arrays(&new.labels);
+    let (due_at, delay_ms) = match new.due {
+        Due::At(at) => (Some(at.0), 0),
+        Due::After(millis) => (None, row::signed(millis.min(limits::SLEEP_MAX_MS))),
+    };
     let args = (!new.args.is_empty())
         .then(|| serde_json::to_string(&new.args))
         .transpose()
@@ -57,7 +61,7 @@ async fn insert(store: &PostgresStore, new: &NewInstance) -> Answer<Option<Times
              insert into runtara_instances
                     (instance_id, tenant_id, image_id, runner_kind, origin, status, due_at, max_attempts, timeout_ms,
                      request_timeout_ms, created_at)
-             select $1, $3, image_id, kind, 'launched', 'pending', coalesce($4, runtara_now()), $5, $6, $7, runtara_now()
+             select $1, $3, image_id, kind, 'launched', 'pending', coalesce($4, runtara_now() + $13), $5, $6, $7, runtara_now()
                from image
              on conflict (instance_id) do nothing
              returning instance_id, created_at
@@ -75,7 +79,7 @@ async fn insert(store: &PostgresStore, new: &NewInstance) -> Answer<Option<Times
     .bind(new.instance_id.as_str())
     .bind(new.image_id.as_str())
     .bind(new.tenant_id.as_str())
-    .bind(new.due_at.map(|due| due.0))
+    .bind(due_at)
     .bind(new.max_attempts.map(row::stored_small))
     .bind(row::signed(new.timeout_ms))
     .bind(new.request_timeout_ms.map(row::signed))
@@ -84,6 +88,7 @@ async fn insert(store: &PostgresStore, new: &NewInstance) -> Answer<Option<Times
     .bind(args)
     .bind(keys)
     .bind(values)
+    .bind(delay_ms)
     .optional_on(&store.connections)
     .await?;
     Ok(now.map(Timestamp))

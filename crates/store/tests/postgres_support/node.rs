@@ -1,7 +1,7 @@
 //! A node with an image to start.
 
 use runtara_domain::{
-    ImageDigest, ImageId, ImageName, InstanceId, Labels, NewImage, NewInstance, RunnerKind,
+    Due, ImageDigest, ImageId, ImageName, InstanceId, Labels, NewImage, NewInstance, RunnerKind,
     TenantId,
 };
 use runtara_store::Store;
@@ -48,7 +48,7 @@ impl<'a> Node<'a> {
             labels: Labels::default(),
             timeout_ms: 60_000,
             max_attempts: None,
-            due_at: None,
+            due: Due::NOW,
             request_timeout_ms: None,
         }
     }

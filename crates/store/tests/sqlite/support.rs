@@ -5,8 +5,8 @@ use std::path::Path;
 
 use bytes::Bytes;
 use runtara_domain::{
-    Caller, CheckpointId, Fence, ImageDigest, ImageId, ImageName, InstanceId, Labels, NewImage,
-    NewInstance, NodeId, RunToken, RunnerKind, SaveCheckpoint, TenantId, limits,
+    Caller, CheckpointId, Due, Fence, ImageDigest, ImageId, ImageName, InstanceId, Labels,
+    NewImage, NewInstance, NodeId, RunToken, RunnerKind, SaveCheckpoint, TenantId, limits,
 };
 use runtara_store::sqlite::{SqliteOptions, SqliteStore};
 use runtara_store::{Claim, ClaimedRun, Store};
@@ -44,7 +44,7 @@ pub(super) fn start(id: &str) -> NewInstance {
         labels: Labels::default(),
         timeout_ms: limits::RUN_TIMEOUT_MS,
         max_attempts: None,
-        due_at: None,
+        due: Due::NOW,
         request_timeout_ms: None,
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use runtara_domain::{
-    Caller, Change, Fence, InstanceId, NewEvent, NewInstance, RunNumber, RunnerKind,
+    Caller, Change, Due, Fence, InstanceId, NewEvent, NewInstance, RunNumber, RunnerKind,
     SaveCheckpoint, Timestamp, TokenHash, Word, limits,
 };
 
@@ -238,7 +238,11 @@ impl<'a> Player<'a> {
             labels: label_set(*labels),
             timeout_ms: limits::RUN_TIMEOUT_MS,
             max_attempts: attempts.map(u32::from),
-            due_at: delay_ms.map(|millis| self.now.plus_millis(u64::from(millis))),
+            due: match delay_ms.map(u64::from) {
+                None => Due::NOW,
+                Some(millis) if millis % 2 == 0 => Due::After(millis),
+                Some(millis) => Due::At(self.now.plus_millis(millis)),
+            },
             request_timeout_ms: (*labels == 3).then_some(9_000),
         };
         let answer = self.store.start_instance(new).await;
