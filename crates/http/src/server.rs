@@ -1,9 +1,11 @@
 //! Accepts connections, bounds them, and lets them finish when the process goes away.
 
+use std::any::Any;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -12,7 +14,8 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
+use futures_util::FutureExt as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -23,7 +26,9 @@ use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
+
+use crate::ApiError;
 
 /// Bounds on connections.
 #[derive(Debug, Clone)]
@@ -192,12 +197,14 @@ async fn serve<S>(
         phase.set(Phase::SERVED);
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(peer);
-        let answer = service.clone().call(request);
+        let mut service = service.clone();
         let phase = Arc::clone(&phase);
         async move {
-            let answer = answer.await;
+            let answer = async move { service.call(request).await };
+            // Nothing of the request is used after a panic.
+            let answer = AssertUnwindSafe(answer).catch_unwind().await;
             phase.set(Phase::IDLE);
-            answer
+            answer.unwrap_or_else(|panic| Ok(after_panic(panic.as_ref())))
         }
     });
     let connection = http1::Builder::new()
@@ -218,6 +225,16 @@ async fn serve<S>(
     if let Err(error) = ended {
         debug!(%error, "a connection ended early");
     }
+}
+
+/// Answers a request whose handler panicked: its client is told that we failed, and the connection goes on.
+fn after_panic(panic: &(dyn Any + Send)) -> Response {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied());
+    error!(panic = text.unwrap_or("no text"), "a handler panicked");
+    ApiError::internal().into_response()
 }
 
 /// What a connection is about to do, shared between its stream and its service.
@@ -332,5 +349,62 @@ impl AsyncWrite for TimedStream {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::routing::get;
+    use runtara_domain::TokenHash;
+    use runtara_runner::CallTracker;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
+    use tower::ServiceExt as _;
+    use tower::util::BoxCloneSyncService;
+
+    use super::*;
+
+    const TOKEN: TokenHash = TokenHash([7; 32]);
+
+    async fn panics(tracker: CallTracker) -> Response {
+        let _open = tracker.begin(TOKEN, false);
+        tokio::task::yield_now().await;
+        panic!("a handler has an error");
+    }
+
+    async fn ask(stream: &mut TcpStream, path: &str) -> String {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = vec![0; 4_096];
+        let read = stream.read(&mut answer).await.unwrap();
+        String::from_utf8_lossy(&answer[..read]).into_owned()
+    }
+
+    #[tokio::test]
+    async fn a_handler_that_panics_is_answered_as_our_failure() {
+        let tracker = CallTracker::new();
+        tracker.announce(TOKEN, false);
+        let handler = tracker.clone();
+        let router = Router::new()
+            .route("/panics", get(move || panics(handler.clone())))
+            .route("/works", get(async || "fine"));
+        let service = BoxCloneSyncService::new(tower::service_fn(move |request: Request| {
+            router.clone().oneshot(request)
+        }));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let _server = Server::start(Listener::Tcp(listener), service, ServerLimits::default());
+
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let answer = ask(&mut stream, "/panics").await;
+        assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
+        assert!(answer.contains(r#""code":"INTERNAL_ERROR""#), "{answer}");
+        assert!(
+            tracker.is_our_fault(TOKEN),
+            "what its program does now is no fault of its own"
+        );
+        let answer = ask(&mut stream, "/works").await;
+        assert!(answer.ends_with("fine"), "the connection goes on: {answer}");
     }
 }

@@ -1,6 +1,7 @@
 //! Which calls of which runs are open, and which runs suffer from a fault of ours.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,16 +15,41 @@ use tokio::sync::watch;
 /// properly, or its client got tired of waiting (also: when the run is adopted, because nobody knows what it called meanwhile) and ends with its next answered
 /// call.
 ///
-/// Runs are known by their token, and only those that the scheduler has announced: calls with other tokens leave no trace.
+/// Runs are known by their token. Calls of a run that the scheduler has not announced are counted while they are open, for the core
+/// may serve before every run is found again; nothing is remembered of them beyond that.
 #[derive(Debug, Clone, Default)]
 pub struct CallTracker {
-    runs: Arc<Mutex<HashMap<TokenHash, Calls>>>,
+    runs: Arc<Mutex<Runs>>,
+}
+
+#[derive(Debug, Default)]
+struct Runs {
+    calls: HashMap<TokenHash, Calls>,
+    /// The number of the next entry of `calls`.
+    next: u64,
 }
 
 #[derive(Debug)]
 struct Calls {
+    /// Tells this entry from another one of the same token, after the run was forgotten with a call still open.
+    number: u64,
     open: watch::Sender<usize>,
-    our_fault: bool,
+    /// `None` until the run is announced.
+    our_fault: Option<bool>,
+}
+
+impl Runs {
+    fn of(&mut self, token: TokenHash) -> &mut Calls {
+        let next = &mut self.next;
+        self.calls.entry(token).or_insert_with(|| {
+            *next += 1;
+            Calls {
+                number: *next,
+                open: watch::Sender::new(0),
+                our_fault: None,
+            }
+        })
+    }
 }
 
 impl CallTracker {
@@ -33,31 +59,29 @@ impl CallTracker {
         Self::default()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<TokenHash, Calls>> {
+    fn lock(&self) -> MutexGuard<'_, Runs> {
         // The state under the lock is plain values: a panic elsewhere cannot have left it half changed.
         self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Announces a run. With `our_fault`, it may have called in vain while nobody listened.
     pub fn announce(&self, token: TokenHash, our_fault: bool) {
-        let calls = Calls {
-            open: watch::Sender::new(0),
-            our_fault,
-        };
-        self.lock().entry(token).or_insert(calls);
+        self.lock().of(token).our_fault.get_or_insert(our_fault);
     }
 
     /// Notes that a run has begun a call. The guard is to be told how the call was answered. If it is dropped untold, its
     /// client has gone away: because its process died, or because it was tired of waiting for us. Only the latter is our
-    /// fault, and told by how long the call was open; a call that `waits` is meant to be open for long.
+    /// fault, and told by how long the call was open; a call that `waits` is meant to be open for long. A guard that is dropped by a
+    /// panic says that we failed.
     #[must_use]
     pub fn begin(&self, token: TokenHash, waits: bool) -> CallGuard {
-        if let Some(calls) = self.lock().get(&token) {
-            calls.open.send_modify(|open| *open += 1);
-        }
+        let mut runs = self.lock();
+        let calls = runs.of(token);
+        calls.open.send_modify(|open| *open += 1);
         CallGuard {
             tracker: self.clone(),
             token,
+            number: calls.number,
             since: Instant::now(),
             waits,
             end: None,
@@ -67,21 +91,25 @@ impl CallTracker {
     /// Whether a run has our fault pending. Of a run that was not announced nobody knows: it has.
     #[must_use]
     pub fn is_our_fault(&self, token: TokenHash) -> bool {
-        self.lock().get(&token).is_none_or(|calls| calls.our_fault)
+        let runs = self.lock();
+        let known = runs.calls.get(&token).and_then(|calls| calls.our_fault);
+        known.unwrap_or(true)
     }
 
     /// Waits until a run has no open call. Callers bound this by a deadline of their own.
     pub async fn idle(&self, token: TokenHash) {
-        let Some(mut open) = self.lock().get(&token).map(|calls| calls.open.subscribe()) else {
-            return;
+        let open = {
+            let runs = self.lock();
+            runs.calls.get(&token).map(|calls| calls.open.subscribe())
         };
+        let Some(mut open) = open else { return };
         // If the run is forgotten meanwhile, nothing is left to wait for.
         let _forgotten = open.wait_for(|open| *open == 0).await;
     }
 
     /// Forgets a run whose exit is recorded.
     pub fn forget(&self, token: TokenHash) {
-        self.lock().remove(&token);
+        self.lock().calls.remove(&token);
     }
 }
 
@@ -93,6 +121,7 @@ const TIRED: Duration = Duration::from_secs(5);
 pub struct CallGuard {
     tracker: CallTracker,
     token: TokenHash,
+    number: u64,
     since: Instant,
     waits: bool,
     end: Option<bool>,
@@ -108,19 +137,32 @@ impl CallGuard {
     pub fn failed(mut self) {
         self.end = Some(true);
     }
+
+    /// Whether our fault is pending after this call, if it was before.
+    fn leaves_our_fault(&self, before: bool) -> bool {
+        if let Some(our_fault) = self.end {
+            return our_fault;
+        }
+        let tired = !self.waits && self.since.elapsed() >= TIRED;
+        before || tired || std::thread::panicking()
+    }
 }
 
 impl Drop for CallGuard {
     fn drop(&mut self) {
-        let tired = !self.waits && self.since.elapsed() >= TIRED;
-        if let Some(calls) = self.tracker.lock().get_mut(&self.token) {
-            calls.our_fault = match self.end {
-                Some(our_fault) => our_fault,
-                None => calls.our_fault || tired,
-            };
-            calls
-                .open
-                .send_modify(|open| *open = open.saturating_sub(1));
+        let mut runs = self.tracker.lock();
+        let Entry::Occupied(mut entry) = runs.calls.entry(self.token) else {
+            return;
+        };
+        let calls = entry.get_mut();
+        if calls.number != self.number {
+            return;
+        }
+        calls.our_fault = calls.our_fault.map(|before| self.leaves_our_fault(before));
+        calls.open.send_modify(|open| *open -= 1);
+        let is_over = calls.our_fault.is_none() && *calls.open.borrow() == 0;
+        if is_over {
+            entry.remove();
         }
     }
 }
@@ -157,7 +199,54 @@ mod tests {
     fn calls_with_foreign_tokens_leave_no_trace() {
         let tracker = CallTracker::new();
         drop(tracker.begin(TOKEN, false));
-        assert!(tracker.lock().is_empty());
+        tracker.begin(TOKEN, false).failed();
+        assert!(tracker.lock().calls.is_empty());
+    }
+
+    #[test]
+    fn a_call_that_panics_is_our_fault() {
+        let tracker = CallTracker::new();
+        tracker.announce(TOKEN, false);
+        let panicked = std::panic::catch_unwind(|| {
+            let _open = tracker.begin(TOKEN, false);
+            panic!("a handler has an error");
+        });
+        assert!(panicked.is_err());
+        assert!(tracker.is_our_fault(TOKEN));
+    }
+
+    #[tokio::test]
+    async fn a_call_that_began_before_the_run_was_announced_is_waited_for() {
+        let tracker = CallTracker::new();
+        let early = tracker.begin(TOKEN, false);
+        tracker.announce(TOKEN, true);
+        let later = tracker.begin(TOKEN, false);
+        early.answered();
+        let idle = tokio::time::timeout(Duration::from_millis(20), tracker.idle(TOKEN)).await;
+        assert!(idle.is_err(), "the later call is still open");
+        let early = tracker.begin(TOKEN, false);
+        later.answered();
+        let idle = tokio::time::timeout(Duration::from_millis(20), tracker.idle(TOKEN)).await;
+        assert!(idle.is_err(), "another one is");
+        early.answered();
+        tracker.idle(TOKEN).await;
+        assert!(!tracker.is_our_fault(TOKEN));
+    }
+
+    #[tokio::test]
+    async fn a_call_of_a_forgotten_run_is_not_taken_for_one_of_its_successor() {
+        let tracker = CallTracker::new();
+        tracker.announce(TOKEN, false);
+        let old = tracker.begin(TOKEN, false);
+        tracker.forget(TOKEN);
+        tracker.announce(TOKEN, false);
+        let new = tracker.begin(TOKEN, false);
+        old.failed();
+        assert!(!tracker.is_our_fault(TOKEN));
+        let idle = tokio::time::timeout(Duration::from_millis(20), tracker.idle(TOKEN)).await;
+        assert!(idle.is_err(), "the call of the successor is still open");
+        new.answered();
+        tracker.idle(TOKEN).await;
     }
 
     #[tokio::test]
