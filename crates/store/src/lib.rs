@@ -9,6 +9,7 @@ mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod error;
+pub mod lossy;
 pub mod memory;
 mod nudge;
 pub mod paging;

@@ -3,9 +3,13 @@
 mod orderly_ends;
 mod second_servers;
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use runtara_tests::{Server, Store, base64, eventually, on_both_stores, processes};
 use serde_json::json;
 
@@ -22,6 +26,7 @@ on_both_stores!(
     the_time_limit_holds_while_no_server_lives,
     what_was_due_while_no_server_lived_runs_at_its_start,
     a_stop_reaches_a_run_that_was_found_again,
+    a_server_that_dies_between_claim_and_launch_loses_nothing,
 );
 
 fn a_killed_server_finds_its_runs_again(store: Store) {
@@ -203,7 +208,7 @@ fn a_killed_shim_is_noticed_and_its_program_ended(store: Store) {
         }
     });
     let first = run.wait_for_process();
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", first.pid)).expect("it lives");
+    let stat = fs::read_to_string(format!("/proc/{}/stat", first.pid)).expect("it lives");
     let parent = stat
         .rsplit_once(") ")
         .and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok())
@@ -355,4 +360,43 @@ fn a_stop_reaches_a_run_that_was_found_again(store: Store) {
     let run = server.instance(&id);
     assert_eq!(run.stop(1)["status"], "cancelled");
     assert!(!processes::lives(process.pid));
+}
+
+/// The only file below a directory.
+fn only_file(directory: &Path) -> PathBuf {
+    let mut found = Vec::new();
+    let mut left = vec![directory.to_owned()];
+    while let Some(directory) = left.pop() {
+        for entry in fs::read_dir(directory).expect("it is ours") {
+            let path = entry.expect("it can be read").path();
+            if path.is_dir() {
+                left.push(path);
+            } else {
+                found.push(path);
+            }
+        }
+    }
+    assert_eq!(found.len(), 1, "{found:?}");
+    found.remove(0)
+}
+
+fn a_server_that_dies_between_claim_and_launch_loses_nothing(store: Store) {
+    let mut server = Server::start(store);
+    let image = server.shell("echo $RUNTARA_RUN_NUMBER");
+    // A pipe that nobody writes to stands in for the program: the launch waits for it, with the claim made and nothing written yet.
+    let content = only_file(&server.data_dir().join("blobs"));
+    let aside = server.place().join("aside");
+    fs::rename(&content, &aside).expect("the directory is ours");
+    mkfifo(&content, Mode::S_IRUSR).expect("the directory is ours");
+    let id = server.launch(&image, &json!({})).id;
+    server.instance(&id).wait_for("running");
+    server.kill_9();
+    let runs = server.data_dir().join("runs");
+    let written = fs::read_dir(&runs).map_or(0, Iterator::count);
+    assert_eq!(written, 0, "the run was launched already");
+    fs::rename(&aside, &content).expect("the directory is ours");
+    server.start_again();
+    let run = server.instance(&id);
+    assert_eq!(run.output(), 2, "the run that was claimed never was");
+    assert_eq!(run.status()["retry_count"], 0, "it is not counted");
 }

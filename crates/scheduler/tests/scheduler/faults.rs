@@ -1,0 +1,87 @@
+//! What goes wrong around the scheduler: answers that are lost, calls that are still open.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use runtara_domain::{ExitCause, Fence, Status};
+use runtara_store::lossy::LossyStore;
+use runtara_store::memory::MemoryStore;
+use runtara_store::{Nudges, Store, SystemClock};
+use tokio::time::timeout;
+
+use crate::soon;
+use crate::world::World;
+
+#[tokio::test]
+async fn a_claim_whose_answer_was_lost_is_found_and_launched_anew() {
+    let memory = MemoryStore::new(Arc::new(SystemClock), Nudges::new());
+    let store = Arc::new(LossyStore::new(Arc::new(memory)));
+    let world = World::over(Arc::clone(&store) as Arc<dyn Store>).await;
+    store.lose("claim_due", 1);
+    let id = world.start("claimed in vain").await;
+    let scheduler = world.scheduler(1);
+    let launched = world.runner.launched(1).await;
+    assert_eq!(store.to_lose("claim_due"), 0, "the first claim was lost");
+    assert_eq!(launched.instance_id, id);
+    assert_eq!(
+        launched.run_number.0, 2,
+        "nobody knows the token of the first run"
+    );
+    let state = world.instance(&id).await.state;
+    assert_eq!(
+        (state.status, state.attempts.crash_count),
+        (Status::Running, 0)
+    );
+    scheduler.end_runs();
+    scheduler.shutdown(soon()).await;
+}
+
+#[tokio::test]
+async fn an_exit_whose_record_was_answered_in_vain_is_recorded_once() {
+    let memory = MemoryStore::new(Arc::new(SystemClock), Nudges::new());
+    let store = Arc::new(LossyStore::new(Arc::new(memory)));
+    let world = World::over(Arc::clone(&store) as Arc<dyn Store>).await;
+    let scheduler = world.scheduler(1);
+    let id = world.start("crashes").await;
+    let key = world.runner.launched(1).await;
+    store.lose("change", 1);
+    world.runner.run(&key).unwrap().ends(ExitCause::Signal(11));
+    world.runner.launched(2).await;
+    let state = world.instance(&id).await.state;
+    assert_eq!((state.run_number.0, state.attempts.crash_count), (2, 1));
+    scheduler.end_runs();
+    scheduler.shutdown(soon()).await;
+}
+
+#[tokio::test]
+async fn an_exit_is_judged_after_the_open_calls_of_the_run() {
+    let world = World::new().await;
+    let scheduler = world.scheduler(1);
+    let id = world.start("calls").await;
+    let key = world.runner.launched(1).await;
+    let state = world.instance(&id).await.state;
+    let Some(Fence::Run(token)) = state.fence() else {
+        panic!("a launched run has a token");
+    };
+    let open = world.tracker.begin(token, false);
+    world.runner.run(&key).unwrap().ends(ExitCause::Code(1));
+    let mut watch = world.store.nudges().watch(&id);
+    let judged = timeout(Duration::from_millis(300), watch.changed()).await;
+    assert!(
+        judged.is_err(),
+        "the exit was judged with a call still open"
+    );
+    // As when the store did not answer in time: published programs leave with 1 then.
+    open.failed();
+    world
+        .until(&id, |found| found.state.run_number.0 == 2)
+        .await;
+    let state = world.instance(&id).await.state;
+    assert_eq!(
+        (state.attempts.crash_count, state.attempts.interruptions),
+        (0, 1),
+        "it left because we failed"
+    );
+    scheduler.end_runs();
+    scheduler.shutdown(soon()).await;
+}

@@ -1,0 +1,136 @@
+//! A store that loses answers, for tests of those who call one.
+//!
+//! The answer of a commit may be lost with the connection: the change is durable, and whoever asked for it is told that the store is
+//! away.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use runtara_domain::{
+    Caller, Change, CheckpointId, Checkpointed, DatabaseId, ImageDigest, ImageId, ImageName,
+    ImageRecord, InstanceId, NewEvent, NewImage, NewInstance, NodeId, RaisedSignal, RunnerKind,
+    SaveCheckpoint, SignalId, TenantId, TokenHash, Word,
+};
+
+use crate::{
+    Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, EventFilter, HeldWait,
+    ImageDeletion, ImageFilter, InstanceFilter, InstanceOrder, InstanceRecord, InstanceSummary,
+    InstanceValues, LiveRun, MetricsBucket, MetricsQuery, NextDue, NodeLease, NodeStanding, Nudges,
+    Page, PageRequest, Purge, Scope, Started, StepFilter, StepSummary, Store, StoreError,
+    StoreResult, StoredCheckpoint, StoredEvent, TokenOwner, WaitRequest, Waiting,
+};
+
+/// Another store, of whose methods some do what they are asked and then lose the answer.
+pub struct LossyStore {
+    inner: Arc<dyn Store>,
+    /// How many answers of which method are yet to be lost.
+    losing: Mutex<HashMap<&'static str, usize>>,
+}
+
+impl LossyStore {
+    /// Loses nothing of this store yet.
+    #[must_use]
+    pub fn new(inner: Arc<dyn Store>) -> Self {
+        Self {
+            inner,
+            losing: Mutex::default(),
+        }
+    }
+
+    /// Loses the next so many answers of a method, by its name in [`Store`].
+    pub fn lose(&self, method: &'static str, answers: usize) {
+        let mut losing = self.losing.lock().unwrap_or_else(PoisonError::into_inner);
+        losing.insert(method, answers);
+    }
+
+    /// How many answers of a method are yet to be lost.
+    #[must_use]
+    pub fn to_lose(&self, method: &str) -> usize {
+        let losing = self.losing.lock().unwrap_or_else(PoisonError::into_inner);
+        losing.get(method).copied().unwrap_or_default()
+    }
+
+    fn pass<T>(&self, method: &'static str, answer: StoreResult<T>) -> StoreResult<T> {
+        let mut losing = self.losing.lock().unwrap_or_else(PoisonError::into_inner);
+        match losing.get_mut(method).filter(|left| **left > 0) {
+            Some(left) if answer.is_ok() => {
+                *left -= 1;
+                Err(StoreError::Unavailable {
+                    context: format!("the answer of {method} was lost"),
+                    source: None,
+                })
+            }
+            _ => answer,
+        }
+    }
+}
+
+/// Passes methods on.
+macro_rules! passing {
+    ($($name:ident($($argument:ident: $kind:ty),*) -> $answer:ty;)+) => {
+        #[async_trait]
+        impl Store for LossyStore {
+            fn nudges(&self) -> &Nudges {
+                self.inner.nudges()
+            }
+
+            async fn close(&self) {
+                self.inner.close().await;
+            }
+
+            $(
+                async fn $name(&self, $($argument: $kind),*) -> StoreResult<$answer> {
+                    let answer = self.inner.$name($($argument),*).await;
+                    self.pass(stringify!($name), answer)
+                }
+            )+
+        }
+    };
+}
+
+passing! {
+    database_id() -> DatabaseId;
+    ping() -> ();
+    renew_node(node: NodeLease) -> NodeStanding;
+    release_node(node: NodeId) -> ();
+    expire_nodes(me: NodeId, limit: u32) -> Vec<InstanceId>;
+    register_image(image: NewImage) -> ImageRecord;
+    image(id: &ImageId) -> Option<ImageRecord>;
+    image_by_name(tenant: &TenantId, name: &ImageName) -> Option<ImageRecord>;
+    list_images(filter: &ImageFilter, page: &PageRequest) -> Page<ImageRecord>;
+    delete_image(id: &ImageId) -> ImageDeletion;
+    remove_unneeded_images(limit: u32) -> Vec<ImageDigest>;
+    is_content_needed(digest: &ImageDigest) -> bool;
+    start_instance(new: NewInstance) -> Started;
+    change(id: &InstanceId, change: Change) -> Changed;
+    send_signal(id: &InstanceId, signal_id: &SignalId, payload: Option<Bytes>) -> ();
+    purge_instance(id: &InstanceId) -> Purge;
+    claim_due(claim: Claim) -> Vec<ClaimedRun>;
+    next_due(kinds: &[RunnerKind]) -> NextDue;
+    live_runs(node: NodeId, after: Option<&InstanceId>, limit: u32) -> Vec<LiveRun>;
+    live_run(id: &InstanceId) -> Option<LiveRun>;
+    register_instance(caller: &Caller, tenant: &TenantId, checkpoint_id: Option<CheckpointId>) -> ();
+    save_checkpoint(caller: &Caller, request: SaveCheckpoint) -> Checkpointed;
+    poll_signal(caller: &Caller) -> Option<RaisedSignal>;
+    take_signal(caller: &Caller, signal_id: &SignalId, request_id: Option<String>) -> Option<Option<Bytes>>;
+    begin_wait(caller: &Caller, request: WaitRequest) -> Waiting;
+    continue_wait(caller: &Caller, held: &HeldWait, park_now: bool) -> Waiting;
+    record_event(caller: &Caller, event: NewEvent, request_id: Option<String>) -> ();
+    heartbeat(caller: &Caller) -> ();
+    record_retry(caller: &Caller, checkpoint_id: &CheckpointId, attempt: u32, error: Option<String>) -> ();
+    say(caller: &Caller, word: Word, our_fault: bool) -> Changed;
+    run_of_token(token: TokenHash) -> Option<TokenOwner>;
+    refresh_counts() -> ();
+    instance(id: &InstanceId) -> Option<InstanceRecord>;
+    instance_values(id: &InstanceId) -> Option<InstanceValues>;
+    instance_input(id: &InstanceId) -> Option<Option<Bytes>>;
+    list_instances(filter: &InstanceFilter, order: InstanceOrder, page: &PageRequest) -> Page<InstanceSummary>;
+    list_checkpoints(id: &InstanceId, filter: &CheckpointFilter, page: &PageRequest) -> Page<CheckpointSummary>;
+    checkpoint(id: &InstanceId, checkpoint_id: &CheckpointId) -> Option<StoredCheckpoint>;
+    list_events(id: &InstanceId, filter: &EventFilter, page: &PageRequest) -> Page<StoredEvent>;
+    list_steps(id: &InstanceId, filter: &StepFilter, page: &PageRequest) -> Page<StepSummary>;
+    scope_ancestors(id: &InstanceId, scope_id: &str) -> Vec<Scope>;
+    tenant_metrics(query: &MetricsQuery) -> Vec<MetricsBucket>;
+}
