@@ -147,6 +147,9 @@ struct Minder<'a> {
     run: &'a dyn Run,
     asked: bool,
     slept_ms: u64,
+    /// When it is killed. The row says how long that is from now by the store's clock, which may be set back; a run is never given more
+    /// time than it was.
+    leave_at: Option<Instant>,
 }
 
 impl<'a> Minder<'a> {
@@ -156,6 +159,7 @@ impl<'a> Minder<'a> {
             run,
             asked: false,
             slept_ms: 0,
+            leave_at: None,
         }
     }
 
@@ -183,7 +187,11 @@ impl<'a> Minder<'a> {
                 Err(error) => warn!(%error, "the running time could not be adjusted"),
             }
         }
-        let left = Duration::from_millis(row.leave_in_ms?);
+        let now = Instant::now();
+        let leave_at = now + Duration::from_millis(row.leave_in_ms?);
+        let leave_at = self.leave_at.map_or(leave_at, |known| known.min(leave_at));
+        self.leave_at = Some(leave_at);
+        let left = leave_at.saturating_duration_since(now);
         if row.asked_to_leave && !self.asked && !left.is_zero() {
             self.asked = true;
             self.terminate(left, EndedBy::Stop).await;
@@ -197,7 +205,7 @@ impl<'a> Minder<'a> {
             self.terminate(Duration::ZERO, by).await;
             return None;
         }
-        Some(Instant::now() + left)
+        Some(leave_at)
     }
 
     async fn terminate(&self, grace: Duration, by: EndedBy) {
