@@ -1,12 +1,14 @@
 //! Where the instance protocol is served, and by whom.
 
-use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _, UdpSocket};
+use std::sync::mpsc;
 use std::time::Duration;
+use std::{io, thread};
 
 use runtara_domain::DatabaseId;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::Error;
@@ -30,18 +32,65 @@ pub(crate) enum CorePlace {
     },
 }
 
+/// The addresses that a `host:port` means, as far as they are of this machine; those of IPv4 first, which is what people mean by
+/// `localhost`. Blocking, within bounds.
+///
+/// # Errors
+/// If the name of the host cannot be resolved.
+pub(crate) fn of_this_machine(address: &str) -> io::Result<Vec<SocketAddr>> {
+    let mut found = match address.parse() {
+        Ok(address) => vec![address],
+        Err(_) => resolve(address)?,
+    };
+    found.retain(|address: &SocketAddr| is_of_this_machine(address.ip()));
+    found.sort_by_key(SocketAddr::is_ipv6);
+    Ok(found)
+}
+
+/// Asks the resolver, on a thread of its own: it may take minutes, and cannot be told not to.
+fn resolve(address: &str) -> io::Result<Vec<SocketAddr>> {
+    let (answer, answered) = mpsc::channel();
+    let asked = address.to_owned();
+    thread::Builder::new()
+        .name("resolver".to_owned())
+        .spawn(move || {
+            let found = asked.to_socket_addrs().map(Iterator::collect);
+            // Nobody waits any more if it took too long.
+            let _in_time = answer.send(found);
+        })?;
+    answered.recv_timeout(PATIENCE).map_err(|_| {
+        io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("no answer within {} s", PATIENCE.as_secs()),
+        )
+    })?
+}
+
+/// Only addresses of this machine can be bound (bind(2)).
+fn is_of_this_machine(ip: IpAddr) -> bool {
+    UdpSocket::bind((ip, 0)).is_ok()
+}
+
 /// Finds out whether the core can be served here.
 pub(crate) async fn find(config: &Config) -> Result<CorePlace, Error> {
     let elsewhere = |taken| CorePlace::Elsewhere {
         address: config.core_addr.clone(),
         taken,
     };
-    let address: Option<SocketAddr> = config.core_addr.parse().ok();
-    let (CoreMode::Auto | CoreMode::Embedded, Some(address)) = (config.core_mode, address) else {
+    if config.core_mode == CoreMode::External {
+        return Ok(elsewhere(None));
+    }
+    let name = config.core_addr.clone();
+    let here = spawn_blocking(move || of_this_machine(&name))
+        .await
+        .map_err(io::Error::other)
+        .flatten();
+    let address = here.ok().and_then(|here| here.first().copied());
+    let Some(address) = address else {
         if config.core_mode == CoreMode::Embedded {
             return Err(Error::ExternalCore {
                 address: config.core_addr.clone(),
-                reason: "RUNTARA_CORE_MODE is embedded, and this is not an IP address and a port"
+                reason: "RUNTARA_CORE_MODE is embedded, and this is not an address of this machine"
                     .to_owned(),
             });
         }
@@ -49,11 +98,11 @@ pub(crate) async fn find(config: &Config) -> Result<CorePlace, Error> {
     };
     match TcpListener::bind(address).await {
         Ok(listener) => Ok(CorePlace::Here(listener)),
-        Err(error) if config.core_mode == CoreMode::Auto => match error.kind() {
-            io::ErrorKind::AddrInUse => Ok(elsewhere(Some(address))),
-            io::ErrorKind::AddrNotAvailable => Ok(elsewhere(None)),
-            _ => Err(cannot_bind(&config.core_addr, error)),
-        },
+        Err(error)
+            if config.core_mode == CoreMode::Auto && error.kind() == io::ErrorKind::AddrInUse =>
+        {
+            Ok(elsewhere(Some(address)))
+        }
         Err(error) => Err(cannot_bind(&config.core_addr, error)),
     }
 }

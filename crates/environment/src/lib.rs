@@ -11,6 +11,7 @@ mod core_address;
 mod data_dir;
 mod error;
 mod native;
+mod native_user;
 mod report;
 pub mod runtime;
 mod store;

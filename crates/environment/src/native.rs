@@ -3,15 +3,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use nix::unistd::{User, geteuid};
+use nix::unistd::geteuid;
 use runtara_domain::RunnerKind;
 use runtara_runner::shim::{Launcher, ProcessLimits, ShimProgram};
 use runtara_runner::{Readiness, Runner};
 use runtara_runner_native::{NativeConfig, NativeRunner};
 use tracing::warn;
 
-use crate::Error;
 use crate::config::{Config, Mode, Problem};
+use crate::{Error, native_user};
 
 /// The runners that can work here, and what each kind says of itself.
 pub(crate) struct Runners {
@@ -99,27 +99,14 @@ fn user(config: &Config) -> Result<Programs, Error> {
             "the server runs as root: set RUNTARA_NATIVE_USER to the user that native programs are to run as".to_owned(),
         ));
     };
-    let problem = |text: String| Error::Configuration {
+    let user = native_user::find(name).map_err(|text| Error::Configuration {
         problems: vec![Problem {
             variable: "RUNTARA_NATIVE_USER",
             text,
         }],
-    };
-    let found = User::from_name(name)
-        .map_err(|error| problem(format!("{name:?} cannot be looked up: {error}")))?
-        .ok_or_else(|| problem(format!("there is no user {name:?} on this machine")))?;
-    if found.uid == me {
-        if me.is_root() {
-            warn!("native programs run as root, as RUNTARA_NATIVE_USER says");
-        }
-        return Ok(Programs::Run { user: None });
+    })?;
+    if user.is_none() && me.is_root() {
+        warn!("native programs run as root, as RUNTARA_NATIVE_USER says");
     }
-    if !me.is_root() {
-        return Err(problem(format!(
-            "only a server that runs as root can run programs as {name:?}; this one runs as user {me}"
-        )));
-    }
-    Ok(Programs::Run {
-        user: Some((found.uid.as_raw(), found.gid.as_raw())),
-    })
+    Ok(Programs::Run { user })
 }

@@ -1,0 +1,202 @@
+//! Configurations, good and bad.
+
+use std::os::unix::ffi::OsStringExt as _;
+
+use super::*;
+
+fn read(mode: Mode, variables: &[(&str, &str)]) -> Result<Config, Error> {
+    Config::read(mode, &|name| {
+        variables
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, value)| OsString::from(value))
+    })
+}
+
+#[test]
+fn serve_demands_a_database_and_dev_does_not() {
+    let error = read(Mode::Serve, &[]).unwrap_err().to_string();
+    assert!(
+        error.contains("RUNTARA_ENVIRONMENT_DATABASE_URL") && error.contains("dev"),
+        "{error}"
+    );
+    assert!(read(Mode::Dev, &[]).unwrap().database.is_none());
+}
+
+#[test]
+fn every_problem_is_told_at_once() {
+    let error = read(
+        Mode::Serve,
+        &[
+            ("RUNTARA_DATABASE_URL", "mysql://root:hunter2@db/x"),
+            ("RUNTARA_ENV_HTTP_PORT", "eight"),
+            ("RUNTARA_CORE_ADDR", "nowhere"),
+            ("RUNTARA_MAX_RUNS", "0"),
+            ("RUNTARA_ALLOW_UNAUTHENTICATED", "maybe"),
+        ],
+    )
+    .unwrap_err();
+    let text = error.to_string();
+    for name in [
+        "RUNTARA_DATABASE_URL",
+        "RUNTARA_ENV_HTTP_PORT",
+        "RUNTARA_CORE_ADDR",
+        "RUNTARA_MAX_RUNS",
+        "RUNTARA_ALLOW_UNAUTHENTICATED",
+    ] {
+        assert!(text.contains(name), "{name} is missing in {text}");
+    }
+    assert!(!text.contains("hunter2"), "a password is shown: {text}");
+}
+
+#[test]
+fn listening_to_others_must_be_allowed() {
+    let exposed = [
+        ("RUNTARA_ENV_HTTP_BIND", "0.0.0.0"),
+        ("RUNTARA_CORE_ADDR", "0.0.0.0:8001"),
+    ];
+    let text = read(Mode::Dev, &exposed).unwrap_err().to_string();
+    assert!(text.contains("RUNTARA_ENV_HTTP_BIND") && text.contains("RUNTARA_CORE_ADDR"));
+    let mut allowed = exposed.to_vec();
+    allowed.push(("RUNTARA_ALLOW_UNAUTHENTICATED", "true"));
+    assert!(read(Mode::Dev, &allowed).is_ok());
+}
+
+#[test]
+fn passwords_are_not_shown() {
+    let url: DatabaseUrl = "postgres://me:secret@db:5432/app?password=secret"
+        .parse()
+        .unwrap();
+    assert_eq!(
+        format!("{url} {url:?}"),
+        "postgres://db:5432/app postgres://db:5432/app"
+    );
+}
+
+#[test]
+fn the_readme_lists_every_variable() {
+    let readme = include_str!("../../../../README.md");
+    for variable in VARIABLES {
+        let row = format!(
+            "| `{}` | {} | {} |",
+            variable.name, variable.default, variable.meaning
+        );
+        assert!(readme.contains(&row), "the README has no row {row}");
+    }
+}
+
+#[test]
+fn every_variable_that_is_listed_is_read() {
+    use std::cell::RefCell;
+    let asked = RefCell::new(Vec::new());
+    let lookup = |name: &str| {
+        asked.borrow_mut().push(name.to_owned());
+        None
+    };
+    let _config = Config::read(Mode::Dev, &lookup);
+    for variable in VARIABLES {
+        assert!(
+            asked.borrow().iter().any(|name| name == variable.name),
+            "{}",
+            variable.name
+        );
+    }
+}
+
+/// What is wrong with the only variable that is.
+fn problem(mode: Mode, variables: &[(&str, &str)]) -> String {
+    match read(mode, variables) {
+        Err(Error::Configuration { problems }) if problems.len() == 1 => problems[0].to_string(),
+        other => panic!("one problem is wanted: {other:?}"),
+    }
+}
+
+#[test]
+fn a_user_that_is_not_there_is_a_problem() {
+    let text = problem(Mode::Dev, &[("RUNTARA_NATIVE_USER", "no-such-user")]);
+    assert!(
+        text.starts_with("RUNTARA_NATIVE_USER: ") && text.contains("no-such-user"),
+        "{text}"
+    );
+}
+
+#[test]
+fn an_embedded_core_needs_an_address_of_this_machine() {
+    // RFC 5737 keeps 192.0.2.0/24 for documentation, RFC 6761 the domain .invalid.
+    for address in ["192.0.2.1:8001", "core.invalid:8001"] {
+        let embedded = [
+            ("RUNTARA_CORE_MODE", "embedded"),
+            ("RUNTARA_CORE_ADDR", address),
+        ];
+        let text = problem(Mode::Dev, &embedded);
+        assert!(
+            text.starts_with("RUNTARA_CORE_ADDR: ") && text.contains(address),
+            "{text}"
+        );
+        let elsewhere = [("RUNTARA_CORE_ADDR", address)];
+        assert!(read(Mode::Dev, &elsewhere).is_ok(), "{address}");
+    }
+    let named = [
+        ("RUNTARA_CORE_MODE", "embedded"),
+        ("RUNTARA_CORE_ADDR", "localhost:8001"),
+    ];
+    assert!(read(Mode::Dev, &named).is_ok());
+}
+
+#[test]
+fn each_protocol_needs_a_port_of_its_own() {
+    for (variable, clash) in [
+        (
+            "RUNTARA_CORE_ADDR",
+            [
+                ("RUNTARA_ENV_HTTP_PORT", "9000"),
+                ("RUNTARA_CORE_ADDR", "localhost:9000"),
+            ],
+        ),
+        (
+            "RUNTARA_CORE_HTTP_PORT",
+            [
+                ("RUNTARA_ENV_HTTP_PORT", "9000"),
+                ("RUNTARA_CORE_HTTP_PORT", "9000"),
+            ],
+        ),
+        (
+            "RUNTARA_CORE_HTTP_PORT",
+            [
+                ("RUNTARA_CORE_ADDR", "127.0.0.1:9000"),
+                ("RUNTARA_CORE_HTTP_PORT", "9000"),
+            ],
+        ),
+    ] {
+        let text = problem(Mode::Dev, &clash);
+        assert!(text.starts_with(variable), "{text}");
+    }
+    let free = [
+        ("RUNTARA_ENV_HTTP_PORT", "0"),
+        ("RUNTARA_CORE_ADDR", "127.0.0.1:0"),
+    ];
+    assert!(read(Mode::Dev, &free).is_ok());
+}
+
+#[test]
+fn what_is_not_text_is_a_problem() {
+    let broken = |name: &str| {
+        let secret = b"sqlite:hunter2\xff".to_vec();
+        ["RUNTARA_DATABASE_URL", "DATA_DIR"]
+            .contains(&name)
+            .then(|| OsString::from_vec(secret))
+    };
+    let error = Config::read(Mode::Serve, &broken).unwrap_err().to_string();
+    for name in ["RUNTARA_DATABASE_URL", "DATA_DIR"] {
+        assert_eq!(error.matches(name).count(), 1, "{name}: {error}");
+    }
+    assert!(!error.contains("hunter2"), "{error}");
+}
+
+#[test]
+fn a_database_that_keeps_nothing_is_a_problem() {
+    for url in ["sqlite::memory:", "sqlite:"] {
+        let text = problem(Mode::Serve, &[("RUNTARA_DATABASE_URL", url)]);
+        assert!(text.contains("names no file"), "{text}");
+    }
+}

@@ -1,0 +1,133 @@
+//! The variables, for help and documentation.
+
+/// One variable, for help and documentation.
+#[derive(Debug, Clone, Copy)]
+pub struct Variable {
+    /// Its name.
+    pub name: &'static str,
+    /// What holds if it is not set.
+    pub default: &'static str,
+    /// What it means.
+    pub meaning: &'static str,
+}
+
+const fn variable(name: &'static str, default: &'static str, meaning: &'static str) -> Variable {
+    Variable {
+        name,
+        default,
+        meaning,
+    }
+}
+
+/// All variables that a server reads.
+pub const VARIABLES: &[Variable] = &[
+    variable(
+        "RUNTARA_ENVIRONMENT_DATABASE_URL",
+        "-",
+        "postgres://… or sqlite:…; required by serve",
+    ),
+    variable(
+        "RUNTARA_DATABASE_URL",
+        "-",
+        "the same, if the one above is not set",
+    ),
+    variable(
+        "RUNTARA_ENV_HTTP_PORT",
+        "8002",
+        "port of the environment protocol",
+    ),
+    variable("RUNTARA_ENV_HTTP_BIND", "127.0.0.1", "its address"),
+    variable(
+        "RUNTARA_CORE_ADDR",
+        "127.0.0.1:8001",
+        "address of the instance protocol",
+    ),
+    variable("RUNTARA_CORE_MODE", "auto", "auto, embedded or external"),
+    variable(
+        "RUNTARA_CORE_HTTP_PORT",
+        "- (dev: 8003)",
+        "a second port of the instance protocol, on loopback",
+    ),
+    variable(
+        "DATA_DIR",
+        ".data",
+        "images, run directories, embedded database",
+    ),
+    variable(
+        "RUNTARA_ALLOW_UNAUTHENTICATED",
+        "false",
+        "allow listening on anything but loopback although nobody is asked who he is",
+    ),
+    variable(
+        "RUNTARA_SKIP_CERT_VERIFICATION",
+        "false",
+        "handed on to instances: skip TLS verification",
+    ),
+    variable(
+        "RUNTARA_NODE_NAME",
+        "host name",
+        "what people call this node",
+    ),
+    variable("RUNTARA_MAX_RUNS", "1000", "most runs at once"),
+    variable("RUNTARA_MAX_IMAGE_BYTES", "2147483648", "largest image"),
+    variable(
+        "RUNTARA_SLEEP_HOLD_MS",
+        "10000",
+        "a sleep this near to its end is held; a farther one frees its process",
+    ),
+    variable(
+        "RUNTARA_DB_POOL_SIZE",
+        "20",
+        "most connections to PostgreSQL",
+    ),
+    variable(
+        "RUNTARA_DB_REQUEST_TIMEOUT_MS",
+        "30000",
+        "longest statement",
+    ),
+    variable("RUNTARA_SHUTDOWN_GRACE_MS", "10000", "longest orderly end"),
+    variable(
+        "RUNTARA_NATIVE_USER",
+        "- (not root: this user)",
+        "user of native programs; a root server without it refuses native images",
+    ),
+    variable(
+        "RUNTARA_NATIVE_FOR_OCI",
+        "false (dev: true)",
+        "run plain binaries that are declared oci as native programs",
+    ),
+    variable(
+        "RUNTARA_NATIVE_OPEN_FILES",
+        "-",
+        "most open files of a native program",
+    ),
+    variable(
+        "RUNTARA_NATIVE_PROCESSES",
+        "-",
+        "most processes of their user",
+    ),
+    variable(
+        "RUNTARA_NATIVE_FILE_BYTES",
+        "-",
+        "largest file that one may write",
+    ),
+    variable(
+        "RUNTARA_NATIVE_OOM_SCORE_ADJ",
+        "500",
+        "how willingly the kernel kills one when memory runs out",
+    ),
+    variable(
+        "RUNTARA_LOG_BYTES",
+        "10485760",
+        "how much of each stream of a run is kept",
+    ),
+    variable(
+        "RUNTARA_CONNECTION_SERVICE_URL",
+        "-",
+        "handed on as CONNECTION_SERVICE_URL",
+    ),
+    variable("RUNTARA_OBJECT_MODEL_URL", "-", "handed on"),
+    variable("RUNTARA_SDK_BACKEND", "-", "handed on"),
+    variable("RUNTARA_LOG_FORMAT", "text", "text or json"),
+    variable("RUST_LOG", "info", "what is logged"),
+];
