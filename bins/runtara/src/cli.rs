@@ -5,7 +5,9 @@ use runtara_management_sdk::{Client, ClientBuilder};
 
 use crate::failure::Failure;
 use crate::screen::Screen;
-use crate::{checkpoints, completions, doctor, events, image, instances, lifecycle, logs, start};
+use crate::{
+    checkpoints, completions, doctor, events, image, instances, lifecycle, logs, start, stop,
+};
 
 /// Register programs, start durable instances of them, and see where they stand.
 #[derive(Debug, Parser)]
@@ -18,7 +20,7 @@ pub(crate) struct Cli {
 }
 
 const EXIT_STATUS: &str = "Exit status: 0 fine, 1 the instance failed or the server refused, 2 usage, 3 not found, \
-4 the server cannot be reached, 124 the wait timed out, 130 interrupted.";
+4 the server cannot be reached, 124 the time to wait is over, 130 interrupted.";
 
 /// Under what the options of every command stand, apart from a command's own.
 const HEADING: &str = "Everywhere";
@@ -89,7 +91,7 @@ pub(crate) enum Command {
     /// Ask instances to end
     Cancel(lifecycle::Instances),
     /// End instances: ask, then kill after the grace
-    Stop(lifecycle::StopArgs),
+    Stop(stop::StopArgs),
     /// Wait until an instance has ended, and print its result
     Wait(start::WaitArgs),
     /// Remove ended instances with their checkpoints, events and logs
@@ -117,7 +119,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Pause(args) => lifecycle::pause(&client, screen, &args).await,
         Command::Resume(args) => lifecycle::resume(&client, screen, &args).await,
         Command::Cancel(args) => lifecycle::cancel(&client, screen, &args).await,
-        Command::Stop(args) => lifecycle::stop(&client, screen, &args).await,
+        Command::Stop(args) => stop::run(&client, screen, &args).await,
         Command::Wait(args) => start::wait(&client, screen, &args).await,
         Command::Rm(args) => lifecycle::remove(&client, screen, &args).await,
         Command::Doctor(args) => doctor::run(&client, screen, &args).await,

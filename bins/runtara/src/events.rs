@@ -8,7 +8,7 @@ use runtara_management_sdk::{Client, Event, EventFilter, EventType, SortOrder};
 use tokio::time::Instant;
 
 use crate::failure::Failure;
-use crate::live::{LONGEST_OUTAGE, or_interrupt};
+use crate::live::{LONGEST_OUTAGE, goes_on, or_interrupt};
 use crate::screen::Screen;
 use crate::text::{cut, moment, printable};
 
@@ -44,7 +44,11 @@ pub(crate) async fn run(
     filter.event_type = args.event_type.map(EventType::from);
     filter.subtype = args.subtype;
     if args.follow {
-        return or_interrupt(&args.id, follow(client, screen, &args.id, filter)).await;
+        return or_interrupt(
+            || goes_on(&args.id),
+            follow(client, screen, &args.id, filter),
+        )
+        .await;
     }
     // The list of an unknown instance is empty: only its status tells the two apart.
     client.instance(&args.id).await?;

@@ -4,7 +4,7 @@ use std::error::Error as _;
 use std::io;
 
 use runtara_management_sdk::{Error, Status};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Why a command did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -115,6 +115,11 @@ impl Failure {
             text.push_str("\nhint: `runtara-environment dev` starts a server here, --server names another one");
         }
         text
+    }
+
+    /// What a script is told of a failure with one of several.
+    pub(crate) fn json_of(&self, id: &str) -> Value {
+        json!({"id": id, "error": self.text(), "code": self.code()})
     }
 
     /// Tells it on standard error, but for what needs no words.

@@ -11,7 +11,7 @@ use runtara_management_sdk::{
 };
 
 use crate::failure::Failure;
-use crate::lifecycle::each;
+use crate::lifecycle::{each, told};
 use crate::screen::Screen;
 use crate::table::{Cell, Table, Tint};
 use crate::text::{moment, now_ms, printable, relative, size};
@@ -85,11 +85,12 @@ pub(crate) async fn run(
         ImageCommand::Ls(args) => ls(client, screen, args).await,
         ImageCommand::Show { image } => show(client, screen, &image).await,
         ImageCommand::Rm { images } => {
-            let delete = async |name: &str| {
+            let delete = async |screen: &mut Screen, name: &str| {
                 let image = client.find_image(name).await?;
-                client.delete_image(&image.image_id).await
+                client.delete_image(&image.image_id).await?;
+                told(screen, name, "deleted")
             };
-            each(screen, &images, "deleted", delete).await
+            each(screen, &images, delete).await
         }
     }
 }

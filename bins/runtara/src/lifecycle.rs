@@ -1,22 +1,20 @@
-//! Verbs that change what instances do: `signal`, `pause`, `resume`, `cancel`, `stop`, `rm`.
-
-use std::time::Duration;
+//! Verbs that change what instances do: `signal`, `pause`, `resume`, `cancel`, `rm`; and how a verb is for several.
 
 use clap::Args;
-use runtara_management_sdk::{Client, Error};
+use runtara_management_sdk::Client;
 use serde_json::json;
 
 use crate::failure::Failure;
 use crate::screen::Screen;
 use crate::text::printable;
-use crate::values::{duration, text_from};
+use crate::values::text_from;
 
 /// Instances that a verb is for.
 #[derive(Debug, Args)]
 pub(crate) struct Instances {
     /// Ids of the instances
     #[arg(value_name = "ID", required = true)]
-    ids: Vec<String>,
+    pub(crate) ids: Vec<String>,
 }
 
 /// Send a custom signal that an instance waits for
@@ -28,19 +26,6 @@ pub(crate) struct SignalArgs {
     name: String,
     /// What goes with it: text in place, @file, or - for standard input
     payload: Option<String>,
-}
-
-/// End instances: ask, then kill after the grace
-#[derive(Debug, Args)]
-pub(crate) struct StopArgs {
-    #[command(flatten)]
-    instances: Instances,
-    /// How long they may take to leave
-    #[arg(long, default_value = "5s", value_name = "TIME", value_parser = duration)]
-    grace: Duration,
-    /// Why, for the record
-    #[arg(long, default_value = "", value_name = "TEXT")]
-    reason: String,
 }
 
 pub(crate) async fn signal(
@@ -63,8 +48,9 @@ pub(crate) async fn pause(
     screen: &mut Screen,
     args: &Instances,
 ) -> Result<(), Failure> {
-    each(screen, &args.ids, "asked to pause", async |id: &str| {
-        client.pause(id).await
+    each(screen, &args.ids, async |screen: &mut Screen, id: &str| {
+        client.pause(id).await?;
+        told(screen, id, "asked to pause")
     })
     .await
 }
@@ -74,8 +60,9 @@ pub(crate) async fn resume(
     screen: &mut Screen,
     args: &Instances,
 ) -> Result<(), Failure> {
-    each(screen, &args.ids, "resumed", async |id: &str| {
-        client.resume(id).await
+    each(screen, &args.ids, async |screen: &mut Screen, id: &str| {
+        client.resume(id).await?;
+        told(screen, id, "resumed")
     })
     .await
 }
@@ -85,19 +72,11 @@ pub(crate) async fn cancel(
     screen: &mut Screen,
     args: &Instances,
 ) -> Result<(), Failure> {
-    each(screen, &args.ids, "asked to end", async |id: &str| {
-        client.cancel(id).await
+    each(screen, &args.ids, async |screen: &mut Screen, id: &str| {
+        client.cancel(id).await?;
+        told(screen, id, "asked to end")
     })
     .await
-}
-
-pub(crate) async fn stop(
-    client: &Client,
-    screen: &mut Screen,
-    args: &StopArgs,
-) -> Result<(), Failure> {
-    let stop = async |id: &str| client.stop(id, args.grace, &args.reason).await;
-    each(screen, &args.instances.ids, "stopped", stop).await
 }
 
 pub(crate) async fn remove(
@@ -105,27 +84,35 @@ pub(crate) async fn remove(
     screen: &mut Screen,
     args: &Instances,
 ) -> Result<(), Failure> {
-    each(screen, &args.ids, "removed", async |id: &str| {
-        client.purge(id).await
+    each(screen, &args.ids, async |screen: &mut Screen, id: &str| {
+        client.purge(id).await?;
+        told(screen, id, "removed")
     })
     .await
 }
 
-/// Does the same to each, in order. One that fails does not keep the others from their turn, but a server that is away does.
+/// Does the same to each, in order. One that fails does not keep the others from their turn, but a server that is away does, and
+/// so does a user who leaves.
 pub(crate) async fn each(
     screen: &mut Screen,
     ids: &[String],
-    done: &str,
-    act: impl AsyncFn(&str) -> Result<(), Error>,
+    act: impl AsyncFn(&mut Screen, &str) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let mut first: Option<Failure> = None;
     let mut failed = 0;
     for id in ids {
-        match act(id).await.map_err(Failure::from) {
-            Ok(()) => told(screen, id, done)?,
-            Err(failure) if ids.len() == 1 || failure.exit_code() == 4 => return Err(failure),
+        match act(screen, id).await {
+            Ok(()) => {}
+            Err(failure) if ids.len() == 1 || matches!(failure.exit_code(), 4 | 130) => {
+                return Err(failure);
+            }
             Err(failure) => {
-                screen.note(&format!("error: {id}: {}", failure.text()));
+                let told = if screen.json {
+                    failure.json_of(id).to_string()
+                } else {
+                    format!("error: {id}: {}", failure.text())
+                };
+                screen.note(&told);
                 failed += 1;
                 first.get_or_insert(failure);
             }
@@ -140,7 +127,8 @@ pub(crate) async fn each(
     }
 }
 
-fn told(screen: &mut Screen, id: &str, done: &str) -> Result<(), Failure> {
+/// Says that it was done.
+pub(crate) fn told(screen: &mut Screen, id: &str, done: &str) -> Result<(), Failure> {
     if screen.json {
         screen.json_line(&json!({"id": id, "done": done}))?;
     } else {

@@ -26,23 +26,28 @@ pub(crate) async fn until_end(
     timeout: Option<Duration>,
 ) -> Result<Instance, Failure> {
     let is_live = screen.is_live();
-    let result = or_interrupt(id, watch(client, screen, id, timeout)).await;
+    let result = or_interrupt(|| goes_on(id), watch(client, screen, id, timeout)).await;
     if is_live {
         screen.over("");
     }
     result
 }
 
-/// Carries `work` out unless the user leaves with Ctrl-C first.
+/// What becomes of an instance whose user only looked at it.
+pub(crate) fn goes_on(id: &str) -> String {
+    format!("instance {id:?} goes on, `runtara wait {id}` waits for it again")
+}
+
+/// Carries `work` out unless the user leaves with Ctrl-C first, who is told what becomes of it.
 pub(crate) async fn or_interrupt<T>(
-    id: &str,
+    left_behind: impl FnOnce() -> String,
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
     tokio::select! {
         result = work => result,
         signal = tokio::signal::ctrl_c() => {
             signal?;
-            Err(Failure::Interrupted(format!("instance {id:?} goes on, `runtara wait {id}` waits for it again")))
+            Err(Failure::Interrupted(left_behind()))
         }
     }
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::failure::Failure;
-use crate::live::{LONGEST_OUTAGE, or_interrupt};
+use crate::live::{LONGEST_OUTAGE, goes_on, or_interrupt};
 use crate::screen::Screen;
 
 /// Pause between two looks while nothing comes.
@@ -39,7 +39,7 @@ pub(crate) async fn run(
     args: &LogsArgs,
 ) -> Result<(), Failure> {
     if args.follow {
-        return or_interrupt(&args.id, follow(client, screen, args)).await;
+        return or_interrupt(|| goes_on(&args.id), follow(client, screen, args)).await;
     }
     let mut offset = args.offset;
     match copy(client, screen, args, args.run, &mut offset).await {

@@ -1,7 +1,7 @@
 //! The command line of the runtara environment.
 //!
 //! Exit status: 0 fine; 1 the instance failed, or the server refused; 2 usage; 3 not found; 4 the server cannot be reached;
-//! 124 the wait timed out; 130 interrupted.
+//! 124 the time to wait is over; 130 interrupted.
 
 mod checkpoints;
 mod cli;
@@ -17,6 +17,7 @@ mod logs;
 mod machine;
 mod screen;
 mod start;
+mod stop;
 mod table;
 mod text;
 mod values;

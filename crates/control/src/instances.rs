@@ -25,9 +25,9 @@ pub struct InstanceView {
 /// What came of a stop.
 #[derive(Debug, Clone)]
 pub struct StopOutcome {
-    /// Where the instance stands now: cancelled, or completed if it was faster.
+    /// Where the instance stands now: cancelled; completed or failed if it was faster; running if its process is still leaving.
     pub state: InstanceState,
-    /// Whether its process has left.
+    /// Whether its process has left. If not, it is killed when the grace period is over.
     pub process_gone: bool,
 }
 

@@ -69,6 +69,7 @@ pub use follow::EventFollower;
 pub use health::{Health, Readiness};
 pub use images::{Image, ImageFilter, ImageRegistration, RegisteredImage};
 pub use instances::{Instance, InstanceFilter, InstanceSummary};
+pub use lifecycle::Stopped;
 pub use logs::{LogQuery, LogStream};
 pub use metrics::{MetricsBucket, MetricsQuery, TenantMetrics};
 pub use page::{Page, Pages};

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::client::{Client, refusal};
 use crate::instances::INSTANCES;
 use crate::query::Path;
+use crate::start::whole_seconds;
 use crate::transport::Call;
-use crate::{Error, NotFound, SignalKind};
+use crate::{Error, NotFound, SignalKind, Status};
 
 /// The server answers a stop after the grace and 2 s, or after this.
 const LONGEST_STOP: Duration = Duration::from_secs(25);
@@ -19,25 +20,60 @@ struct SuccessAnswer {
     success: bool,
     error: Option<String>,
     code: Option<String>,
+    status: Option<Status>,
+    process_gone: Option<bool>,
+}
+
+/// Where an instance stood when its stop was answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Stopped {
+    /// Cancelled; completed or failed, if the program came to that within the grace; running, while its process is still leaving.
+    pub status: Status,
+    /// Whether its process has left. If not, it is killed when the grace is over: [`Client::wait`] tells when.
+    pub process_gone: bool,
 }
 
 impl Client {
-    /// Ends an instance: it is asked to leave, and killed after `grace`. Answers when its process is gone, or after
-    /// `grace` + 2 s, at most 25 s.
+    /// Ends an instance: it is asked to leave, and killed after `grace`, which counts in whole seconds and is rounded up. Answers
+    /// when its process is gone, or after `grace` + 2 s, or after 25 s: so a process with a long grace may still be leaving, and
+    /// [`Stopped`] says so.
+    ///
+    /// ```no_run
+    /// # async fn example(client: runtara_management_sdk::Client) -> Result<(), runtara_management_sdk::Error> {
+    /// use std::time::Duration;
+    ///
+    /// let grace = Duration::from_secs(60);
+    /// let mut status = client.stop("order-17", grace, "no longer wanted").await?.status;
+    /// if !status.is_end() {
+    ///     status = client.wait("order-17", Some(grace)).await?.status;
+    /// }
+    /// println!("{status}");
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] if it is unknown, [`Error::Refused`] if it has ended, also if it completed within the grace.
+    /// [`Error::NotFound`] if it is unknown, [`Error::Refused`] if it had ended before.
     pub async fn stop(
         &self,
         instance_id: &str,
         grace: Duration,
         reason: &str,
-    ) -> Result<(), Error> {
-        let patience = (grace + Duration::from_secs(2)).min(LONGEST_STOP);
+    ) -> Result<Stopped, Error> {
+        let patience = grace
+            .saturating_add(Duration::from_secs(2))
+            .min(LONGEST_STOP);
+        let body = json!({"reason": reason, "grace_period_seconds": whole_seconds(grace)});
         let call = Call::post(instance(instance_id)?.then("/stop")).patience(patience);
-        let call = call.json(&json!({"reason": reason, "grace_period_seconds": grace.as_secs()}));
-        self.change(call, instance_id, "STOP_FAILED").await
+        let told = self
+            .change(call.json(&body), instance_id, "STOP_FAILED")
+            .await?;
+        // A server that says no more than `success` answers when the instance is cancelled and its process gone.
+        Ok(Stopped {
+            status: told.status.unwrap_or(Status::Cancelled),
+            process_gone: told.process_gone.unwrap_or(true),
+        })
     }
 
     /// Lets an instance that is suspended, failed or cancelled run on from its last checkpoint. A sleeper runs now.
@@ -52,6 +88,7 @@ impl Client {
             "RESUME_FAILED",
         )
         .await
+        .map(drop)
     }
 
     /// Asks an instance to leave and to wait for a resume.
@@ -85,7 +122,9 @@ impl Client {
     ) -> Result<(), Error> {
         let body = json!({"signal_type": kind, "payload": payload});
         let call = Call::post(instance(instance_id)?.then("/signals")).json(&body);
-        self.change(call, instance_id, "SIGNAL_FAILED").await
+        self.change(call, instance_id, "SIGNAL_FAILED")
+            .await
+            .map(drop)
     }
 
     /// Sends the custom signal `signal_id`, which the instance waits for or will. A second one replaces one that was not read.
@@ -108,7 +147,9 @@ impl Client {
         // The wire calls the name of a signal `checkpoint_id`.
         let body = json!({"checkpoint_id": signal_id, "payload": payload});
         let call = Call::post(instance(instance_id)?.then("/signals/custom")).json(&body);
-        self.change(call, instance_id, "CUSTOM_SIGNAL_FAILED").await
+        self.change(call, instance_id, "CUSTOM_SIGNAL_FAILED")
+            .await
+            .map(drop)
     }
 
     /// Removes an ended instance and all that is kept of it: checkpoints, events, logs.
@@ -123,17 +164,23 @@ impl Client {
             "PURGE_FAILED",
         )
         .await
+        .map(drop)
     }
 
     /// Sends a change and reads `success`, which may be false in an answer of status 200.
-    async fn change(&self, call: Call, instance_id: &str, code: &str) -> Result<(), Error> {
+    async fn change(
+        &self,
+        call: Call,
+        instance_id: &str,
+        code: &str,
+    ) -> Result<SuccessAnswer, Error> {
         let answer = self
             .send(call)
             .await?
             .ok_or_missing(NotFound::Instance, instance_id)?;
         let told: SuccessAnswer = answer.json()?;
         if told.success {
-            return Ok(());
+            return Ok(told);
         }
         let code = told.code.as_deref().unwrap_or(code);
         Err(refusal(

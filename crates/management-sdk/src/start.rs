@@ -91,10 +91,10 @@ impl StartRequest {
         self
     }
 
-    /// Bounds the running time of one run, in whole seconds.
+    /// Bounds the running time of one run. It counts in whole seconds and is rounded up.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout_seconds = Some(timeout.as_secs());
+        self.timeout_seconds = Some(whole_seconds(timeout));
         self
     }
 
@@ -146,6 +146,12 @@ impl StartRequest {
         self.idempotency_key = Some(key.into());
         self
     }
+}
+
+/// The wire knows whole seconds. Half a second is not none, so what is left of one counts as one.
+pub(crate) fn whole_seconds(time: Duration) -> u64 {
+    time.as_secs()
+        .saturating_add(u64::from(time.subsec_nanos() > 0))
 }
 
 impl fmt::Debug for StartRequest {
@@ -275,6 +281,15 @@ mod tests {
             assert_eq!(full[key], value, "{key}");
         }
         assert_eq!(full.get("idempotency_key"), None);
+    }
+
+    #[test]
+    fn a_part_of_a_second_counts_as_one() {
+        for (milliseconds, seconds) in [(0, 0), (1, 1), (500, 1), (1_000, 1), (1_001, 2)] {
+            let request = StartRequest::new("i").timeout(Duration::from_millis(milliseconds));
+            assert_eq!(request.timeout_seconds, Some(seconds), "{milliseconds} ms");
+        }
+        assert_eq!(whole_seconds(Duration::MAX), u64::MAX);
     }
 
     #[test]

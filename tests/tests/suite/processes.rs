@@ -15,6 +15,7 @@ on_both_stores!(
     the_time_limit_holds_for_every_run,
     stop_gives_time_to_leave,
     a_program_that_ignores_the_wish_is_killed_when_the_grace_is_over,
+    a_stop_with_a_long_grace_says_that_the_process_is_still_leaving,
     a_completion_within_the_grace_wins,
     a_cancel_reaches_a_program_that_does_not_speak,
     what_a_program_leaves_behind_is_ended_with_it,
@@ -110,6 +111,37 @@ fn a_program_that_ignores_the_wish_is_killed_when_the_grace_is_over(store: Store
     assert_eq!(run.wait_for("cancelled")["termination_reason"], "cancelled");
 }
 
+fn a_stop_with_a_long_grace_says_that_the_process_is_still_leaving(store: Store) {
+    let server = Server::start(store);
+    let run = server.launch(&server.program("ignores_sigterm"), &json!({}));
+    eventually("its word", || {
+        if run.logs("stream=stdout").text() == "ready\n" {
+            Ok(())
+        } else {
+            Err(())
+        }
+    });
+    let before = Instant::now();
+    let stopped = run.stop(30);
+    let took = before.elapsed();
+    assert_eq!(
+        stopped,
+        json!({ "success": true, "status": "running", "process_gone": false })
+    );
+    // Published clients give up after 30 s.
+    assert!(
+        took >= Duration::from_secs(24) && took < Duration::from_secs(29),
+        "stop took {took:?}"
+    );
+    assert_eq!(run.wait_for("cancelled")["termination_reason"], "cancelled");
+    assert!(
+        before.elapsed() >= Duration::from_secs(30),
+        "it had its grace: {:?}",
+        before.elapsed()
+    );
+    run.wait_until_no_process();
+}
+
 fn a_completion_within_the_grace_wins(store: Store) {
     let server = Server::start(store);
     let script = "trap 'echo \"\\\"in time\\\"\" > \"$RUNTARA_OUTPUT_FILE\"; exit 0' TERM; echo ready; while :; do sleep 0.05; done";
@@ -122,7 +154,11 @@ fn a_completion_within_the_grace_wins(store: Store) {
         }
     });
     let stopped = run.stop(20);
-    assert_eq!(stopped["status"], "completed", "stop says so: {stopped}");
+    assert_eq!(
+        stopped,
+        json!({ "success": true, "status": "completed", "process_gone": true }),
+        "stop says so"
+    );
     assert_eq!(run.output(), "in time");
 }
 

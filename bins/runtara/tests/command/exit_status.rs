@@ -17,6 +17,14 @@ async fn every_verb_tells_a_script_how_it_went() {
     let not_found = json!({"success": false, "error": "Instance 'o-1' not found"});
     for (arguments, reply, code) in [
         ("stop o-1", Reply::json(200, &fine), 0),
+        (
+            "stop o-1",
+            Reply::json(
+                200,
+                &json!({"success": true, "status": "cancelled", "process_gone": true}),
+            ),
+            0,
+        ),
         ("stop o-1", Reply::json(200, &refused), 1),
         ("stop o-1", Reply::json(200, &not_found), 3),
         ("pause o-1", Reply::json(200, &fine), 0),
@@ -143,4 +151,17 @@ async fn one_of_several_that_fails_does_not_hold_the_others() {
         "error: b: it runs (409)\nerror: 1 of 3 failed\n"
     );
     assert_eq!(ran.code, Some(1));
+    let ran = run(&fake.url(), &["--json", "rm", "a", "b", "c"]).await;
+    let told: Vec<Value> = ran
+        .stderr
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON on standard error"))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            json!({"id": "b", "error": "it runs (409)", "code": "409"}),
+            json!({"error": "1 of 3 failed", "code": "SEVERAL"})
+        ]
+    );
 }

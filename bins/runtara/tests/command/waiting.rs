@@ -216,3 +216,68 @@ async fn events_are_followed_until_the_end() {
         "completed"
     );
 }
+
+#[tokio::test]
+async fn a_stop_waits_for_a_long_grace_and_tells_how_it_ended() {
+    let leaving = json!({"success": true, "status": "running", "process_gone": false});
+    for (end, told) in [
+        ("cancelled", "stopped"),
+        ("completed", "completed"),
+        ("failed", "failed"),
+    ] {
+        let looks = AtomicUsize::new(0);
+        let leaving = leaving.clone();
+        let fake = Fake::start(move |asked| {
+            if asked.method == "POST" {
+                return Reply::json(200, &leaving);
+            }
+            match looks.fetch_add(1, Ordering::Relaxed) {
+                0 => status("running", &json!({})),
+                1 => Reply::json(503, &json!({"error": "no database"})),
+                _ => status(end, &json!({})),
+            }
+        })
+        .await;
+        let ran = run(&fake.url(), &["stop", "o-1", "--grace", "1m"]).await;
+        assert_eq!(
+            (ran.code, ran.stdout.as_str(), ran.stderr.as_str()),
+            (Some(0), format!("o-1 {told}\n").as_str(), "")
+        );
+        assert_eq!(fake.lines().len(), 4, "{:?}", fake.lines());
+    }
+}
+
+#[tokio::test]
+async fn a_stop_whose_process_does_not_leave_says_so() {
+    let fake = Fake::start(|asked| match asked.method.as_str() {
+        "POST" => Reply::json(
+            200,
+            &json!({"success": true, "status": "running", "process_gone": false}),
+        ),
+        _ => status("running", &json!({})),
+    })
+    .await;
+    let ran = run(&fake.url(), &["stop", "o-1", "--grace", "0"]).await;
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(124), ""), "{ran:?}");
+    assert!(
+        ran.stderr
+            .contains("instance \"o-1\" had not ended after 8s, it is running"),
+        "{ran:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_stop_tells_a_script_what_the_server_said() {
+    let fake = Fake::replies([Reply::json(
+        200,
+        &json!({"success": true, "status": "completed", "process_gone": true}),
+    )])
+    .await;
+    let ran = run(&fake.url(), &["stop", "o-1", "--grace", "500ms", "--json"]).await;
+    let told: Value = serde_json::from_str(&ran.stdout).expect("JSON on standard output");
+    assert_eq!(
+        told,
+        json!({"id": "o-1", "done": "completed", "status": "completed", "process_gone": true})
+    );
+    assert_eq!(fake.asked()[0].json()["grace_period_seconds"], 1);
+}

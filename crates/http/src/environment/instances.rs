@@ -340,6 +340,10 @@ fn refused(error: ControlError) -> Result<Json<Value>, ApiError> {
 }
 
 /// `POST /instances/{id}/stop`
+///
+/// `success: true` says that the stop is durable, and nothing can call it back. `process_gone` says whether the process has left by
+/// now: with a grace of more than 23 s the answer may come before, because published clients wait no longer than 30 s. `status` is
+/// `running` then; the process is killed when the grace is over, and a look with `wait_ms` tells when.
 pub(super) async fn stop(
     State(state): State<EnvironmentState>,
     PathId(id): PathId<InstanceId>,

@@ -6,6 +6,7 @@ use crate::client;
 use crate::fake::{Fake, Reply};
 use runtara_management_sdk::{
     Client, Error, ImageFilter, ImageRegistration, NotFound, RunnerKind, SignalKind, StartRequest,
+    Status,
 };
 use serde_json::json;
 
@@ -203,10 +204,15 @@ async fn a_start_tells_what_came_of_it() {
 async fn changes_of_an_instance_go_where_they_should() {
     let fake = Fake::replies([Reply::json(200, &json!({"success": true}))]).await;
     let client = client(&fake);
-    client
-        .stop("o-1", Duration::from_secs(7), "enough")
+    let stopped = client
+        .stop("o-1", Duration::from_millis(6_500), "enough")
         .await
         .unwrap();
+    // As published servers answer, which say no more.
+    assert_eq!(
+        (stopped.status, stopped.process_gone),
+        (Status::Cancelled, true)
+    );
     client.resume("o-1").await.unwrap();
     client.pause("o-1").await.unwrap();
     client.cancel("o-1").await.unwrap();
@@ -250,6 +256,31 @@ async fn changes_of_an_instance_go_where_they_should() {
         asked[5].json(),
         json!({"checkpoint_id": "approved", "payload": null})
     );
+}
+
+#[tokio::test]
+async fn a_stop_tells_how_far_it_has_come() {
+    let fake = Fake::replies([
+        Reply::json(
+            200,
+            &json!({"success": true, "status": "running", "process_gone": false}),
+        ),
+        Reply::json(
+            200,
+            &json!({"success": true, "status": "completed", "process_gone": true}),
+        ),
+    ])
+    .await;
+    for (grace_ms, asked, status, gone) in [
+        (500, 1, Status::Running, false),
+        (0, 0, Status::Completed, true),
+    ] {
+        let grace = Duration::from_millis(grace_ms);
+        let stopped = client(&fake).stop("o-1", grace, "").await.unwrap();
+        assert_eq!((stopped.status, stopped.process_gone), (status, gone));
+        let body = fake.asked().pop().unwrap().json();
+        assert_eq!(body["grace_period_seconds"], asked, "{grace_ms} ms");
+    }
 }
 
 #[tokio::test]
