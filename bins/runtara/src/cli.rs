@@ -105,25 +105,26 @@ pub(crate) enum Command {
 /// Carries a command out.
 pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
     let mut screen = Screen::new(cli.global.json, cli.global.color);
-    let client = client(&cli.global)?;
     let screen = &mut screen;
-    match cli.command {
-        Command::Image(command) => image::run(&client, screen, command).await,
-        Command::Start(args) => start::start(&client, screen, args).await,
-        Command::Ps(args) => instances::ps(&client, screen, args).await,
-        Command::Show(args) => instances::show(&client, screen, &args).await,
-        Command::Logs(args) => logs::run(&client, screen, &args).await,
-        Command::Events(args) => events::run(&client, screen, args).await,
-        Command::Checkpoints(args) => checkpoints::run(&client, screen, args).await,
-        Command::Signal(args) => lifecycle::signal(&client, screen, args).await,
-        Command::Pause(args) => lifecycle::pause(&client, screen, &args).await,
-        Command::Resume(args) => lifecycle::resume(&client, screen, &args).await,
-        Command::Cancel(args) => lifecycle::cancel(&client, screen, &args).await,
-        Command::Stop(args) => stop::run(&client, screen, &args).await,
-        Command::Wait(args) => start::wait(&client, screen, &args).await,
-        Command::Rm(args) => lifecycle::remove(&client, screen, &args).await,
-        Command::Doctor(args) => doctor::run(&client, screen, &args).await,
-        Command::Completions(args) => completions::run(screen, &args),
+    match (cli.command, client(&cli.global)) {
+        // No server is asked for these: a setting that no client can have must not keep a shell from starting.
+        (Command::Completions(args), _) => completions::run(screen, &args),
+        (_, Err(failure)) => Err(failure),
+        (Command::Image(command), Ok(client)) => image::run(&client, screen, command).await,
+        (Command::Start(args), Ok(client)) => start::start(&client, screen, args).await,
+        (Command::Ps(args), Ok(client)) => instances::ps(&client, screen, args).await,
+        (Command::Show(args), Ok(client)) => instances::show(&client, screen, &args).await,
+        (Command::Logs(args), Ok(client)) => logs::run(&client, screen, &args).await,
+        (Command::Events(args), Ok(client)) => events::run(&client, screen, args).await,
+        (Command::Checkpoints(args), Ok(client)) => checkpoints::run(&client, screen, args).await,
+        (Command::Signal(args), Ok(client)) => lifecycle::signal(&client, screen, args).await,
+        (Command::Pause(args), Ok(client)) => lifecycle::pause(&client, screen, &args).await,
+        (Command::Resume(args), Ok(client)) => lifecycle::resume(&client, screen, &args).await,
+        (Command::Cancel(args), Ok(client)) => lifecycle::cancel(&client, screen, &args).await,
+        (Command::Stop(args), Ok(client)) => stop::run(&client, screen, &args).await,
+        (Command::Wait(args), Ok(client)) => start::wait(&client, screen, &args).await,
+        (Command::Rm(args), Ok(client)) => lifecycle::remove(&client, screen, &args).await,
+        (Command::Doctor(args), Ok(client)) => doctor::run(&client, screen, &args).await,
     }
 }
 

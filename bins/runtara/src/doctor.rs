@@ -32,13 +32,24 @@ pub(crate) struct DoctorArgs {
 }
 
 /// One thing that was looked at.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub(crate) struct Check {
     pub(crate) name: String,
-    #[serde(rename = "ok")]
-    pub(crate) is_ok: bool,
+    pub(crate) outcome: Outcome,
     pub(crate) found: String,
     pub(crate) advice: Option<String>,
+}
+
+/// What came of a look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Outcome {
+    /// It works.
+    Ok,
+    /// It does not work yet.
+    Missing,
+    /// Nobody who could tell was reached.
+    Unknown,
 }
 
 impl Check {
@@ -46,7 +57,7 @@ impl Check {
     pub(crate) fn ok(name: &str, found: String) -> Self {
         Self {
             name: name.to_owned(),
-            is_ok: true,
+            outcome: Outcome::Ok,
             found,
             advice: None,
         }
@@ -56,12 +67,42 @@ impl Check {
     pub(crate) fn missing(name: &str, found: String, advice: &str) -> Self {
         Self {
             name: name.to_owned(),
-            is_ok: false,
+            outcome: Outcome::Missing,
             found,
             advice: Some(advice.to_owned()),
         }
     }
+
+    /// Only a server that answers could tell.
+    fn unknown(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            outcome: Outcome::Unknown,
+            found: "the server did not say".to_owned(),
+            advice: None,
+        }
+    }
+
+    pub(crate) fn is_ok(&self) -> bool {
+        self.outcome == Outcome::Ok
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "name": self.name,
+            "ok": self.is_ok(),
+            "result": self.outcome,
+            "found": self.found,
+            "advice": self.advice,
+        })
+    }
 }
+
+/// The kinds of images that there are.
+const KINDS: [&str; 3] = ["native", "oci", "wasm"];
+
+/// What a server says of a kind whose runner was left out when it was built: nothing that is installed beside it helps.
+const NOT_BUILT: &str = "this build has no runner of this kind";
 
 pub(crate) async fn run(
     client: &Client,
@@ -75,10 +116,11 @@ pub(crate) async fn run(
     let by_settings = machine::user_namespaces(root, machine::is_root());
     checks.push(machine::tried_user_namespace(by_settings, "unshare").await);
     if screen.json {
+        let checks: Vec<_> = checks.iter().map(Check::json).collect();
         screen.json(&json!({ "checks": checks }))?;
     } else {
         screen.table(&table(&checks), true)?;
-        for check in checks.iter().filter(|check| !check.is_ok) {
+        for check in &checks {
             if let Some(advice) = &check.advice {
                 screen.line(&format!("\n{}: {advice}", check.name))?;
             }
@@ -90,10 +132,10 @@ pub(crate) async fn run(
 fn table(checks: &[Check]) -> Table {
     let mut table = Table::new(["CHECK", "RESULT", "FOUND"]);
     for check in checks {
-        let result = if check.is_ok {
-            Cell::new("ok", Tint::Green)
-        } else {
-            Cell::new("missing", Tint::Red)
+        let result = match check.outcome {
+            Outcome::Ok => Cell::new("ok", Tint::Green),
+            Outcome::Missing => Cell::new("missing", Tint::Red),
+            Outcome::Unknown => Cell::new("unknown", Tint::Yellow),
         };
         table.row([Cell::from(&check.name), result, Cell::from(&check.found)]);
     }
@@ -114,10 +156,9 @@ async fn server(client: &Client) -> (Vec<Check>, Result<(), Failure>) {
                 "the server at {} does not answer as it should",
                 client.server()
             );
-            return (
-                vec![Check::missing("server", found, START)],
-                Err(Failure::Check { message, code }),
-            );
+            let mut checks = vec![Check::missing("server", found, START)];
+            checks.extend(untold());
+            return (checks, Err(Failure::Check { message, code }));
         }
     };
     let up = span(Duration::from_millis(
@@ -136,12 +177,13 @@ async fn server(client: &Client) -> (Vec<Check>, Result<(), Failure>) {
         Err(error) => {
             let found = Failure::from(error).text();
             checks.push(Check::missing("ready", found, "see the log of the server"));
+            checks.extend(untold());
             let message = "the server does not say whether it is ready".to_owned();
             return (checks, Err(Failure::Check { message, code: 1 }));
         }
     };
     checks.push(database(&readiness));
-    checks.extend(["native", "oci", "wasm"].map(|kind| runner(&readiness.details, kind)));
+    checks.extend(KINDS.map(|kind| runner(&readiness.details, kind)));
     let verdict = match readiness.ready {
         true => Ok(()),
         false => Err(Failure::Check {
@@ -150,6 +192,16 @@ async fn server(client: &Client) -> (Vec<Check>, Result<(), Failure>) {
         }),
     };
     (checks, verdict)
+}
+
+/// What only the server can tell, where it does not.
+fn untold() -> impl Iterator<Item = Check> {
+    let kinds = KINDS.map(|kind| Check::unknown(&row_of(kind)));
+    std::iter::once(Check::unknown("database")).chain(kinds)
+}
+
+fn row_of(kind: &str) -> String {
+    format!("{kind} images")
 }
 
 fn database(readiness: &Readiness) -> Check {
@@ -168,10 +220,10 @@ fn database(readiness: &Readiness) -> Check {
 
 /// Whether the server runs images of a kind, by what it tells under `runners`: a list of kinds, or a map from kind to its state.
 fn runner(details: &BTreeMap<String, Value>, kind: &str) -> Check {
-    let name = format!("{kind} images");
+    let name = row_of(kind);
     let advice = match kind {
         "oci" => "install what is missing below, then start the server again",
-        "wasm" => "use a build of the server that has the WebAssembly runner",
+        "wasm" => "see the log of the server",
         _ => "as root, set RUNTARA_NATIVE_USER of the server to the user who is to run them",
     };
     let told = match details.get("runners") {
@@ -183,6 +235,10 @@ fn runner(details: &BTreeMap<String, Value>, kind: &str) -> Check {
     };
     match told {
         Some(told) if is_good(&told) => Check::ok(&name, "the server runs them".to_owned()),
+        Some(Value::String(why)) if why == NOT_BUILT => {
+            let advice = format!("use a build of the server that has the runner for {kind} images");
+            Check::missing(&name, why, &advice)
+        }
         Some(Value::Bool(_)) => {
             Check::missing(&name, "the server does not run them".to_owned(), advice)
         }
@@ -227,17 +283,38 @@ mod tests {
     #[test]
     fn runners_are_read_as_a_list_or_a_map() {
         let list = told(json!({"runners": ["native"]}));
-        assert!(runner(&list, "native").is_ok);
+        assert!(runner(&list, "native").is_ok());
         assert_eq!(runner(&list, "wasm").found, "the server does not run them");
         let map = told(
             json!({"runners": {"native": {"ready": true}, "oci": "runc is not installed", "wasm": false}}),
         );
-        assert!(runner(&map, "native").is_ok);
+        assert!(runner(&map, "native").is_ok());
         assert_eq!(runner(&map, "oci").found, "runc is not installed");
-        assert!(!runner(&map, "wasm").is_ok);
+        assert!(!runner(&map, "wasm").is_ok());
         assert_eq!(
             runner(&BTreeMap::new(), "oci").found,
             "the server does not say"
+        );
+    }
+
+    #[test]
+    fn what_was_not_built_in_is_not_to_be_installed() {
+        let server =
+            told(json!({"runners": {"native": true, "oci": NOT_BUILT, "wasm": NOT_BUILT}}));
+        for kind in ["oci", "wasm"] {
+            let check = runner(&server, kind);
+            assert_eq!(
+                (check.outcome, &*check.found),
+                (Outcome::Missing, NOT_BUILT)
+            );
+            let advice = format!("use a build of the server that has the runner for {kind} images");
+            assert_eq!(check.advice, Some(advice));
+        }
+        let lacking = told(json!({"runners": {"oci": "runc is not installed"}}));
+        let advice = runner(&lacking, "oci").advice.unwrap();
+        assert!(
+            advice.starts_with("install what is missing below"),
+            "{advice}"
         );
     }
 
@@ -246,10 +323,12 @@ mod tests {
         let checks = [
             Check::ok("server", "up".to_owned()),
             Check::missing("runc", "not installed".to_owned(), "install it"),
+            Check::unknown("database"),
         ];
         assert_eq!(
             table(&checks).render(true, false),
-            "CHECK   RESULT   FOUND\nserver  ok       up\nrunc    missing  not installed\n"
+            "CHECK     RESULT   FOUND\nserver    ok       up\nrunc      missing  not installed\n\
+             database  unknown  the server did not say\n"
         );
     }
 }

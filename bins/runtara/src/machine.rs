@@ -90,7 +90,7 @@ pub(crate) fn user_namespaces(root: &Path, is_root: bool) -> Check {
 /// unshare(1) the settings have the last word.
 pub(crate) async fn tried_user_namespace(by_settings: Check, unshare: &str) -> Check {
     const ABSENT: &str = "not installed";
-    if !by_settings.is_ok {
+    if !by_settings.is_ok() {
         return by_settings;
     }
     match first_line(unshare, &["--user", "--map-root-user", "echo", "made"]).await {
@@ -168,7 +168,7 @@ mod tests {
         );
         let first = machine(&[("sys/fs/cgroup/memory/tasks", "")]);
         assert_eq!(cgroup(first.path()).found, "version 1");
-        assert!(!cgroup(machine(&[]).path()).is_ok);
+        assert!(!cgroup(machine(&[]).path()).is_ok());
     }
 
     #[test]
@@ -188,7 +188,7 @@ mod tests {
             user_namespaces(restricted.path(), false).found,
             "AppArmor restricts them"
         );
-        assert!(user_namespaces(restricted.path(), true).is_ok);
+        assert!(user_namespaces(restricted.path(), true).is_ok());
         let closed = machine(&[
             namespace,
             ("proc/sys/kernel/unprivileged_userns_clone", "0"),
@@ -197,8 +197,8 @@ mod tests {
             user_namespaces(closed.path(), false).found,
             "only root may make them"
         );
-        assert!(user_namespaces(machine(&[namespace]).path(), false).is_ok);
-        assert!(!user_namespaces(machine(&[]).path(), true).is_ok);
+        assert!(user_namespaces(machine(&[namespace]).path(), false).is_ok());
+        assert!(!user_namespaces(machine(&[]).path(), true).is_ok());
     }
 
     #[tokio::test]
@@ -217,7 +217,7 @@ mod tests {
         );
         let denied = tried_user_namespace(allowed(), "false").await;
         assert_eq!(
-            (denied.is_ok, denied.found.as_str()),
+            (denied.is_ok(), denied.found.as_str()),
             (false, "allowed by the settings, but making one is denied")
         );
         let none = Check::missing("user namespaces", "none".to_owned(), "allow them");
@@ -228,7 +228,7 @@ mod tests {
     async fn a_runtime_tells_its_version_or_is_missing() {
         let found = oci_runtime("/does/not/exist/runc").await;
         assert_eq!(
-            (found.is_ok, found.found.as_str()),
+            (found.is_ok(), found.found.as_str()),
             (false, "not installed")
         );
         assert!(found.advice.unwrap().contains("apt install runc"));

@@ -379,6 +379,8 @@ pub struct InstanceSummary {
     pub tenant_id: TenantId,
     /// What it runs.
     pub image_id: Option<ImageId>,
+    /// The name of that.
+    pub image_name: Option<String>,
     /// Where it stands.
     pub status: Status,
     /// Why it is suspended, or how it ended.

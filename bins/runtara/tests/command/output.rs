@@ -8,21 +8,29 @@ use tokio::io::AsyncReadExt as _;
 use crate::fake::{Asked, Fake, Reply};
 use crate::{command, finish, run, run_with_input};
 
+// All of these have the shapes that the server of this repository answers with.
+
 fn summary(id: &str, status: &str) -> Value {
-    json!({"instance_id": id, "tenant_id": "acme", "status": status, "image_name": "orders", "created_at_ms": 0})
+    json!({"instance_id": id, "tenant_id": "acme", "status": status, "status_reason": null, "created_at_ms": 0,
+           "has_error": false, "image_id": "4f3c", "image_name": "orders", "labels": {}})
 }
 
 fn image() -> Value {
-    json!({"image_id": "4f3c", "tenant_id": "acme", "name": "orders", "runner_type": "native", "created_at_ms": 0})
+    json!({"image_id": "4f3c", "tenant_id": "acme", "name": "orders", "runner_type": "native", "created_at_ms": 0,
+           "sha256": "6f52", "size_bytes": 36, "labels": {}, "current": true})
+}
+
+/// A list under its name, with what stands beside every list.
+fn list(name: &str, rows: &[Value], total: u64, next_cursor: Option<&str>) -> Reply {
+    let mut answer = json!({"total_count": total, "total_is_exact": true, "next_cursor": next_cursor, "limit": 100, "offset": 0});
+    answer[name] = rows.into();
+    Reply::json(200, &answer)
 }
 
 /// Two pages of instances.
 fn pages(asked: &Asked) -> Reply {
     if asked.target.contains("cursor=next") {
-        return Reply::json(
-            200,
-            &json!({"instances": [summary("c", "failed")], "total_count": 3, "next_cursor": null}),
-        );
+        return list("instances", &[summary("c", "failed")], 3, None);
     }
     let rows = [summary("a", "running"), summary("b", "completed")];
     Reply::json(
@@ -136,7 +144,7 @@ async fn a_reader_that_has_enough_is_no_failure() {
 #[tokio::test]
 async fn a_start_sends_what_was_typed_and_prints_the_id() {
     let fake = Fake::start(|asked| match asked.method.as_str() {
-        "GET" => Reply::json(200, &json!({"images": [image()], "total_count": 1})),
+        "GET" => list("images", &[image()], 1, None),
         _ => Reply::json(201, &json!({"success": true, "instance_id": "o-1"})),
     })
     .await;
@@ -192,7 +200,7 @@ async fn images_are_pushed_listed_shown_and_removed() {
     let fake = Fake::start(|asked| match asked.method.as_str() {
         "POST" => Reply::json(201, &json!({"success": true, "image_id": "4f3c"})),
         "DELETE" => Reply::json(200, &json!({"success": true})),
-        _ => Reply::json(200, &json!({"images": [image()], "total_count": 1})),
+        _ => list("images", &[image()], 1, None),
     })
     .await;
     let path = file.path().to_str().unwrap();
@@ -264,10 +272,10 @@ async fn events_and_checkpoints_are_printed_oldest_first_and_newest_first() {
         let checkpoint = json!({"checkpoint_id": "charge", "instance_id": "o", "created_at_ms": 0, "data_size_bytes": 10});
         match asked.target.split('?').next().unwrap() {
             "/api/v1/instances/o/events" => {
-                Reply::json(200, &json!({"events": [event(2), event(1)], "total_count": 2, "limit": 100, "offset": 0}))
+                list("events", &[event(2), event(1)], 2, None)
             }
             "/api/v1/instances/o/checkpoints" => {
-                Reply::json(200, &json!({"checkpoints": [checkpoint], "total_count": 1, "limit": 100, "offset": 0}))
+                list("checkpoints", &[checkpoint], 1, None)
             }
             "/api/v1/instances/o/checkpoints/charge" => Reply::json(
                 200,
@@ -293,52 +301,116 @@ async fn events_and_checkpoints_are_printed_oldest_first_and_newest_first() {
     assert_eq!(ran.stdout, "{\n  \"a\": 1\n}\n");
 }
 
+/// As the server of this repository says it.
+fn readiness(is_ready: bool) -> Value {
+    let not_built = "this build has no runner of this kind";
+    json!({
+        "active_instances": 0, "database": is_ready, "ready": is_ready, "version": "0.1.0",
+        "runners": {"native": true, "oci": not_built, "wasm": not_built}
+    })
+}
+
+/// What the doctor found: name, result and advice of each check.
+fn checks(stdout: &str) -> Vec<(String, String, Option<String>)> {
+    let told: Value = serde_json::from_str(stdout).expect("JSON on standard output");
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let word = |value: &Value| text(value).expect("every check has it");
+    let checks = told["checks"].as_array().expect("a list of checks");
+    checks
+        .iter()
+        .map(|check| {
+            let (name, result) = (word(&check["name"]), word(&check["result"]));
+            assert_eq!(check["ok"], result == "ok", "{check}");
+            (name, result, text(&check["advice"]))
+        })
+        .collect()
+}
+
+fn results(stdout: &str) -> Vec<(String, String)> {
+    let all = checks(stdout).into_iter();
+    all.map(|(name, result, _)| (name, result)).collect()
+}
+
+fn pairs(wanted: &[(&str, &str)]) -> Vec<(String, String)> {
+    let owned = |(name, result): &(&str, &str)| ((*name).to_owned(), (*result).to_owned());
+    wanted.iter().map(owned).collect()
+}
+
 #[tokio::test]
-async fn the_doctor_tells_what_a_ready_server_has() {
+async fn the_doctor_tells_what_a_server_has() {
+    for (is_ready, status, database, code) in
+        [(true, 200, "ok", Some(0)), (false, 503, "missing", Some(1))]
+    {
+        let fake = Fake::replies([
+            Reply::json(
+                200,
+                &json!({"active_instances": 0, "healthy": is_ready, "uptime_ms": 5000, "version": "0.1.0"}),
+            ),
+            Reply::json(status, &readiness(is_ready)),
+        ])
+        .await;
+        let arguments = ["doctor", "--json", "--runtime", "/does/not/exist"];
+        let ran = run(&fake.url(), &arguments).await;
+        assert_eq!(
+            results(&ran.stdout)[..6],
+            pairs(&[
+                ("server", "ok"),
+                ("database", database),
+                ("native images", "ok"),
+                ("oci images", "missing"),
+                ("wasm images", "missing"),
+                ("/does/not/exist", "missing"),
+            ])
+        );
+        let advice = checks(&ran.stdout)[3].2.clone();
+        assert_eq!(
+            advice.as_deref(),
+            Some("use a build of the server that has the runner for oci images")
+        );
+        assert_eq!(ran.code, code, "{ran:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_doctor_tells_what_it_cannot_know_without_a_server() {
+    // Bound and dropped: nothing listens there now.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = nobody.local_addr().unwrap().to_string();
+    drop(nobody);
+    let unknown = [
+        ("database", "unknown"),
+        ("native images", "unknown"),
+        ("oci images", "unknown"),
+        ("wasm images", "unknown"),
+    ];
+    let ran = run(&address, &["doctor", "--json"]).await;
+    let found = results(&ran.stdout);
+    assert_eq!(found[..1], pairs(&[("server", "missing")]));
+    assert_eq!(found[1..5], pairs(&unknown));
+    assert_eq!(ran.code, Some(4), "{ran:?}");
+
     let fake = Fake::replies([
-        Reply::json(
-            200,
-            &json!({"healthy": true, "version": "0.1.0", "uptime_ms": 5000}),
-        ),
-        Reply::json(
-            200,
-            &json!({"ready": true, "database": "sqlite", "runners": ["native"]}),
-        ),
+        Reply::json(200, &json!({"healthy": true, "version": "0.1.0"})),
+        Reply::text(200, "<html>"),
     ])
     .await;
-    let ran = run(
-        &fake.url(),
-        &["doctor", "--json", "--runtime", "/does/not/exist"],
-    )
-    .await;
-    let told: Value = serde_json::from_str(&ran.stdout).unwrap();
-    let of = |name: &str| {
-        told["checks"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .find(|check| check["name"] == name)
-            .unwrap()["ok"]
-            .clone()
-    };
-    assert_eq!(
-        (
-            of("server"),
-            of("database"),
-            of("native images"),
-            of("wasm images")
-        ),
-        (true.into(), true.into(), true.into(), false.into())
-    );
-    assert_eq!(of("/does/not/exist"), false);
-    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let ran = run(&fake.url(), &["doctor", "--json"]).await;
+    let found = results(&ran.stdout);
+    assert_eq!(found[..2], pairs(&[("server", "ok"), ("ready", "missing")]));
+    assert_eq!(found[2..6], pairs(&unknown));
+    assert_eq!(ran.code, Some(1), "{ran:?}");
 }
 
 #[tokio::test]
 async fn completions_are_scripts_that_name_the_verbs() {
     for shell in ["bash", "zsh", "fish"] {
-        let ran = run("127.0.0.1:1", &["completions", shell]).await;
-        assert_eq!(ran.code, Some(0), "{shell}");
+        // A shell that starts with settings that no client can have has its completions all the same.
+        let child = command("https://nowhere", &["completions", shell])
+            .env("RUNTARA_REQUEST_TIMEOUT_MS", "soon")
+            .spawn()
+            .expect("the command starts");
+        let ran = finish(child).await;
+        assert_eq!(ran.code, Some(0), "{shell}: {ran:?}");
         assert!(
             ran.stdout.contains("checkpoints") && ran.stdout.contains("doctor"),
             "{shell}"

@@ -246,6 +246,8 @@ struct WireSummary {
     #[serde(skip_serializing_if = "Option::is_none")]
     image_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    image_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     started_at_ms: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     finished_at_ms: Option<i64>,
@@ -264,6 +266,7 @@ impl From<InstanceSummary> for WireSummary {
             created_at_ms: row.created_at.0,
             has_error: row.has_error,
             image_id: row.image_id.map(String::from),
+            image_name: row.image_name,
             started_at_ms: row.started_at.map(|at| at.0),
             finished_at_ms: row.finished_at.map(|at| at.0),
             due_at_ms: row.due_at.map(|at| at.0),

@@ -61,6 +61,7 @@ pub async fn a_row_says_where_its_instance_stands(harness: &dyn Harness) {
         instance_id: id.clone(),
         tenant_id: world.tenant.clone(),
         image_id: Some(world.image.image_id.clone()),
+        image_name: Some("program".to_owned()),
         status: Status::Suspended,
         reason: Some(Reason::Sleeping),
         due_at: Some(created_at.plus_millis(60_005)),
@@ -92,6 +93,37 @@ pub async fn a_row_says_where_its_instance_stands(harness: &dyn Harness) {
         (Status::Failed, Some(Reason::ApplicationError))
     );
     assert_eq!((row.finished_at, row.due_at), (Some(world.now()), None));
+    // One that registered itself has no image; one whose image has another content by now still names it.
+    world.self_registered("self").await;
+    let again = new_image(&world.tenant, "program", b"other");
+    world.store.register_image(again).await.unwrap();
+    let other = new_image(&world.tenant, "another", b"x");
+    let other = world.store.register_image(other).await.unwrap();
+    let mut new = world.new_instance("order-2");
+    new.image_id = other.image_id;
+    world.start_as(new).await;
+    for order in [
+        InstanceOrder::CreatedAscending,
+        InstanceOrder::FinishedAscending,
+    ] {
+        let rows = page(&world, &any, order, PageStart::Offset(0), 9)
+            .await
+            .rows;
+        let mut names: Vec<_> = rows
+            .iter()
+            .map(|row| (row.instance_id.as_str(), row.image_name.as_deref()))
+            .collect();
+        names.sort_unstable();
+        assert_eq!(
+            names,
+            [
+                ("order-1", Some("program")),
+                ("order-2", Some("another")),
+                ("self", None)
+            ],
+            "{order:?}"
+        );
+    }
 }
 
 /// Each filter finds what it names, and all must be met.

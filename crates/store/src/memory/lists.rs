@@ -119,6 +119,24 @@ impl Model {
             .map(|instance| instance.input.clone())
     }
 
+    fn summary(&self, instance: &Instance) -> InstanceSummary {
+        let state = &instance.state;
+        InstanceSummary {
+            instance_id: state.instance_id.clone(),
+            tenant_id: state.tenant_id.clone(),
+            image_id: state.image_id.clone(),
+            image_name: self.image_name(instance).map(str::to_owned),
+            status: state.status,
+            reason: state.reason,
+            due_at: state.due_at,
+            created_at: state.created_at,
+            started_at: state.started_at,
+            finished_at: state.finished_at,
+            has_error: state.has_error,
+            labels: instance.labels.clone(),
+        }
+    }
+
     fn matches(&self, instance: &Instance, filter: &InstanceFilter) -> bool {
         let state = &instance.state;
         let image_name = self.image_name(instance);
@@ -157,7 +175,7 @@ impl Model {
     ) -> Page<InstanceSummary> {
         let of = self.instances.values();
         let matching = of.filter(|instance| self.matches(instance, filter));
-        let mut found: Vec<_> = matching.map(summary).collect();
+        let mut found: Vec<_> = matching.map(|instance| self.summary(instance)).collect();
         fn place(order: InstanceOrder, row: &InstanceSummary) -> (Option<i64>, &str) {
             (order.value(row), row.instance_id.as_str())
         }
@@ -259,22 +277,5 @@ impl Model {
         });
         let found = matching.map(|(_, stored)| stored).collect();
         cut_numbered(found, filter.ascending, page, |row| row.seq)
-    }
-}
-
-fn summary(instance: &Instance) -> InstanceSummary {
-    let state = &instance.state;
-    InstanceSummary {
-        instance_id: state.instance_id.clone(),
-        tenant_id: state.tenant_id.clone(),
-        image_id: state.image_id.clone(),
-        status: state.status,
-        reason: state.reason,
-        due_at: state.due_at,
-        created_at: state.created_at,
-        started_at: state.started_at,
-        finished_at: state.finished_at,
-        has_error: state.has_error,
-        labels: instance.labels.clone(),
     }
 }

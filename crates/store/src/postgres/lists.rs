@@ -16,6 +16,7 @@ use super::{counts, images, numbered, row};
 const COLUMNS: &str =
     "select i.instance_id, i.tenant_id, i.image_id, i.status::text as status, i.reason::text as reason, i.due_at, i.created_at,
         i.started_at, i.finished_at, i.has_error,
+        (select m.name from runtara_images m where m.image_id = i.image_id) as image_name,
         (select json_object_agg(l.key, l.value)::text
            from runtara_instance_labels l where l.instance_id = i.instance_id) as labels";
 
@@ -24,6 +25,7 @@ fn summary(found: &PgRow) -> Answer<InstanceSummary> {
         instance_id: row::instance_id(found)?,
         tenant_id: row::tenant_id(found)?,
         image_id: row::image_id(found)?,
+        image_name: row::get(found, "image_name")?,
         status: row::status(found)?,
         reason: row::reason(found)?,
         due_at: row::time(found, "due_at")?,

@@ -1,5 +1,7 @@
 //! Images.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use runtara_domain::{
     Cursor, ImageDigest, ImageId, ImageName, ImageRecord, LabelFilter, NewImage, TenantId,
 };
@@ -8,7 +10,9 @@ use sqlx::SqliteConnection;
 use super::sql::{Columns, Sql, json_text};
 use super::tx::Tx;
 use crate::paging::{self, COUNTED};
-use crate::{ImageDeletion, ImageFilter, Page, PageRequest, PageStart, StoreResult};
+use crate::{
+    ImageDeletion, ImageFilter, InstanceSummary, Page, PageRequest, PageStart, StoreResult,
+};
 
 /// The columns that [`read_image`] reads, of a table called `m`.
 macro_rules! image_columns {
@@ -162,6 +166,40 @@ pub(super) fn offset(page: &PageRequest) -> u64 {
 pub(super) async fn count(connection: &mut SqliteConnection, sql: Sql) -> StoreResult<u64> {
     let row = sql.row(connection, "counting a list").await?;
     row.map_or(Ok(0), |row| Columns::of(&row).number())
+}
+
+/// The names of images, each by its id.
+pub(super) fn names_sql(ids: &BTreeSet<ImageId>) -> StoreResult<Sql> {
+    let mut sql = Sql::new(
+        "select m.image_id, m.name from runtara_images m \
+         where m.image_id in (select value from json_each(?))",
+    );
+    sql.bind(json_text(ids, false)?);
+    Ok(sql)
+}
+
+/// Tells rows of a list the names of their images. A page has few images: so they are looked up once it is cut, and not for each
+/// row that is sorted for it.
+pub(super) async fn name_images(
+    connection: &mut SqliteConnection,
+    rows: &mut [InstanceSummary],
+) -> StoreResult<()> {
+    let ids: BTreeSet<_> = rows.iter().filter_map(|row| row.image_id.clone()).collect();
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let found = names_sql(&ids)?
+        .rows(connection, "looking for the names of images")
+        .await?;
+    let mut names = BTreeMap::new();
+    for row in &found {
+        let mut columns = Columns::of(row);
+        names.insert(columns.parsed::<ImageId>()?, columns.text()?);
+    }
+    for row in rows {
+        row.image_name = row.image_id.as_ref().and_then(|id| names.get(id).cloned());
+    }
+    Ok(())
 }
 
 pub(super) async fn list(

@@ -9,7 +9,7 @@ use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
 
 use super::anchors::{self, Anchors, FAR, Key, Known, Scope};
-use super::images::{count, offset};
+use super::images::{count, name_images, offset};
 use super::sql::{Columns, Sql};
 use crate::paging::{self, COUNTED};
 use crate::{
@@ -26,6 +26,8 @@ fn read_summary(row: &SqliteRow) -> StoreResult<InstanceSummary> {
         instance_id: columns.parsed()?,
         tenant_id: columns.parsed()?,
         image_id: columns.opt_parsed()?,
+        // Once the page is cut.
+        image_name: None,
         status: columns.parsed()?,
         reason: columns.opt_parsed()?,
         due_at: columns.opt_time()?,
@@ -385,14 +387,16 @@ pub(super) async fn list(
             .by_start(connection, anchors, look.kept, page)
             .await?
     };
-    Ok(paging::page(found, page, look.total, |row| Cursor {
+    let mut page = paging::page(found, page, look.total, |row| Cursor {
         value: if by_finish(order) {
             row.finished_at.map(|at| at.0)
         } else {
             Some(row.created_at.0)
         },
         key: row.instance_id.as_str().to_owned(),
-    }))
+    });
+    name_images(connection, &mut page.rows).await?;
+    Ok(page)
 }
 
 /// Takes the keys anew of far lists that were asked for and have changed.

@@ -307,7 +307,7 @@ async fn a_narrow_filter_selects_by_its_own_index() {
 }
 
 #[tokio::test]
-async fn images_are_listed_by_index() {
+async fn images_are_listed_and_named_by_index() {
     let (_directory, mut connection) = filled().await;
     let page = PageRequest::first(10);
     let all = images::list_sql(&ImageFilter::default(), &page);
@@ -322,6 +322,10 @@ async fn images_are_listed_by_index() {
         "runtara_images_tenant_created",
     )
     .await;
+    let ids = [ImageId::generate(), ImageId::generate()];
+    let names = images::names_sql(&ids.into_iter().collect()).unwrap();
+    let by = "SEARCH m USING INDEX sqlite_autoindex_runtara_images_1 (image_id=?)";
+    expect(&mut connection, names, by).await;
 }
 
 #[tokio::test]
