@@ -6,15 +6,10 @@ use runtara_environment::Config;
 use runtara_environment::config::LogFormat;
 use tracing_subscriber::EnvFilter;
 
-/// Starts logging as configured. A filter that cannot be read is said so, and `info` is taken.
+/// Starts logging as configured.
 pub(crate) fn start(config: &Config) {
-    let filter = EnvFilter::try_new(&config.log_filter).unwrap_or_else(|error| {
-        eprintln!(
-            "warning: RUST_LOG {:?}: {error}; using info",
-            config.log_filter
-        );
-        EnvFilter::new("info")
-    });
+    // It was read before, when the configuration was: nothing of it is ignored here.
+    let filter = EnvFilter::new(&config.log_filter);
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr);

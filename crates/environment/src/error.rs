@@ -13,7 +13,7 @@ use crate::config::Problem;
 #[non_exhaustive]
 pub enum Error {
     /// Settings are missing or cannot be used; all of them at once.
-    #[error("the configuration has {} problems:{}", problems.len(), list(problems))]
+    #[error("the configuration has {}:{}", counted(problems), list(problems))]
     Configuration {
         /// What is wrong.
         problems: Vec<Problem>,
@@ -83,6 +83,13 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+fn counted(problems: &[Problem]) -> String {
+    match problems.len() {
+        1 => "1 problem".to_owned(),
+        several => format!("{several} problems"),
+    }
 }
 
 fn list(problems: &[Problem]) -> String {

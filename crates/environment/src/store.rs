@@ -27,7 +27,9 @@ pub(crate) async fn open(
     let url = database_of(config, data_dir);
     info!(database = %url, "opening the database");
     if url.is_sqlite() {
-        let options = SqliteOptions::new(url.expose())?.nudges(nudges);
+        let options = SqliteOptions::new(url.expose())?
+            .statement_timeout(config.database_timeout)
+            .nudges(nudges);
         return Ok(Arc::new(SqliteStore::open(options).await?));
     }
     let mut options =
@@ -45,5 +47,51 @@ pub(crate) async fn open(
             }
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use runtara_domain::NodeId;
+    use sqlx::{Connection as _, SqliteConnection};
+
+    use super::{Config, Duration, Nudges, StoreError, open};
+    use crate::config::Mode;
+
+    #[tokio::test]
+    async fn a_write_to_sqlite_takes_no_longer_than_is_configured() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.db");
+        let lookup = |name: &str| match name {
+            "RUNTARA_DATABASE_URL" => Some(format!("sqlite:{}", path.display()).into()),
+            "RUNTARA_DB_REQUEST_TIMEOUT_MS" => Some("300".into()),
+            _ => None,
+        };
+        let config = Config::read(Mode::Serve, &lookup).unwrap();
+        let store = open(&config, directory.path(), Nudges::new())
+            .await
+            .unwrap();
+        store.ping().await.unwrap();
+        // A person with a tool, who holds the database for longer.
+        let mut other = SqliteConnection::connect(&format!("sqlite:{}", path.display()))
+            .await
+            .unwrap();
+        sqlx::query("begin immediate")
+            .execute(&mut other)
+            .await
+            .unwrap();
+        let asked = Instant::now();
+        let answer = store.release_node(NodeId::generate()).await;
+        let took = asked.elapsed();
+        assert!(
+            matches!(answer, Err(StoreError::Unavailable { .. })),
+            "{answer:?}"
+        );
+        assert!(took < Duration::from_secs(3), "it took {took:?}");
+        sqlx::query("rollback").execute(&mut other).await.unwrap();
+        other.close().await.unwrap();
+        store.close().await;
     }
 }

@@ -31,7 +31,7 @@
 //!     // No process while it sleeps, and the remainder only after a crash.
 //!     instance.sleep("until the day", Duration::from_secs(3 * 24 * 3600)).await?;
 //!
-//!     // `runtara signal <id> checked-in --payload '"seat 12"'`
+//!     // `runtara signal <id> checked-in '"seat 12"'`
 //!     let seat: Option<String> = instance
 //!         .signal_within("checked-in", Duration::from_secs(24 * 3600))
 //!         .await?;

@@ -187,7 +187,7 @@ impl Config {
             log_bytes: reader.number("RUNTARA_LOG_BYTES", 10 << 20, 64 << 10, 1 << 40),
             passed_env: reader.passed_env(),
             log_format: reader.log_format(),
-            log_filter: reader.text("RUST_LOG").unwrap_or_else(|| "info".to_owned()),
+            log_filter: reader.log_filter(),
         };
         config.check(reader);
         config

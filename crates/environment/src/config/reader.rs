@@ -5,6 +5,8 @@ use std::ffi::OsString;
 use std::fmt;
 use std::str::FromStr;
 
+use tracing_subscriber::EnvFilter;
+
 use super::{CoreMode, DatabaseUrl, LogFormat};
 
 /// A setting that cannot be used.
@@ -165,6 +167,19 @@ impl<'a> Reader<'a> {
                 LogFormat::Text
             }
         }
+    }
+
+    pub(super) fn log_filter(&mut self) -> String {
+        let default = || "info".to_owned();
+        let Some(found) = self.text("RUST_LOG") else {
+            return default();
+        };
+        if let Err(error) = EnvFilter::try_new(&found) {
+            let wanted = "a filter such as info, or warn,runtara_scheduler=debug, is wanted";
+            self.problem("RUST_LOG", format!("found {found:?} ({error}); {wanted}"));
+            return default();
+        }
+        found
     }
 
     pub(super) fn oom_score_adj(&mut self) -> Option<i32> {

@@ -33,6 +33,7 @@ fn every_problem_is_told_at_once() {
             ("RUNTARA_CORE_ADDR", "nowhere"),
             ("RUNTARA_MAX_RUNS", "0"),
             ("RUNTARA_ALLOW_UNAUTHENTICATED", "maybe"),
+            ("RUST_LOG", "runtara=loud=="),
         ],
     )
     .unwrap_err();
@@ -43,10 +44,25 @@ fn every_problem_is_told_at_once() {
         "RUNTARA_CORE_ADDR",
         "RUNTARA_MAX_RUNS",
         "RUNTARA_ALLOW_UNAUTHENTICATED",
+        "RUST_LOG",
     ] {
         assert!(text.contains(name), "{name} is missing in {text}");
     }
     assert!(!text.contains("hunter2"), "a password is shown: {text}");
+    assert!(
+        text.starts_with("the configuration has 6 problems:\n"),
+        "{text}"
+    );
+}
+
+#[test]
+fn one_problem_is_counted_as_one() {
+    let error = read(Mode::Dev, &[("RUST_LOG", "info=loud=")]).unwrap_err();
+    let text = error.to_string();
+    let told = "the configuration has 1 problem:\n  RUST_LOG: found \"info=loud=\"";
+    assert!(text.starts_with(told), "{text}");
+    let fine = read(Mode::Dev, &[("RUST_LOG", "warn,runtara_scheduler=debug")]).unwrap();
+    assert_eq!(fine.log_filter, "warn,runtara_scheduler=debug");
 }
 
 #[test]

@@ -53,13 +53,16 @@ use crate::{
     StoredCheckpoint, StoredEvent, SystemClock, TokenOwner, WaitRequest, Waiting,
 };
 
+/// How long a request waits for its turn: a store that stays busy for longer is told at once, while the caller still listens.
+const TURN: Duration = Duration::from_secs(5);
+
 /// How a [`SqliteStore`] is opened.
 #[derive(Clone)]
 pub struct SqliteOptions {
     path: PathBuf,
     clock: Arc<dyn Clock>,
     nudges: Nudges,
-    patience: Duration,
+    statement_timeout: Duration,
     max_pages: Option<u32>,
     several_nodes: bool,
 }
@@ -80,7 +83,7 @@ impl SqliteOptions {
             path: path.into(),
             clock: Arc::new(SystemClock),
             nudges: Nudges::new(),
-            patience: Duration::from_secs(5),
+            statement_timeout: Duration::from_secs(30),
             max_pages: None,
             several_nodes: false,
         }
@@ -100,11 +103,11 @@ impl SqliteOptions {
         self
     }
 
-    /// How long a request waits for its turn, and a question for its answer, before the store is called unavailable. Five
-    /// seconds unless it is set.
+    /// How long a write and a question may take before the store is called unavailable: 30 seconds unless it is set. Either waits
+    /// for its turn before that, but no longer than 5 seconds.
     #[must_use]
-    pub fn patience(mut self, patience: Duration) -> Self {
-        self.patience = patience;
+    pub fn statement_timeout(mut self, timeout: Duration) -> Self {
+        self.statement_timeout = timeout;
         self
     }
 
@@ -170,11 +173,11 @@ impl SqliteStore {
                 anchors: Arc::clone(&anchors),
                 nudges: options.nudges.clone(),
             },
-            options.patience,
+            options.statement_timeout,
             lock,
         );
         Ok(Self {
-            readers: Readers::new(connect::reader(&options.path), options.patience),
+            readers: Readers::new(connect::reader(&options.path), options.statement_timeout),
             clock: options.clock,
             nudges: options.nudges,
             database_id,

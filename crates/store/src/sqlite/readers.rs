@@ -9,6 +9,7 @@ use sqlx::{ConnectOptions as _, Connection as _};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
+use super::TURN;
 use super::failure::{failed, unavailable};
 use crate::{StoreError, StoreResult};
 
@@ -16,6 +17,9 @@ use crate::{StoreError, StoreResult};
 const READERS: usize = 2;
 /// After how many steps of SQLite's machine a question looks at its deadline.
 const STEPS_PER_LOOK: i32 = 20_000;
+
+/// How long questions under way may take when the store is closed.
+const CLOSING: Duration = Duration::from_secs(10);
 
 /// A connection, and the moment at which its question is given up.
 struct Reader {
@@ -28,17 +32,17 @@ pub(super) struct Readers {
     free: Mutex<Vec<Reader>>,
     permits: Semaphore,
     options: SqliteConnectOptions,
-    patience: Duration,
+    statement_timeout: Duration,
     epoch: Instant,
 }
 
 impl Readers {
-    pub(super) fn new(options: SqliteConnectOptions, patience: Duration) -> Self {
+    pub(super) fn new(options: SqliteConnectOptions, statement_timeout: Duration) -> Self {
         Self {
             free: Mutex::new(Vec::new()),
             permits: Semaphore::new(READERS),
             options,
-            patience,
+            statement_timeout,
             epoch: Instant::now(),
         }
     }
@@ -46,7 +50,7 @@ impl Readers {
     /// A connection for one question. It goes back when the guard is dropped; a question that was cut short is stopped by
     /// the thread of the connection at its next row or at its deadline, before the next question of that connection.
     pub(super) async fn get(&self) -> StoreResult<Guard<'_>> {
-        let permit = timeout(self.patience, self.permits.acquire())
+        let permit = timeout(self.statement_timeout.min(TURN), self.permits.acquire())
             .await
             .map_err(|_| unavailable("all connections for reading stayed busy"))?
             .map_err(|_| unavailable("the store is closed"))?;
@@ -55,7 +59,7 @@ impl Readers {
             Some(reader) => reader,
             None => self.connect().await?,
         };
-        let give_up = self.epoch.elapsed() + self.patience;
+        let give_up = self.epoch.elapsed() + self.statement_timeout;
         let give_up = u64::try_from(give_up.as_millis()).unwrap_or(u64::MAX);
         reader.give_up_at.store(give_up, Ordering::Relaxed);
         Ok(Guard {
@@ -92,7 +96,7 @@ impl Readers {
     /// Waits for the questions under way, then closes all connections.
     pub(super) async fn close(&self) {
         let all = u32::try_from(READERS).unwrap_or(1);
-        let _late = timeout(self.patience * 2, self.permits.acquire_many(all)).await;
+        let _late = timeout(CLOSING, self.permits.acquire_many(all)).await;
         self.permits.close();
         let free: Vec<_> = self.free().drain(..).collect();
         for reader in free {

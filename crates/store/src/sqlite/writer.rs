@@ -17,6 +17,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
+use super::TURN;
 use super::anchors::Anchors;
 use super::failure::{broken, unavailable};
 use super::file::Lock;
@@ -82,7 +83,7 @@ pub(super) struct Writer {
     queue: mpsc::Sender<Request>,
     room: Arc<Semaphore>,
     stop: Arc<Notify>,
-    patience: Duration,
+    statement_timeout: Duration,
 }
 
 impl Writer {
@@ -91,7 +92,7 @@ impl Writer {
         connection: SqliteConnection,
         options: SqliteConnectOptions,
         told: Told,
-        patience: Duration,
+        statement_timeout: Duration,
         lock: Lock,
     ) -> (Self, tokio::task::JoinHandle<()>) {
         let (queue, requests) = mpsc::channel(QUEUE_REQUESTS);
@@ -111,7 +112,7 @@ impl Writer {
             queue,
             room: Arc::new(Semaphore::new(QUEUE_KIB)),
             stop,
-            patience,
+            statement_timeout,
         };
         (writer, task)
     }
@@ -145,8 +146,9 @@ impl Writer {
             });
             StoreResult::Ok(())
         };
-        timeout(self.patience, queued).await.map_err(|_| full())??;
-        match timeout(self.patience * 6, answer).await {
+        let turn = self.statement_timeout.min(TURN);
+        timeout(turn, queued).await.map_err(|_| full())??;
+        match timeout(self.statement_timeout, answer).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(closed()),
             Err(_) => Err(unavailable("the answer to a write did not come in time")),
