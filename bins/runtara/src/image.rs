@@ -46,7 +46,7 @@ pub(crate) enum ImageCommand {
 pub(crate) struct PushArgs {
     /// The program: an executable, a script, a WebAssembly module, or a container image as an archive
     file: PathBuf,
-    /// Its name; that of the file if absent
+    /// Its name; that of the file if absent, without an ending such as .wasm, .sh or .tar.gz
     #[arg(long)]
     name: Option<String>,
     /// What it is for, in your words
@@ -147,18 +147,25 @@ fn progress_text(progress: UploadProgress) -> String {
     }
 }
 
+/// Endings that say what a file is, the longest first. Whatever else follows a dot belongs to the name, as in `orders-1.2`.
+const KNOWN_ENDINGS: [&str; 6] = [".tar.gz", ".tar.zst", ".tgz", ".tar", ".wasm", ".sh"];
+
 fn name_of(file: &std::path::Path) -> Result<String, Failure> {
-    let name = file
-        .file_stem()
-        .and_then(|name| name.to_str())
-        .filter(|name| !name.is_empty());
     let missing = || {
         Failure::Usage(format!(
             "{} has no name that can be an image's, give one with --name",
             file.display()
         ))
     };
-    Ok(name.ok_or_else(missing)?.to_owned())
+    let name = file.file_name().and_then(|name| name.to_str());
+    let name = name.ok_or_else(missing)?;
+    let mut stems = KNOWN_ENDINGS
+        .iter()
+        .filter_map(|ending| name.strip_suffix(ending));
+    match stems.next().unwrap_or(name) {
+        "" => Err(missing()),
+        stem => Ok(stem.to_owned()),
+    }
 }
 
 async fn ls(client: &Client, screen: &mut Screen, args: LsArgs) -> Result<(), Failure> {
@@ -268,13 +275,21 @@ mod tests {
 
     #[test]
     fn an_image_is_called_like_its_file() {
-        assert_eq!(
-            name_of(std::path::Path::new("a/orders.wasm")).unwrap(),
-            "orders"
-        );
-        assert_eq!(
-            name_of(std::path::Path::new("/")).unwrap_err().exit_code(),
-            2
-        );
+        for (file, name) in [
+            ("a/orders.wasm", "orders"),
+            ("./app-1.2", "app-1.2"),
+            ("app-1.2.tar", "app-1.2"),
+            ("app-1.2.tar.gz", "app-1.2"),
+            ("app-1.2.tar.zst", "app-1.2"),
+            ("app.tgz", "app"),
+            ("work.sh", "work"),
+            ("orders.service", "orders.service"),
+        ] {
+            assert_eq!(name_of(std::path::Path::new(file)).unwrap(), name);
+        }
+        for file in ["/", "..", "a/.tar.gz"] {
+            let failure = name_of(std::path::Path::new(file)).unwrap_err();
+            assert_eq!(failure.exit_code(), 2, "{file}");
+        }
     }
 }

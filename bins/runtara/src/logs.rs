@@ -46,13 +46,17 @@ pub(crate) async fn run(
         // What is missing may be the instance, or only the log.
         Err(Failure::Client(error)) if error.is_not_found() => {
             client.instance(&args.id).await?;
-            Err(Failure::Missing(format!(
-                "nothing is kept of what instance {:?} wrote",
-                args.id
-            )))
+            Err(nothing_kept(args))
         }
         result => result,
     }
+}
+
+fn nothing_kept(args: &LogsArgs) -> Failure {
+    Failure::Missing(format!(
+        "nothing is kept of what instance {:?} wrote",
+        args.id
+    ))
 }
 
 /// Copies what the program wrote as it is, its colours included. From `offset` to the end of what there is, or of the run while following.
@@ -82,7 +86,7 @@ async fn copy(
     while let Some(chunk) = log.chunk().await? {
         if screen.json {
             screen.json_line(
-                &json!({"run": run, "offset": *offset, "text": String::from_utf8_lossy(&chunk)}),
+                &json!({"run": log.run(), "offset": *offset, "text": String::from_utf8_lossy(&chunk)}),
             )?;
         } else {
             screen.bytes(&chunk)?;
@@ -97,6 +101,12 @@ async fn follow(client: &Client, screen: &mut Screen, args: &LogsArgs) -> Result
     let mut offset = args.offset;
     let mut run = args.run;
     let mut last_answer = Instant::now();
+    // One of several runs may have written nothing, or what it wrote may be gone. If it is so of all, that is told.
+    let mut is_any_kept = false;
+    let end = |is_any_kept| match is_any_kept {
+        true => Ok(()),
+        false => Err(nothing_kept(args)),
+    };
     let mut instance = client.instance(&args.id).await?;
     loop {
         // A run that has not begun has written nothing.
@@ -106,21 +116,29 @@ async fn follow(client: &Client, screen: &mut Screen, args: &LogsArgs) -> Result
                 || launched(&instance) > Some(number)
                 // Only this run was asked for, and it has spoken its last word.
                 || (args.run.is_some() && instance.status == Status::Suspended);
-            match copy(client, screen, args, Some(number), &mut offset).await {
+            let is_read = match copy(client, screen, args, Some(number), &mut offset).await {
                 // Nothing is kept of this run, or nothing was written yet.
-                Err(Failure::Client(error)) if error.is_not_found() => {}
+                Err(Failure::Client(error)) if error.is_not_found() => true,
                 Err(Failure::Client(error))
-                    if error.is_transient() && last_answer.elapsed() < LONGEST_OUTAGE => {}
+                    if error.is_transient() && last_answer.elapsed() < LONGEST_OUTAGE =>
+                {
+                    false
+                }
                 Err(failure) => return Err(failure),
-                Ok(()) => last_answer = Instant::now(),
-            }
+                Ok(()) => {
+                    (is_any_kept, last_answer) = (true, Instant::now());
+                    true
+                }
+            };
             match () {
-                () if !was_over => {}
-                () if args.run.is_some() || launched(&instance) <= Some(number) => return Ok(()),
+                () if !was_over || !is_read => {}
+                () if args.run.is_some() || launched(&instance) <= Some(number) => {
+                    return end(is_any_kept);
+                }
                 () => (run, offset) = (Some(number + 1), 0),
             }
         } else if instance.status.is_end() {
-            return Ok(());
+            return end(is_any_kept);
         }
         let asked = Instant::now();
         match client.instance_after(&args.id, PAUSE).await {

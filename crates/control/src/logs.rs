@@ -102,6 +102,12 @@ impl Log {
         self.offset
     }
 
+    /// The run that wrote it.
+    #[must_use]
+    pub fn run_number(&self) -> RunNumber {
+        self.key.run_number
+    }
+
     /// The next piece; `None` at the end. If what came next is gone by now, goes on with the oldest byte that is kept.
     ///
     /// # Errors

@@ -250,17 +250,27 @@ impl Control {
     /// How a tenant's instances ended: every bucket from that of the start to that of the end, empty ones included.
     ///
     /// # Errors
-    /// [`ControlError::Invalid`] if the range is empty or has too many buckets.
+    /// [`ControlError::Invalid`] if the range ends before it begins or has too many buckets.
     pub async fn tenant_metrics(&self, query: &MetricsQuery) -> ControlResult<Vec<MetricsBucket>> {
+        // Within one bucket a range that runs backwards would have that bucket.
+        if query.end < query.start {
+            return Err(ControlError::invalid(
+                "INVALID_RANGE",
+                format!(
+                    "the range from {} to {} ends before it begins",
+                    query.start, query.end
+                ),
+            ));
+        }
         let width = i64::try_from(query.bucket_ms).unwrap_or(i64::MAX);
         let first = query.start.0.div_euclid(width);
         let last = query.end.0.div_euclid(width);
         let buckets = u64::try_from(last.saturating_sub(first)).map_or(0, |count| count + 1);
-        if buckets == 0 || buckets > BUCKETS {
+        if buckets > BUCKETS {
             return Err(ControlError::invalid(
                 "INVALID_RANGE",
                 format!(
-                    "the range from {} to {} has {buckets} buckets; 1 to {BUCKETS} are allowed",
+                    "the range from {} to {} has {buckets} buckets; at most {BUCKETS} are allowed",
                     query.start, query.end
                 ),
             ));

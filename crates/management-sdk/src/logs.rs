@@ -12,6 +12,7 @@ use crate::transport::Call;
 use crate::{Error, NotFound, OutputStream};
 
 const OFFSET_HEADER: &str = "x-runtara-log-offset";
+const RUN_HEADER: &str = "x-runtara-run";
 
 options! {
     /// Which output is read: the whole standard output of the last run, up to now, if nothing is set.
@@ -36,10 +37,17 @@ pub struct LogStream {
     client: Client,
     action: String,
     body: Incoming,
+    run: Option<u64>,
     offset: u64,
 }
 
 impl LogStream {
+    /// The run that wrote it, where the server says so or it was asked for.
+    #[must_use]
+    pub fn run(&self) -> Option<u64> {
+        self.run
+    }
+
     /// Offset of the byte that comes next, to go on from with [`LogQuery::offset`]. At the beginning it may be larger than what
     /// was asked for: of a very long output only the newest part is kept.
     #[must_use]
@@ -110,14 +118,15 @@ impl Client {
                 _ => answer.into_refusal(),
             });
         }
-        let told = response
-            .headers()
-            .get(OFFSET_HEADER)
-            .and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        let told = |header: &str| -> Option<u64> {
+            let value = response.headers().get(header)?;
+            value.to_str().ok()?.trim().parse().ok()
+        };
         Ok(LogStream {
             client: self.clone(),
             action,
-            offset: told.or(query.offset).unwrap_or_default(),
+            run: told(RUN_HEADER).or(query.run),
+            offset: told(OFFSET_HEADER).or(query.offset).unwrap_or_default(),
             body: response.into_body(),
         })
     }

@@ -197,6 +197,41 @@ async fn a_log_that_lost_its_beginning_says_so() {
 }
 
 #[tokio::test]
+async fn a_log_for_scripts_names_the_run_that_was_served() {
+    let fake = Fake::replies([Reply::text(200, "end\n")
+        .header("X-Runtara-Log-Offset", "7")
+        .header("X-Runtara-Run", "3")])
+    .await;
+    let ran = run(&fake.url(), &["logs", "o-1", "--json"]).await;
+    let told: Value = serde_json::from_str(&ran.stdout).expect("JSON on standard output");
+    assert_eq!(told, json!({"run": 3, "offset": 7, "text": "end\n"}));
+}
+
+#[tokio::test]
+async fn a_log_that_is_gone_is_missing_whether_or_not_it_is_followed() {
+    for run_number in [0, 2] {
+        let fake = Fake::start(move |asked| {
+            if asked.target.contains("/logs") {
+                return Reply::json(404, &json!({"error": "Log 'o-1/2' not found"}));
+            }
+            status("cancelled", &json!({"run_number": run_number}))
+        })
+        .await;
+        for arguments in [&["logs", "o-1"][..], &["logs", "-f", "o-1"]] {
+            let ran = run(&fake.url(), arguments).await;
+            assert_eq!(
+                (ran.code, ran.stderr.as_str()),
+                (
+                    Some(3),
+                    "error: nothing is kept of what instance \"o-1\" wrote\n"
+                ),
+                "{arguments:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
 async fn events_are_followed_until_the_end() {
     let fake = Fake::start(|asked| {
         if !asked.target.contains("/events") {

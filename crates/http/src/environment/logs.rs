@@ -14,7 +14,8 @@ use crate::extract::{PathId, Query};
 
 /// `GET /instances/{id}/logs?stream=stdout|stderr&run=&offset=&follow=`
 ///
-/// Answers with text; the header `X-Runtara-Log-Offset` says where in the output its first byte stands.
+/// Answers with text; the header `X-Runtara-Log-Offset` says where in the output its first byte stands, and `X-Runtara-Run` of which
+/// run it is.
 pub(super) async fn get(
     State(state): State<EnvironmentState>,
     PathId(id): PathId<InstanceId>,
@@ -40,10 +41,12 @@ pub(super) async fn get(
         .log(&scope, &id, stream, run, offset, follow)
         .await?;
     let first = HeaderValue::from(log.offset());
+    let run = HeaderValue::from(log.run_number().0);
     let pieces = futures_util::stream::unfold(Some(log), next_piece);
     let mut response = Body::from_stream(pieces).into_response();
     let headers = response.headers_mut();
     headers.insert("x-runtara-log-offset", first);
+    headers.insert("x-runtara-run", run);
     let text = HeaderValue::from_static("text/plain; charset=utf-8");
     headers.insert(header::CONTENT_TYPE, text);
     let plain = HeaderValue::from_static("nosniff");

@@ -257,7 +257,7 @@ async fn a_log_is_streamed_from_where_it_is_kept() {
         .offset(7)
         .follow(true);
     let mut log = client.logs("o", &query).await.unwrap();
-    assert_eq!(log.offset(), 100);
+    assert_eq!((log.run(), log.offset()), (Some(2), 100));
     assert_eq!(log.chunk().await.unwrap().unwrap(), "hello");
     assert_eq!(log.chunk().await.unwrap(), None);
     assert_eq!(log.offset(), 105);
@@ -270,4 +270,17 @@ async fn a_log_is_streamed_from_where_it_is_kept() {
         client.logs("o", &query).await.unwrap_err().to_string(),
         "stream is unknown (INVALID_QUERY)"
     );
+}
+
+#[tokio::test]
+async fn a_log_tells_which_run_wrote_it() {
+    let fake = Fake::replies([
+        Reply::text(200, "hello").header("X-Runtara-Run", "3"),
+        Reply::text(200, "hello"),
+    ])
+    .await;
+    let client = client(&fake);
+    for run in [Some(3), None] {
+        assert_eq!(client.logs("o", &LogQuery::new()).await.unwrap().run(), run);
+    }
 }

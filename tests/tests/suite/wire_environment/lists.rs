@@ -239,8 +239,11 @@ fn metrics_have_every_bucket(store: Store) {
         Some(4),
         "{daily}"
     );
-    let huge = format!("{path}?start_time_ms=0&end_time_ms={end}");
-    server
-        .ask(&Request::get(&huge))
-        .refuses(400, "INVALID_RANGE");
+    // From the beginning of time; backwards by a day, and within one bucket.
+    for (start, end) in [(0, end), (end, end - 86_400_000), (7_200_002, 7_200_001)] {
+        let wrong = format!("{path}?start_time_ms={start}&end_time_ms={end}");
+        server
+            .ask(&Request::get(&wrong))
+            .refuses(400, "INVALID_RANGE");
+    }
 }
