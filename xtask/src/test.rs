@@ -8,7 +8,7 @@ use crate::command::{cargo, run as run_command};
 use crate::error::Error;
 use crate::postgres::PrivateCluster;
 use crate::steps::Steps;
-use crate::{check, packages, requirements};
+use crate::{check, packages, requirements, up};
 
 /// Check, build and test everything; nothing is left out in silence.
 ///
@@ -34,6 +34,7 @@ enum Step {
     Docs,
     Policy,
     Build,
+    Up,
     Database,
     Doctests,
     Tests,
@@ -48,6 +49,7 @@ impl Step {
             Self::Docs => "docs",
             Self::Policy => "policy",
             Self::Build => "build",
+            Self::Up => "up",
             Self::Database => "database",
             Self::Doctests => "doctests",
             Self::Tests => "tests",
@@ -61,6 +63,7 @@ impl Step {
             Self::Formatting | Self::Clippy | Self::Docs | Self::Policy | Self::Build => {
                 &[Self::Requirements]
             }
+            Self::Up => &[Self::Requirements, Self::Build],
             Self::Database => &[Self::Requirements],
             Self::Doctests => &[Self::Requirements, Self::Database],
             Self::Tests => &[Self::Requirements, Self::Build, Self::Database],
@@ -83,6 +86,8 @@ fn all(steps: &mut Steps, filters: &[OsString]) -> Result<(), Error> {
     steps.step(Step::Docs.name(), check::docs)?;
     steps.step(Step::Policy.name(), || check::policy(false))?;
     steps.step(Step::Build.name(), build)?;
+    // The first command of the README: whoever meets the product meets it there.
+    steps.step(Step::Up.name(), || up::run(&up::Arguments::to_its_end()))?;
     let database = steps.step(Step::Database.name(), PrivateCluster::start)?;
     let environment = match &database {
         Some(database) => database.environment()?.to_vec(),
@@ -138,7 +143,8 @@ mod tests {
 
     #[test]
     fn a_chosen_step_brings_what_it_needs_in_the_right_order() {
-        use Step::{Build, Database, Formatting, Requirements, Tests};
+        use Step::{Build, Database, Formatting, Requirements, Tests, Up};
+        assert_eq!(selected(&[Up]), [Requirements, Build, Up]);
         assert_eq!(selected(&[Tests]), [Requirements, Build, Database, Tests]);
         assert_eq!(
             selected(&[Tests, Formatting]),
