@@ -3,6 +3,7 @@
 //! - [`Server`]: starts `runtara-environment` in a place of its own, kills it, restarts it, and cleans up after it.
 //! - [`http`]: a small blocking HTTP/1.1 client that can also send what no proper client would.
 //! - [`Image`] and the verbs of [`Server`]: register, start, look, wait.
+//! - [`Server::runtara`]: the command line, as a person runs it.
 //! - [`Shared`]: files by which a test and the programs that it starts tell each other how far they are.
 //! - [`processes`]: which processes there are because of a server.
 //!
@@ -11,6 +12,7 @@
 pub mod http;
 pub mod processes;
 
+mod command_line;
 mod database;
 mod place;
 mod postgres;
@@ -19,6 +21,7 @@ mod server;
 mod verbs;
 mod wait;
 
+pub use command_line::Ran;
 pub use database::Store;
 pub use place::Shared;
 pub use postgres::PrivatePostgres;

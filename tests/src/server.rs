@@ -361,6 +361,11 @@ impl Server {
             .insert(name.to_owned(), value.to_owned());
     }
 
+    /// The port of the environment protocol.
+    pub(crate) fn environment_port(&self) -> u16 {
+        self.ports.environment
+    }
+
     /// The address of the environment protocol.
     #[must_use]
     pub fn environment(&self) -> Address {

@@ -9,6 +9,7 @@ mod limits;
 mod nobody_gets_in;
 mod nothing_is_lost;
 mod nothing_twice;
+mod people_and_clients;
 mod processes;
 mod restarts;
 mod sleeps_and_signals;

@@ -1,5 +1,6 @@
 //! The environment protocol, route by route, with good and bad input.
 
+mod bad_input;
 mod lists;
 mod records;
 

@@ -11,7 +11,7 @@ use runtara_store::{
 use serde::Serialize;
 use serde_json::Value;
 
-use super::page::{PageInfo, page_request, time};
+use super::page::{OrderedBy, PageInfo, page_request, time};
 use super::{EnvironmentState, scope};
 use crate::ApiError;
 use crate::extract::{PathId, PathIds, Query, encode};
@@ -58,7 +58,7 @@ pub(super) async fn checkpoints(
         created_after: time(&query, "created_after_ms")?,
         created_before: time(&query, "created_before_ms")?,
     };
-    let request = page_request(&query)?;
+    let request = page_request(&query, OrderedBy::Number)?;
     let scope = scope(&headers, &query)?;
     let page = state
         .control
@@ -168,7 +168,7 @@ pub(super) async fn list(
         root_scopes_only: is_true(&query, "root_scopes_only"),
         ascending: is_ascending(&query),
     };
-    let request = page_request(&query)?;
+    let request = page_request(&query, OrderedBy::Number)?;
     let scope = scope(&headers, &query)?;
     let page = state
         .control
@@ -266,7 +266,7 @@ pub(super) async fn steps(
             .unwrap_or_default(),
         ascending: is_ascending(&query),
     };
-    let request = page_request(&query)?;
+    let request = page_request(&query, OrderedBy::Number)?;
     let scope = scope(&headers, &query)?;
     let page = state
         .control

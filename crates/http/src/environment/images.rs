@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::page::{PageInfo, labels, page_request};
+use super::page::{OrderedBy, PageInfo, labels, page_request};
 use super::{EnvironmentState, scope, tenant_mismatch};
 use crate::ApiError;
 use crate::extract::{PathId, Query, next_part, parse_id, too_large};
@@ -173,7 +173,7 @@ pub(super) async fn list(
         name: query.text("name").map(str::to_owned),
         labels: labels(&query)?,
     };
-    let request = page_request(&query)?;
+    let request = page_request(&query, OrderedBy::Time)?;
     let page = state.control.list_images(&filter, &request).await?;
     Ok(Json(ListAnswer {
         page: PageInfo::new(&page, &request),

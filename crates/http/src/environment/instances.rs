@@ -16,7 +16,7 @@ use runtara_store::{InstanceFilter, InstanceOrder, InstanceSummary, Page};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::page::{PageInfo, labels, page_request, time};
+use super::page::{OrderedBy, PageInfo, labels, page_request, time};
 use super::{EnvironmentState, scope, tenant_mismatch};
 use crate::ApiError;
 use crate::extract::{self, PathId, Query, encode, parse_id};
@@ -297,13 +297,13 @@ pub(super) async fn list(
         finished_before: time(&query, "finished_before_ms")?,
         labels: labels(&query)?,
     };
-    let order = match query.text("order_by") {
-        Some("created_at_asc") => InstanceOrder::CreatedAscending,
-        Some("finished_at_desc") => InstanceOrder::FinishedDescending,
-        Some("finished_at_asc") => InstanceOrder::FinishedAscending,
-        _ => InstanceOrder::CreatedDescending,
+    let (order, by) = match query.text("order_by") {
+        Some("created_at_asc") => (InstanceOrder::CreatedAscending, OrderedBy::Time),
+        Some("finished_at_desc") => (InstanceOrder::FinishedDescending, OrderedBy::End),
+        Some("finished_at_asc") => (InstanceOrder::FinishedAscending, OrderedBy::End),
+        _ => (InstanceOrder::CreatedDescending, OrderedBy::Time),
     };
-    let request = page_request(&query)?;
+    let request = page_request(&query, by)?;
     let page = if impossible {
         Page::empty()
     } else {

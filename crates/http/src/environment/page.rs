@@ -1,14 +1,36 @@
 //! Pages of lists.
 
-use runtara_domain::{Cursor, LabelFilter, Timestamp, limits};
+use runtara_domain::{Cursor, CursorError, LabelFilter, Timestamp, limits};
 use runtara_store::{Page, PageRequest, PageStart};
 use serde::Serialize;
 
 use crate::ApiError;
 use crate::extract::Query;
 
-/// Which page a query asks for.
-pub(super) fn page_request(query: &Query) -> Result<PageRequest, ApiError> {
+/// By what the rows of a list are ordered, and so what its cursors hold.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum OrderedBy {
+    /// By a time that every row has.
+    Time,
+    /// By the time of the end, which not every row has.
+    End,
+    /// By the number that a row has within its instance.
+    Number,
+}
+
+impl OrderedBy {
+    /// Whether a cursor can be of such a list. One of another list would silently give no rows, or the wrong ones.
+    fn gives(self, cursor: &Cursor) -> bool {
+        match self {
+            Self::Time => cursor.value.is_some(),
+            Self::End => true,
+            Self::Number => cursor.value.is_none() && cursor.key.parse::<u64>().is_ok(),
+        }
+    }
+}
+
+/// Which page of a list a query asks for.
+pub(super) fn page_request(query: &Query, order: OrderedBy) -> Result<PageRequest, ApiError> {
     let limit: u64 = query
         .parsed("limit")?
         .unwrap_or(u64::from(limits::PAGE_ROWS_DEFAULT));
@@ -22,10 +44,16 @@ pub(super) fn page_request(query: &Query) -> Result<PageRequest, ApiError> {
                 "cursor and offset are both given; give one of them",
             ));
         }
-        (Some(cursor), None) => PageStart::After(
-            Cursor::decode(cursor)
-                .map_err(|error| ApiError::bad_request("INVALID_CURSOR", error))?,
-        ),
+        (Some(cursor), None) => {
+            let decoded = Cursor::decode(cursor);
+            let cursor = decoded.and_then(|cursor| match order.gives(&cursor) {
+                true => Ok(cursor),
+                false => Err(CursorError),
+            });
+            PageStart::After(
+                cursor.map_err(|error| ApiError::bad_request("INVALID_CURSOR", error))?,
+            )
+        }
         (None, offset) => {
             let offset = offset.unwrap_or(0);
             if i64::try_from(offset).is_err() {
