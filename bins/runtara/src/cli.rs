@@ -248,6 +248,63 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_tells_every_setting_and_exit_status() {
+        let readme: Vec<_> = include_str!("../../../README.md")
+            .split_whitespace()
+            .collect();
+        let readme = readme.join(" ");
+        let mut wanted = vec![
+            "RUNTARA_CONNECT_TIMEOUT_MS".to_owned(),
+            "RUNTARA_REQUEST_TIMEOUT_MS".to_owned(),
+        ];
+        for argument in Cli::command().get_arguments() {
+            let variable = argument.get_env();
+            wanted.extend(variable.map(|name| name.to_string_lossy().into_owned()));
+            wanted.extend(argument.get_long().map(|name| format!("`--{name}`")));
+        }
+        let statuses = EXIT_STATUS.trim_end_matches('.').split(", ");
+        wanted.extend(statuses.map(str::to_owned));
+        wanted.retain(|text| text != "`--help`" && text != "`--version`");
+        assert!(wanted.len() > 12, "{wanted:?}");
+        for text in wanted {
+            assert!(readme.contains(&text), "the README does not say {text:?}");
+        }
+    }
+
+    /// Splits a line as a shell does where nothing but single quotes is special.
+    fn words(line: &str) -> Vec<String> {
+        let mut words = vec![String::new()];
+        let mut is_quoted = false;
+        for letter in line.chars() {
+            match letter {
+                '\'' => is_quoted = !is_quoted,
+                ' ' if !is_quoted => words.push(String::new()),
+                other => words.last_mut().unwrap().push(other),
+            }
+        }
+        words.retain(|word| !word.is_empty());
+        words
+    }
+
+    #[test]
+    fn what_the_documentation_shows_can_be_typed() {
+        let readme = include_str!("../../../README.md")
+            .lines()
+            .flat_map(|line| line.split(" #").next().unwrap_or_default().split("; "))
+            .filter(|command| command.starts_with("runtara "));
+        let sdk = include_str!("../../../crates/sdk/src/lib.rs")
+            .split('`')
+            .filter(|text| text.starts_with("runtara "));
+        let commands: Vec<_> = readme.chain(sdk).collect();
+        assert!(commands.len() > 10, "{commands:?}");
+        for command in commands {
+            if let Err(error) = Cli::try_parse_from(words(command)) {
+                panic!("{command}: {error}");
+            }
+        }
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused() {
         for line in [
             "runtara",

@@ -187,6 +187,16 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_tells_every_variable_of_a_program() {
+        let readme = include_str!("../../../README.md");
+        let variables = IDENTITY.iter().chain(&["RUNTARA_REQUEST_TIMEOUT_MS"]);
+        for name in variables {
+            let told = format!("`{name}`");
+            assert!(readme.contains(&told), "the README does not say {told}");
+        }
+    }
+
+    #[test]
     fn names_that_are_none_are_forbidden() {
         for name in [
             "",

@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 
 use crate::fake::{Fake, Reply};
-use crate::run;
+use crate::{run, shapes};
 
 fn status(word: &str) -> Value {
-    json!({"found": true, "instance_id": "o-1", "status": word, "error": "no stock"})
+    shapes::status(word, &json!({"error": "no stock"}))
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ mod fake;
 
 mod exit_status;
 mod output;
+mod shapes;
 mod waiting;
 
 use std::process::Stdio;

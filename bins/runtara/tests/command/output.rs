@@ -6,26 +6,8 @@ use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 
 use crate::fake::{Asked, Fake, Reply};
+use crate::shapes::{image, list, readiness, summary};
 use crate::{command, finish, run, run_with_input};
-
-// All of these have the shapes that the server of this repository answers with.
-
-fn summary(id: &str, status: &str) -> Value {
-    json!({"instance_id": id, "tenant_id": "acme", "status": status, "status_reason": null, "created_at_ms": 0,
-           "has_error": false, "image_id": "4f3c", "image_name": "orders", "labels": {}})
-}
-
-fn image() -> Value {
-    json!({"image_id": "4f3c", "tenant_id": "acme", "name": "orders", "runner_type": "native", "created_at_ms": 0,
-           "sha256": "6f52", "size_bytes": 36, "labels": {}, "current": true})
-}
-
-/// A list under its name, with what stands beside every list.
-fn list(name: &str, rows: &[Value], total: u64, next_cursor: Option<&str>) -> Reply {
-    let mut answer = json!({"total_count": total, "total_is_exact": true, "next_cursor": next_cursor, "limit": 100, "offset": 0});
-    answer[name] = rows.into();
-    Reply::json(200, &answer)
-}
 
 /// Two pages of instances.
 fn pages(asked: &Asked) -> Reply {
@@ -299,15 +281,6 @@ async fn events_and_checkpoints_are_printed_oldest_first_and_newest_first() {
     );
     let ran = run(&fake.url(), &["checkpoints", "o", "charge"]).await;
     assert_eq!(ran.stdout, "{\n  \"a\": 1\n}\n");
-}
-
-/// As the server of this repository says it.
-fn readiness(is_ready: bool) -> Value {
-    let not_built = "this build has no runner of this kind";
-    json!({
-        "active_instances": 0, "database": is_ready, "ready": is_ready, "version": "0.1.0",
-        "runners": {"native": true, "oci": not_built, "wasm": not_built}
-    })
 }
 
 /// What the doctor found: name, result and advice of each check.

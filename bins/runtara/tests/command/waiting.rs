@@ -8,18 +8,10 @@ use tokio::process::Child;
 use tokio::time::Instant;
 
 use crate::fake::{Fake, Reply};
-use crate::{DEADLINE, command, finish, run};
+use crate::{DEADLINE, command, finish, run, shapes};
 
-/// As the server of this repository says it.
 fn status(word: &str, more: &Value) -> Reply {
-    let mut told = json!({
-        "found": true, "instance_id": "o-1", "tenant_id": "acme", "status": word, "status_reason": null, "image_id": "4f3c",
-        "image_name": "orders", "created_at_ms": 0, "input": "e30=", "retry_count": 0, "max_retries": 2, "run_number": 1,
-        "labels": {}
-    });
-    let fields = told.as_object_mut().expect("an object");
-    fields.extend(more.as_object().cloned().unwrap_or_default());
-    Reply::json(200, &told)
+    Reply::json(200, &shapes::status(word, more))
 }
 
 /// Waits until the server has been asked something that contains `text`.
