@@ -171,18 +171,24 @@ pub enum Verdict {
 ///
 /// | | the run never spoke | the run spoke and left without its word |
 /// |---|---|---|
+/// | ended by the host, as the server goes away | interrupted, whatever its code | the same |
 /// | code 0 | completed | crash: it may hide a lost `completed` |
 /// | other code | failed at once; a crash if the start gave `max_attempts` | crash |
 /// | signal, out of memory | crash | crash |
 /// | running time over | failed, `timeout` | failed, `timeout` |
-/// | through our fault, lost, ended by the host | interrupted | interrupted |
+/// | through our fault, lost | interrupted | interrupted |
 ///
 /// A cancel that waits turns everything but the completion into `cancelled`; a pause that waits turns a relaunch into a
 /// suspension. Published programs leave with code 1 after either was shown to them.
 #[must_use]
 pub fn judge(exit: &RunExit, facts: &ExitFacts) -> Verdict {
-    if exit.cause == ExitCause::Code(0) && !facts.spoke && exit.ended_by != Some(EndedBy::Deadline)
-    {
+    // A program that is told to leave may well leave with 0, and has not done its work for that. A stop is another matter: what a
+    // program completes within its grace is complete.
+    let was_driven_out = matches!(
+        exit.ended_by,
+        Some(EndedBy::Deadline | EndedBy::Host | EndedBy::Leaving)
+    );
+    if exit.cause == ExitCause::Code(0) && !facts.spoke && !was_driven_out {
         return Verdict::Complete;
     }
     if facts.cancel_pending {
@@ -263,6 +269,35 @@ mod tests {
         for (exit, facts, expected) in cases {
             assert_eq!(judge(&exit, &facts), expected, "{exit:?} {facts:?}");
         }
+    }
+
+    #[test]
+    fn an_end_that_the_host_caused_counts_for_nothing() {
+        let spoke = ExitFacts {
+            spoke: true,
+            ..ExitFacts::default()
+        };
+        for cause in [
+            ExitCause::Code(0),
+            ExitCause::Code(1),
+            ExitCause::Signal(15),
+        ] {
+            for by in [EndedBy::Host, EndedBy::Leaving] {
+                let ended = RunExit {
+                    ended_by: Some(by),
+                    ..exit(cause.clone())
+                };
+                for facts in [ExitFacts::default(), spoke] {
+                    assert_eq!(judge(&ended, &facts), Verdict::Interrupt, "{ended:?}");
+                }
+            }
+        }
+        let stopped = RunExit {
+            ended_by: Some(EndedBy::Stop),
+            ..exit(ExitCause::Code(0))
+        };
+        let verdict = judge(&stopped, &ExitFacts::default());
+        assert_eq!(verdict, Verdict::Complete, "within its grace");
     }
 
     #[test]

@@ -15,8 +15,6 @@ use crate::live::Live;
 
 /// How long the open calls of a run that has exited may take to be answered.
 const LAST_CALLS: Duration = Duration::from_secs(10);
-/// How long runs have to leave that the server cannot leave running.
-const HOST_GRACE: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// When to look again at a row that could not be read.
@@ -118,7 +116,8 @@ async fn wait(shared: &Shared, live: &Live, run: &dyn Run) -> Option<RunExit> {
         tokio::select! {
             () = shared.ending.cancelled(), if !is_ending => {
                 is_ending = true;
-                minder.terminate(HOST_GRACE, EndedBy::Host).await;
+                // At once: a program that was asked could report a failure that is not its own.
+                minder.terminate(Duration::ZERO, EndedBy::Host).await;
             }
             exit = &mut exit => return match exit {
                 Ok(exit) => Some(exit),

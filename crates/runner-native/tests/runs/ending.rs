@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use runtara_domain::{EndedBy, ExitCause};
 use runtara_runner::Runner as _;
 
-use crate::stage::{PATIENCE, Stage, is_alive, until};
+use crate::stage::{PATIENCE, Stage, in_lock, is_alive, kill, until};
 
 const LONG: Duration = PATIENCE;
 
@@ -66,6 +67,27 @@ pub(crate) async fn termination_without_grace_kills_at_once() {
     assert_eq!(
         (exit.cause, exit.ended_by),
         (ExitCause::Signal(9), Some(EndedBy::Leaving))
+    );
+    assert!(!stage.work(run.key()).join("asked").exists());
+}
+
+pub(crate) async fn a_machine_that_goes_down_asks_no_program() {
+    let stage = Stage::new().await;
+    let run = stage
+        .launch("trap 'echo asked > asked; exit 0' TERM; echo here > here; while :; do sleep 0.01; done")
+        .await;
+    stage.written(run.key(), "here").await;
+    let mut shim = None;
+    until("the shim says who it is", || {
+        shim = in_lock(&stage, run.key(), "pid");
+        shim.is_some()
+    })
+    .await;
+    kill(&shim.unwrap(), Signal::SIGTERM);
+    let exit = run.wait().await.unwrap();
+    assert_eq!(
+        (exit.cause, exit.ended_by),
+        (ExitCause::Signal(9), Some(EndedBy::Host))
     );
     assert!(!stage.work(run.key()).join("asked").exists());
 }

@@ -56,6 +56,7 @@ fn main() {
             slept_time_moves_the_deadline,
             termination_asks_first_and_kills_later,
             termination_without_grace_kills_at_once,
+            a_machine_that_goes_down_asks_no_program,
             a_program_that_ignores_the_request_is_killed_after_its_grace,
             a_program_may_leave_in_order_within_its_grace,
             a_shorter_grace_wins,

@@ -86,6 +86,8 @@ struct Parent<'a> {
 struct Ending {
     by: EndedBy,
     kill_at: Instant,
+    /// Whether its processes were asked to leave, so that they may have left because of it.
+    asked: bool,
 }
 
 impl<'a> Parent<'a> {
@@ -192,7 +194,8 @@ impl<'a> Parent<'a> {
     /// Begins to end the run, or shortens the grace it was given.
     fn end(&mut self, request: Request) {
         let kill_at = after(Instant::now(), request.grace);
-        let is_first = self.ending.is_none();
+        let asks = self.ending.is_none() && !request.grace.is_zero();
+        let asked = asks || self.ending.as_ref().is_some_and(|ending| ending.asked);
         if self
             .ending
             .as_ref()
@@ -203,8 +206,9 @@ impl<'a> Parent<'a> {
         self.ending = Some(Ending {
             by: request.ended_by,
             kill_at,
+            asked,
         });
-        if is_first && !request.grace.is_zero() {
+        if asks {
             self.signal_all(libc::SIGTERM);
             // A stopped process acts on a signal when it goes on.
             self.signal_all(libc::SIGCONT);
@@ -219,6 +223,7 @@ impl<'a> Parent<'a> {
                 self.ending = Some(Ending {
                     by: EndedBy::Deadline,
                     kill_at: now,
+                    asked: false,
                 });
             }
         }
@@ -295,10 +300,16 @@ impl<'a> Parent<'a> {
                 Some(Ended::Signal(signal)) => ExitCause::Signal(signal),
                 None => ExitCause::Lost,
             },
-            ended_by: self.ending.as_ref().map(|ending| ending.by),
+            ended_by: self.ended_by(ended),
             limits_met,
             usage: self.usage(),
         }
+    }
+
+    /// What had a hand in the end. A program that was to be killed and left with 0 was faster: nobody has ended it.
+    fn ended_by(&self, ended: Option<Ended>) -> Option<EndedBy> {
+        let ending = self.ending.as_ref()?;
+        (ending.asked || ended != Some(Ended::Code(0))).then_some(ending.by)
     }
 
     /// What all processes used that were waited for, by us or by each other (getrusage(2)). The memory is that of the

@@ -8,9 +8,6 @@ use runtara_domain::EndedBy;
 /// (signal(7)); the first few belong to the C library.
 pub(crate) const REQUEST_SIGNAL: i32 = 40;
 
-/// How long a program has that is asked to leave by a plain SIGTERM to its shim, as a machine that goes down sends it.
-const FOREIGN_GRACE: Duration = Duration::from_secs(5);
-
 /// The bits of the grace period: milliseconds up to 69 minutes.
 const GRACE_BITS: u32 = 22;
 const GRACE_MAX: u32 = (1 << GRACE_BITS) - 1;
@@ -31,9 +28,10 @@ const CODES: [EndedBy; 5] = [
 ];
 
 impl Request {
-    /// What a plain SIGTERM means.
+    /// What a plain SIGTERM means, as a machine that goes down sends it. The program is not asked: it could report a failure that is
+    /// not its own.
     pub(crate) const FOREIGN: Self = Self {
-        grace: FOREIGN_GRACE,
+        grace: Duration::ZERO,
         ended_by: EndedBy::Host,
     };
 
