@@ -77,16 +77,6 @@ impl DataDir {
         })
     }
 
-    /// Notes the address that programs are given to reach the core, and says whether it is another than before.
-    pub(crate) fn core_addr_changed(&self, address: &str) -> Result<bool, Error> {
-        let before = self.kept("core-address", || address.to_owned())?;
-        let changed = before.trim() != address;
-        if changed {
-            self.write("core-address", address)?;
-        }
-        Ok(changed)
-    }
-
     fn kept(&self, name: &str, make: impl FnOnce() -> String) -> Result<String, Error> {
         match std::fs::read_to_string(self.path.join(name)) {
             Ok(text) if !text.trim().is_empty() => Ok(text),
@@ -141,14 +131,5 @@ mod tests {
         assert_eq!(second.node().unwrap(), node);
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
-    }
-
-    #[test]
-    fn another_core_address_is_noticed_once() {
-        let place = tempfile::tempdir().unwrap();
-        let directory = DataDir::open(place.path()).unwrap();
-        assert!(!directory.core_addr_changed("127.0.0.1:1").unwrap());
-        assert!(directory.core_addr_changed("127.0.0.1:2").unwrap());
-        assert!(!directory.core_addr_changed("127.0.0.1:2").unwrap());
     }
 }

@@ -103,8 +103,8 @@ impl EnvironmentRuntime {
                 node: data_dir.node()?,
                 node_name: config.node_name.clone(),
                 data_dir: data_dir.path().to_owned(),
-                relaunch_adopted: data_dir.core_addr_changed(&core_addr)?,
                 core_addr: core_addr.clone(),
+                other_core_addrs: sockets.other_core_addrs(),
                 passed_env: config.passed_env.clone(),
                 capacity: config.max_runs,
                 lease: LEASE,
@@ -225,6 +225,13 @@ impl Sockets {
                     source,
                 }),
         }
+    }
+
+    /// Further addresses at which programs that were launched under other settings find the core.
+    fn other_core_addrs(&self) -> Vec<String> {
+        let second = self.second_core.as_ref();
+        let address = second.and_then(|listener| listener.local_addr().ok());
+        address.iter().map(ToString::to_string).collect()
     }
 
     fn serve(self, config: &Config, core: CoreState, environment: EnvironmentState) -> Servers {

@@ -22,7 +22,12 @@ pub(crate) struct Places {
     pub(crate) program: PathBuf,
     /// The program's user, if it is not the server's.
     pub(crate) user: Option<(u32, u32)>,
+    /// Where the program was told that the core listens, if that is known.
+    pub(crate) core_addr: Option<String>,
 }
+
+/// The variable by which a program is told where the core listens.
+const CORE_ADDR: &str = "RUNTARA_SERVER_ADDR=";
 
 impl Places {
     pub(crate) fn of(config: &NativeConfig, key: &RunKey) -> Self {
@@ -39,6 +44,7 @@ impl Places {
             directory,
             program,
             user: config.user,
+            core_addr: None,
         }
     }
 
@@ -47,6 +53,9 @@ impl Places {
         let mut places = Self::of(config, key);
         if let Some(program) = shim::read_program(&places.directory)? {
             places.user = program.user;
+            let mut variables = program.env.iter();
+            let addr = variables.find_map(|variable| variable.strip_prefix(CORE_ADDR));
+            places.core_addr = addr.map(ToOwned::to_owned);
             if let Some(parent) = program.work.parent() {
                 places.program = parent.to_owned();
             }

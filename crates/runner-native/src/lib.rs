@@ -97,7 +97,8 @@ impl Runner for NativeRunner {
             reason,
         };
         let config = Arc::clone(&self.config);
-        let places = Places::of(&config, &spec.key);
+        let mut places = Places::of(&config, &spec.key);
+        places.core_addr = Some(spec.core_addr.clone());
         let made = {
             let places = places.clone();
             blocking(move || files::make(&config, &places, &spec)).await

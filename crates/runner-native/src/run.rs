@@ -114,6 +114,10 @@ impl Run for NativeRun {
         &self.places.key
     }
 
+    fn core_addr(&self) -> Option<&str> {
+        self.places.core_addr.as_deref()
+    }
+
     async fn wait(&self) -> Result<RunExit, RunnerError> {
         let exit = self.exit.get_or_try_init(|| self.settle()).await;
         exit.cloned()

@@ -212,6 +212,9 @@ pub trait Run: Send + Sync {
     /// Which run it is.
     fn key(&self) -> &RunKey;
 
+    /// Where its program was told that the core listens, as `host:port`; `None` if it reaches the core without an address.
+    fn core_addr(&self) -> Option<&str>;
+
     /// Waits until no process of the run is left and says how it ended. Every caller gets the same answer. Dropping the
     /// future loses nothing.
     ///

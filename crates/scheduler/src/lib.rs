@@ -53,8 +53,8 @@ pub struct SchedulerConfig {
     pub capacity: usize,
     /// How long the node's lease lasts. It is renewed three times as often.
     pub lease: Duration,
-    /// Whether runs of an earlier process know an address that is no longer served, and are to be launched anew.
-    pub relaunch_adopted: bool,
+    /// Further addresses at which this core answers. A run of an earlier process that was told none of them is launched anew.
+    pub other_core_addrs: Vec<String>,
 }
 
 /// The parts of a server that the scheduler works with.

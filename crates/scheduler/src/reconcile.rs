@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use runtara_domain::{EndedBy, RunExit};
-use runtara_runner::{Adoption, RunKey};
+use runtara_runner::{Adoption, Run, RunKey, RunnerError};
 use runtara_store::{LiveRun, StoreResult};
 use tokio::time::sleep;
 use tracing::{Instrument as _, info, info_span, warn};
@@ -110,34 +110,53 @@ fn adopt(shared: &Arc<Shared>, row: LiveRun) -> bool {
 }
 
 async fn mind_adopted(shared: Arc<Shared>, live: Arc<Live>, row: LiveRun) {
-    let exit = match shared.runners.get(&row.kind) {
-        None => RunExit::lost(),
-        Some(runner) => match runner.adopt(&live.key).await {
-            Ok(Adoption::Alive(run)) => {
-                info!("adopted");
-                let run = live.set_run(run);
-                if shared.config.relaunch_adopted
-                    && let Err(error) = run.terminate(Duration::ZERO, EndedBy::Host).await
-                {
-                    warn!(%error, "a run that knows an old address could not be ended");
-                }
-                return supervise::mind(&shared, &live, row.kind).await;
+    let Some(runner) = shared.runners.get(&row.kind) else {
+        // Its processes may well live, and only a runner of its kind can tell.
+        warn!(kind = %row.kind, "a run was left alone: this server has no runner of its kind");
+        return leave_alone(&shared, &live);
+    };
+    let exit = match runner.adopt(&live.key).await {
+        Ok(Adoption::Alive(run)) => {
+            if let Err(error) = end_if_unreached(&shared, run.as_ref()).await {
+                warn!(%error, "a run that knows an old address could not be ended");
+                return leave_alone(&shared, &live);
             }
-            Ok(Adoption::Exited(exit)) => exit,
-            Ok(Adoption::Gone) => RunExit::lost(),
-            Err(error) => {
-                // Nothing may be concluded. The row stays as it is, and the next comparison asks again.
-                warn!(%error, "what became of a run could not be told");
-                shared.live.remove(&live.key);
-                shared.tracker.forget(live.token);
-                return;
-            }
-        },
+            info!("adopted");
+            live.set_run(run);
+            return supervise::mind(&shared, &live, row.kind).await;
+        }
+        Ok(Adoption::Exited(exit)) => exit,
+        Ok(Adoption::Gone) => RunExit::lost(),
+        Err(error) => {
+            warn!(%error, "what became of a run could not be told");
+            return leave_alone(&shared, &live);
+        }
     };
     supervise::record(&shared, &live, exit).await;
-    if let Some(runner) = shared.runners.get(&row.kind)
-        && let Err(error) = runner.clean(&live.key, true).await
-    {
+    if let Err(error) = runner.clean(&live.key, true).await {
         warn!(%error, "what a run has left could not be removed");
+    }
+}
+
+/// Concludes nothing of a run. Its row stays as it is, and the next comparison asks again.
+fn leave_alone(shared: &Shared, live: &Live) {
+    shared.live.remove(&live.key);
+    shared.tracker.forget(live.token);
+}
+
+/// Ends a run whose program calls an address at which nobody answers any more.
+async fn end_if_unreached(shared: &Shared, run: &dyn Run) -> Result<(), RunnerError> {
+    let config = &shared.config;
+    match run.core_addr() {
+        Some(addr)
+            if addr != config.core_addr && !config.other_core_addrs.iter().any(|it| it == addr) =>
+        {
+            info!(
+                addr,
+                "a run was ended: it knows an address that is no longer served"
+            );
+            run.terminate(Duration::ZERO, EndedBy::Host).await
+        }
+        _ => Ok(()),
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
-use runtara_tests::{Server, Store, base64, eventually, on_both_stores, processes};
+use runtara_tests::{Server, Store, base64, eventually, free_ports, on_both_stores, processes};
 use serde_json::json;
 
 on_both_stores!(
@@ -27,6 +27,7 @@ on_both_stores!(
     what_was_due_while_no_server_lived_runs_at_its_start,
     a_stop_reaches_a_run_that_was_found_again,
     a_server_that_dies_between_claim_and_launch_loses_nothing,
+    a_run_that_knows_an_old_address_is_launched_anew,
 );
 
 fn a_killed_server_finds_its_runs_again(store: Store) {
@@ -360,6 +361,34 @@ fn a_stop_reaches_a_run_that_was_found_again(store: Store) {
     let run = server.instance(&id);
     assert_eq!(run.stop(1)["status"], "cancelled");
     assert!(!processes::lives(process.pid));
+}
+
+fn a_run_that_knows_an_old_address_is_launched_anew(store: Store) {
+    let mut server = Server::start(store);
+    let go = server.shared().path("go");
+    let script = format!("while [ ! -e {go} ]; do sleep 0.05; done; echo $RUNTARA_RUN_NUMBER");
+    let image = server.shell(&script);
+    let old = server.launch(&image, &json!({})).id;
+    let first = server.instance(&old).wait_for_process();
+    server.kill_9();
+    let [port] = free_ports();
+    let elsewhere = format!("127.0.0.1:{port}");
+    server.set_variable("RUNTARA_CORE_ADDR", &elsewhere);
+    server.start_again();
+    let run = server.instance(&old);
+    run.wait_until("its second run", |found| found["run_number"] == 2);
+    assert!(!processes::lives(first.pid));
+    let second = run.wait_for_process();
+    assert_eq!(second.variable("RUNTARA_SERVER_ADDR"), Some(elsewhere));
+    let new = server.launch(&image, &json!({})).id;
+    let third = server.instance(&new).wait_for_process();
+    // Those that know the address stay, whatever the servers before were told.
+    server.kill_9_and_restart();
+    server.shared().touch("go");
+    assert_eq!(server.instance(&old).output(), 2);
+    assert_eq!(server.instance(&new).output(), 1);
+    assert!(!processes::lives(second.pid) && !processes::lives(third.pid));
+    assert_eq!(server.instance(&old).status()["retry_count"], 0);
 }
 
 /// The only file below a directory.

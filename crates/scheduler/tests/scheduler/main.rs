@@ -120,6 +120,39 @@ async fn the_next_scheduler_adopts_what_lives_and_records_what_ended() {
 }
 
 #[tokio::test]
+async fn only_a_run_that_knows_no_served_address_is_launched_anew() {
+    let world = World::new().await;
+    let first = world.scheduler_at("127.0.0.1:2", 10);
+    let old = world.start("old").await;
+    world.runner.launched(1).await;
+    first.shutdown(soon()).await;
+    let second = world.scheduler_at("127.0.0.1:3", 10);
+    let further = world.start("further").await;
+    // The one of the first address is launched again.
+    world.runner.launched(3).await;
+    second.shutdown(soon()).await;
+
+    let third = world.scheduler_at("127.0.0.1:2", 10);
+    let new = world.start("new").await;
+    world.runner.launched(4).await;
+    world
+        .until(&new, |found| found.state.run_number.0 == 1)
+        .await;
+    for (id, run_number) in [(&old, 2), (&further, 1), (&new, 1)] {
+        let state = world.instance(id).await.state;
+        assert_eq!(state.run_number.0, run_number, "{state:?}");
+        assert_eq!(state.attempts.crash_count, 0);
+        let run = world.run_of(id).await;
+        run.ends(ExitCause::Code(0));
+        world
+            .until(id, |found| found.state.status == Status::Completed)
+            .await;
+    }
+    third.end_runs();
+    third.shutdown(soon()).await;
+}
+
+#[tokio::test]
 async fn a_stop_reaches_the_process() {
     let world = World::new().await;
     let scheduler = world.scheduler(10);

@@ -26,6 +26,7 @@ use tokio::time::timeout;
 /// A run that ends when the test, or the scheduler, says so.
 pub(crate) struct FakeRun {
     pub(crate) key: RunKey,
+    core_addr: String,
     exit: watch::Sender<Option<RunExit>>,
     stubborn: bool,
 }
@@ -49,6 +50,10 @@ pub(crate) fn exit(cause: ExitCause, ended_by: Option<EndedBy>) -> RunExit {
 impl Run for FakeRun {
     fn key(&self) -> &RunKey {
         &self.key
+    }
+
+    fn core_addr(&self) -> Option<&str> {
+        Some(&self.core_addr)
     }
 
     async fn wait(&self) -> Result<RunExit, RunnerError> {
@@ -129,6 +134,7 @@ impl Runner for FakeRunner {
     async fn launch(&self, spec: LaunchSpec) -> Result<Arc<dyn Run>, LaunchError> {
         let run = Arc::new(FakeRun {
             key: spec.key.clone(),
+            core_addr: spec.core_addr,
             exit: watch::Sender::new(None),
             stubborn: self.stubborn.load(Ordering::SeqCst),
         });
@@ -226,15 +232,20 @@ impl World {
     }
 
     pub(crate) fn scheduler(&self, capacity: usize) -> Scheduler {
+        self.scheduler_at("127.0.0.1:1", capacity)
+    }
+
+    /// One whose runs are told this address of the core.
+    pub(crate) fn scheduler_at(&self, core_addr: &str, capacity: usize) -> Scheduler {
         let config = SchedulerConfig {
             node: self.node,
             node_name: "here".to_owned(),
             data_dir: self.directory.path().to_owned(),
-            core_addr: "127.0.0.1:1".to_owned(),
+            core_addr: core_addr.to_owned(),
             passed_env: Default::default(),
             capacity,
             lease: Duration::from_secs(15),
-            relaunch_adopted: false,
+            other_core_addrs: vec!["127.0.0.1:3".to_owned()],
         };
         let parts = SchedulerParts {
             store: Arc::clone(&self.store),
