@@ -104,19 +104,6 @@ impl Setup {
         panic!("the server found no free ports");
     }
 
-    /// Starts the server and waits until it is alive, whether or not it can run anything.
-    ///
-    /// # Panics
-    /// If it leaves.
-    #[must_use]
-    pub fn start_without_runners(self) -> Server {
-        let mut server = Server::new(self);
-        server.spawn();
-        let answer = server.wait_until("/health");
-        answer.unwrap_or_else(|status| panic!("the server left at its start ({status})"));
-        server
-    }
-
     /// Starts the server, waits until it leaves by itself, and gives how it did and what it wrote.
     ///
     /// # Panics
@@ -264,16 +251,12 @@ impl Server {
     }
 
     fn wait_until_ready(&mut self) -> Result<(), ExitStatus> {
-        self.wait_until("/ready")
-    }
-
-    fn wait_until(&mut self, path: &str) -> Result<(), ExitStatus> {
         let end = Instant::now() + START_LIMIT;
         loop {
             if let Some(status) = self.exited() {
                 return Err(status);
             }
-            let ready = http::exchange(&self.environment(), &Request::get(path));
+            let ready = http::exchange(&self.environment(), &Request::get("/ready"));
             if ready.is_ok_and(|answer| answer.status == 200) {
                 return Ok(());
             }
@@ -346,6 +329,11 @@ impl Server {
         if let Err(status) = self.wait_until_ready() {
             panic!("the server left at its restart ({status})");
         }
+    }
+
+    /// Leaves out a variable at the next start.
+    pub fn unset_variable(&mut self, name: &str) {
+        self.setup.variables.remove(name);
     }
 
     /// Kills the server with SIGKILL and starts it again.

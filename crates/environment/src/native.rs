@@ -13,50 +13,47 @@ use tracing::warn;
 use crate::config::{Config, Mode, Problem};
 use crate::{Error, native_user};
 
-/// The runners that can work here, and what each kind says of itself.
+/// The runners of this server, and what each kind says of itself.
 pub(crate) struct Runners {
-    pub(crate) ready: Vec<Arc<dyn Runner>>,
+    /// All of them: also one that launches nothing here minds what a server before this one has launched.
+    pub(crate) all: Vec<Arc<dyn Runner>>,
+    /// The kinds that can be launched.
+    pub(crate) kinds: Vec<RunnerKind>,
     pub(crate) report: Vec<(String, bool, String)>,
 }
 
 /// Sets up the runners of this build.
 pub(crate) async fn runners(config: &Config, data_dir: &Path) -> Result<Runners, Error> {
     let mut runners = Runners {
-        ready: Vec::new(),
+        all: Vec::new(),
+        kinds: Vec::new(),
         report: Vec::new(),
     };
     for kind in [RunnerKind::Oci, RunnerKind::Wasm] {
         let text = "this build has no runner of this kind".to_owned();
         runners.report.push((kind.to_string(), false, text));
     }
-    let native = RunnerKind::Native.to_string();
-    match user(config)? {
-        Programs::Refused(reason) => {
-            warn!(reason, "native images are refused");
-            runners.report.push((native, false, reason));
+    let runner = native_runner(config, data_dir, user(config)?).await?;
+    let (ready, text) = match runner.readiness().await {
+        Readiness::Ready(text) => (true, text),
+        Readiness::Unfit(text) => {
+            warn!(reason = text, "native images are refused");
+            (false, text)
         }
-        Programs::Run { user } => {
-            let runner = native_runner(config, data_dir, user).await?;
-            let (ready, text) = match runner.readiness().await {
-                Readiness::Ready(text) => (true, text),
-                Readiness::Unfit(text) => {
-                    warn!(reason = text, "native images are refused");
-                    (false, text)
-                }
-            };
-            runners.report.push((native, ready, text));
-            if ready {
-                runners.ready.push(Arc::new(runner));
-            }
-        }
+    };
+    if ready {
+        runners.kinds.push(runner.kind());
     }
+    let kind = runner.kind().to_string();
+    runners.report.push((kind, ready, text));
+    runners.all.push(Arc::new(runner));
     Ok(runners)
 }
 
 async fn native_runner(
     config: &Config,
     data_dir: &Path,
-    user: Option<(u32, u32)>,
+    programs: Programs,
 ) -> Result<NativeRunner, Error> {
     let launcher = Launcher::start(ShimProgram::ThisProgram)
         .await
@@ -65,7 +62,10 @@ async fn native_runner(
             source: error.into(),
         })?;
     let mut native = NativeConfig::new(data_dir);
-    native.user = user;
+    match programs {
+        Programs::Run { user } => native.user = user,
+        Programs::Refused(reason) => native.refusal = Some(reason),
+    }
     native.limits = ProcessLimits {
         open_files: config.native_open_files,
         processes: config.native_processes,

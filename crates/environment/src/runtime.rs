@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use runtara_control::{Control, ControlConfig};
 use runtara_core::{Core, CoreConfig};
-use runtara_domain::RunnerKind;
 use runtara_http::HostPolicy;
 use runtara_http::core::{CoreState, Tokenless};
 use runtara_http::environment::EnvironmentState;
@@ -97,13 +96,13 @@ impl EnvironmentRuntime {
                 ..CoreConfig::default()
             },
         ));
-        let kinds: Vec<RunnerKind> = native.ready.iter().map(|runner| runner.kind()).collect();
         let scheduler = Scheduler::new(
             SchedulerConfig {
                 node: data_dir.node()?,
                 node_name: config.node_name.clone(),
                 data_dir: data_dir.path().to_owned(),
                 core_addr: core_addr.clone(),
+                kinds: native.kinds.clone(),
                 other_core_addrs: sockets.other_core_addrs(),
                 passed_env: config.passed_env.clone(),
                 capacity: config.max_runs,
@@ -111,7 +110,7 @@ impl EnvironmentRuntime {
             },
             SchedulerParts {
                 store: Arc::clone(&store),
-                runners: native.ready,
+                runners: native.all,
                 blobs: blobs.clone(),
                 tracker: tracker.clone(),
             },
@@ -120,7 +119,7 @@ impl EnvironmentRuntime {
             Arc::clone(&store),
             blobs,
             ControlConfig {
-                kinds,
+                kinds: native.kinds,
                 native_for_oci: config.native_for_oci,
                 data_dir: data_dir.path().to_owned(),
             },

@@ -13,6 +13,8 @@ pub struct NativeConfig {
     pub data_dir: PathBuf,
     /// User and group that programs run as; the server's own if there is none. Only a server that is root can change to another.
     pub user: Option<(u32, u32)>,
+    /// Why this server launches no programs, if it does not. It still minds those that a server before it has launched.
+    pub refusal: Option<String>,
     /// Where programs of another user have their work directories and input: outside of the data directory, which is closed
     /// to them. `<data directory>-work` unless set.
     pub work_root: PathBuf,
@@ -38,6 +40,7 @@ impl NativeConfig {
         Self {
             data_dir,
             user: None,
+            refusal: None,
             work_root: work_root.into(),
             limits: ProcessLimits::default(),
             oom_score_adj: None,
@@ -46,8 +49,11 @@ impl NativeConfig {
         }
     }
 
-    /// What stands in the way of running anything with these settings.
+    /// What stands in the way of launching anything with these settings.
     pub(crate) fn obstacle(&self) -> Option<String> {
+        if let Some(refusal) = &self.refusal {
+            return Some(refusal.clone());
+        }
         if self.data_dir.to_str().is_none() || self.work_root.to_str().is_none() {
             return Some(format!(
                 "the data directory '{}' is not UTF-8, and programs are told their paths as text; use another",

@@ -96,6 +96,9 @@ impl Runner for NativeRunner {
             permanent: false,
             reason,
         };
+        if let Some(refusal) = &self.config.refusal {
+            return Err(refused(refusal.clone()));
+        }
         let config = Arc::clone(&self.config);
         let mut places = Places::of(&config, &spec.key);
         places.core_addr = Some(spec.core_addr.clone());

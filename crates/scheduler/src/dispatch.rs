@@ -124,7 +124,7 @@ async fn claim(
         .collect();
     let claim = Claim {
         node: shared.config.node,
-        kinds: shared.kinds.clone(),
+        kinds: shared.config.kinds.clone(),
         tokens: tokens.keys().copied().collect(),
         without_tenants,
     };
@@ -155,7 +155,7 @@ fn begin(shared: &Arc<Shared>, claimed: ClaimedRun, token: RunToken) {
 }
 
 async fn until_next_due(shared: &Shared) -> Duration {
-    match shared.store.next_due(&shared.kinds).await {
+    match shared.store.next_due(&shared.config.kinds).await {
         Ok(next) => next
             .in_ms
             .map_or(SLOW_LOOK, |ms| Duration::from_millis(ms).min(SLOW_LOOK)),

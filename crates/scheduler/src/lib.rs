@@ -49,6 +49,8 @@ pub struct SchedulerConfig {
     pub core_addr: String,
     /// Variables that every program is given.
     pub passed_env: BTreeMap<String, String>,
+    /// Kinds of images that are launched. Runs of other kinds are minded, if there is a runner, and none is added.
+    pub kinds: Vec<RunnerKind>,
     /// Most runs at once.
     pub capacity: usize,
     /// How long the node's lease lasts. It is renewed three times as often.
@@ -61,7 +63,7 @@ pub struct SchedulerConfig {
 pub struct SchedulerParts {
     /// Durable state.
     pub store: Arc<dyn Store>,
-    /// One runner for each kind that this server can run.
+    /// One runner for each kind that this server can launch or has launched.
     pub runners: Vec<Arc<dyn Runner>>,
     /// The content of images.
     pub blobs: BlobStore,
@@ -83,7 +85,6 @@ pub(crate) struct Shared {
     config: SchedulerConfig,
     store: Arc<dyn Store>,
     runners: HashMap<RunnerKind, Arc<dyn Runner>>,
-    kinds: Vec<RunnerKind>,
     images: PreparedImages,
     tracker: CallTracker,
     live: LiveRuns,
@@ -109,7 +110,6 @@ impl Scheduler {
     /// A scheduler that does nothing yet.
     #[must_use]
     pub fn new(config: SchedulerConfig, parts: SchedulerParts) -> Self {
-        let kinds = parts.runners.iter().map(|runner| runner.kind()).collect();
         let runners = parts
             .runners
             .into_iter()
@@ -121,7 +121,6 @@ impl Scheduler {
             config,
             store: parts.store,
             runners,
-            kinds,
             tracker: parts.tracker,
             claiming: Mutex::new(()),
             reconcile: Notify::new(),

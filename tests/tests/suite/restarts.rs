@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
-use nix::unistd::mkfifo;
+use nix::unistd::{geteuid, mkfifo};
 use runtara_tests::{Server, Store, base64, eventually, free_ports, on_both_stores, processes};
 use serde_json::json;
 
@@ -389,6 +389,35 @@ fn a_run_that_knows_an_old_address_is_launched_anew(store: Store) {
     assert_eq!(server.instance(&new).output(), 1);
     assert!(!processes::lives(second.pid) && !processes::lives(third.pid));
     assert_eq!(server.instance(&old).status()["retry_count"], 0);
+}
+
+#[test]
+fn a_server_that_launches_nothing_keeps_what_runs() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let mut server = Server::start(Store::Sqlite);
+    let go = server.shared().path("go");
+    let script = format!("while [ ! -e {go} ]; do sleep 0.05; done; echo $RUNTARA_RUN_NUMBER");
+    let image = server.shell(&script);
+    let ends = server.launch(&image, &json!({})).id;
+    let ended = server.instance(&ends).wait_for_process();
+    let stays = server
+        .launch(&server.program("sleeps_forever"), &json!({}))
+        .id;
+    let kept = server.instance(&stays).wait_for_process();
+    server.kill_9();
+    server.unset_variable("RUNTARA_NATIVE_USER");
+    server.start_again();
+    assert_eq!(server.instance(&ends).wait_for_process().pid, ended.pid);
+    let refused = server.try_launch(&image, &json!({}));
+    assert!(refused.text().contains("native"), "{refused}");
+    server.shared().touch("go");
+    assert_eq!(server.instance(&ends).output(), 1, "its end is recorded");
+    assert_eq!(server.instance(&stays).status()["run_number"], 1);
+    assert!(processes::lives(kept.pid));
+    assert_eq!(server.instance(&stays).stop(0)["status"], "cancelled");
+    assert!(!processes::lives(kept.pid), "and it can be stopped");
 }
 
 /// The only file below a directory.

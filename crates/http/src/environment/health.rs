@@ -44,12 +44,11 @@ pub(super) async fn alive() -> Response {
     axum::Json(json!({ "status": "alive" })).into_response()
 }
 
-/// `GET /ready`: the store answers (its migrations are done before the port opens), and a runner can work. Of each kind it says
-/// `true`, or what is missing.
+/// `GET /ready`: the store answers (its migrations are done before the port opens), so every request is served. Of each kind of image it
+/// says `true`, or why those are refused: a server that launches none still keeps what there is, and answers for it.
 pub(super) async fn ready(State(state): State<EnvironmentState>) -> Response {
-    let database = store_answers(&state).await;
+    let ready = store_answers(&state).await;
     let runners = state.report.runners();
-    let ready = database && runners.iter().any(|(_, ready, _)| *ready);
     let runners: serde_json::Map<String, serde_json::Value> = runners
         .into_iter()
         .map(|(kind, ready, detail)| {
@@ -59,7 +58,7 @@ pub(super) async fn ready(State(state): State<EnvironmentState>) -> Response {
         .collect();
     let body = json!({
         "ready": ready,
-        "database": database,
+        "database": ready,
         "version": state.version,
         "runners": runners,
         "active_instances": state.report.active_runs(),

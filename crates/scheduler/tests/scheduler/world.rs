@@ -243,6 +243,7 @@ impl World {
             data_dir: self.directory.path().to_owned(),
             core_addr: core_addr.to_owned(),
             passed_env: Default::default(),
+            kinds: vec![RunnerKind::Native],
             capacity,
             lease: Duration::from_secs(15),
             other_core_addrs: vec!["127.0.0.1:3".to_owned()],
