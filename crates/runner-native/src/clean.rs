@@ -9,6 +9,8 @@ use runtara_runner::shim;
 
 use crate::files::Places;
 
+const RUN_FILE: &str = "run.json";
+
 /// Removes the files of a run; all but its logs if those are to be kept. Refused while a process of it lives.
 pub(crate) fn clean(places: &Places, keep_logs: bool) -> io::Result<()> {
     if shim::is_locked(&places.directory)? {
@@ -22,11 +24,15 @@ pub(crate) fn clean(places: &Places, keep_logs: bool) -> io::Result<()> {
         prune(&places.program);
     }
     let directory = places.directory.path();
+    remove_but_logs(directory)?;
     if !keep_logs {
         remove(directory)?;
         prune(directory);
-        return Ok(());
     }
+    Ok(())
+}
+
+fn remove_but_logs(directory: &Path) -> io::Result<()> {
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         entries => entries?,
@@ -35,14 +41,15 @@ pub(crate) fn clean(places: &Places, keep_logs: bool) -> io::Result<()> {
         let entry = entry?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if !name.starts_with("stdout.") && !name.starts_with("stderr.") {
+        if !name.starts_with("stdout.") && !name.starts_with("stderr.") && name != RUN_FILE {
             remove(&entry.path())?;
         }
     }
-    Ok(())
+    // Last: as long as it is there, something may be left, and it says where.
+    remove(&directory.join(RUN_FILE))
 }
 
-/// Removes the directory of an instance when its last run is removed.
+/// Removes the directory of an instance when its last run is removed, unless somebody keeps something of his own beside it.
 fn prune(run: &Path) {
     if let Some(instance) = run.parent() {
         // Refused as long as another run is in it, and needs no help if it is gone.

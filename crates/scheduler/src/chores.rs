@@ -21,7 +21,7 @@ pub(crate) fn start(shared: &Arc<Shared>) {
     let (ten_minutes, hour) = (Duration::from_secs(600), Duration::from_secs(3_600));
     every(shared, "images", ten_minutes, remove_unneeded_images);
     every(shared, "orphans", hour, remove_orphans);
-    every(shared, "run files", ten_minutes, remove_ownerless_files);
+    every(shared, "run files", ten_minutes, remove_unneeded_files);
 }
 
 fn every<F>(
@@ -91,6 +91,6 @@ async fn remove_orphans(shared: Arc<Shared>) -> Result<(), Failure> {
         .await
 }
 
-async fn remove_ownerless_files(shared: Arc<Shared>) -> Result<(), Failure> {
-    run_files::remove_ownerless(&shared).await
+async fn remove_unneeded_files(shared: Arc<Shared>) -> Result<(), Failure> {
+    run_files::remove_unneeded(&shared).await
 }

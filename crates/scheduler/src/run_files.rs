@@ -1,26 +1,43 @@
-//! The files of runs whose instance is gone.
+//! The files of runs: whose they are, and that none stay which nobody needs.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-use runtara_domain::{InstanceId, RunNumber};
+use runtara_domain::{InstanceId, InstanceState, RunNumber};
 use runtara_runner::{RunDirectory, RunKey};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::Shared;
 
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
 /// The file beside the runs of an instance that says whose they are: their directory's name cannot be turned back into the id.
 const OWNER: &str = "instance";
+/// Under this name it is written.
+const OWNER_ASIDE: &str = "instance.new";
 
 /// Notes whose runs a directory holds. Before a launch, so that no run's files are ever without an owner.
 pub(crate) async fn note_owner(data_dir: &Path, key: &RunKey) -> io::Result<()> {
-    let directory = directory_of(data_dir, key);
-    let owner = directory.join(OWNER);
-    if tokio::fs::try_exists(&owner).await? {
-        return Ok(());
-    }
-    tokio::fs::create_dir_all(&directory).await?;
-    tokio::fs::write(owner, key.instance_id.as_str()).await
+    let (directory, id) = (directory_of(data_dir, key), key.instance_id.clone());
+    blocking(move || {
+        if read_owner(&directory)?.is_some_and(|owner| owner == id) {
+            return Ok(());
+        }
+        std::fs::create_dir_all(&directory)?;
+        // By rename, so that a server that is killed leaves a whole file or none.
+        let aside = directory.join(OWNER_ASIDE);
+        std::fs::write(&aside, id.as_str())?;
+        std::fs::rename(aside, directory.join(OWNER))
+    })
+    .await
+}
+
+/// Does work with files on the pool for it.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
 fn directory_of(data_dir: &Path, key: &RunKey) -> PathBuf {
@@ -28,10 +45,19 @@ fn directory_of(data_dir: &Path, key: &RunKey) -> PathBuf {
     run.path().parent().unwrap_or(data_dir).to_owned()
 }
 
-/// Removes the files of all runs whose instance is not in the store any more.
-pub(crate) async fn remove_ownerless(
-    shared: &Shared,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// Whose runs a directory holds; `None` if it does not say. A machine that lost its power may have kept the name of the file and not
+/// its content.
+fn read_owner(directory: &Path) -> io::Result<Option<InstanceId>> {
+    match std::fs::read_to_string(directory.join(OWNER)) {
+        Ok(text) => Ok(InstanceId::new(text).ok()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes all files of runs whose instance is not in the store any more; of other runs that are over, what was to be removed when their
+/// exit was recorded, if the server was killed in between or could not.
+pub(crate) async fn remove_unneeded(shared: &Shared) -> Result<(), Failure> {
     let runs = shared.config.data_dir.join("runs");
     let mut directories = match tokio::fs::read_dir(&runs).await {
         Ok(directories) => directories,
@@ -42,44 +68,100 @@ pub(crate) async fn remove_ownerless(
         if shared.closing.is_cancelled() {
             return Ok(());
         }
-        let Some(owner) = read_owner(&entry.path()).await? else {
-            continue;
-        };
-        if shared.store.instance(&owner).await?.is_none() {
-            remove_runs(shared, &owner, &entry.path()).await?;
-            info!(instance = %owner, "removed the files of a removed instance's runs");
+        // What stands in the way of one must not keep the others.
+        if let Err(error) = tidy(shared, &entry.path()).await {
+            let directory = entry.path();
+            warn!(directory = %directory.display(), %error, "files of runs could not be removed; it is tried again");
         }
     }
     Ok(())
 }
 
-async fn read_owner(directory: &Path) -> io::Result<Option<InstanceId>> {
-    match tokio::fs::read_to_string(directory.join(OWNER)).await {
-        Ok(text) => Ok(InstanceId::new(text).ok()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+async fn tidy(shared: &Shared, directory: &Path) -> Result<(), Failure> {
+    let path = directory.to_owned();
+    // Listed before the row is read: a run that is claimed afterwards is not among them.
+    let listed = blocking(move || Ok((read_owner(&path)?, runs_in(&path)?)));
+    let (Some(owner), runs) = listed.await? else {
+        return Ok(());
+    };
+    let Some(instance) = shared.store.instance(&owner).await? else {
+        for (number, _) in runs {
+            clean(shared, &owner, number, false).await?;
+        }
+        tokio::fs::remove_dir_all(directory).await?;
+        info!(instance = %owner, "removed the files of a removed instance's runs");
+        return Ok(());
+    };
+    if runs.is_empty() {
+        return remove_empty(shared, &owner, directory).await;
     }
+    for (number, is_whole) in runs {
+        if is_whole && !may_live(shared, &instance.state, number) {
+            clean(shared, &owner, number, true).await?;
+            info!(instance = %owner, run_number = %number, "removed what a run had left");
+        }
+    }
+    Ok(())
 }
 
-async fn remove_runs(
+/// Whether a run may have processes: its exit is not recorded, or whoever recorded it is just about to remove its files.
+fn may_live(shared: &Shared, state: &InstanceState, number: RunNumber) -> bool {
+    let key = RunKey {
+        instance_id: state.instance_id.clone(),
+        run_number: number,
+    };
+    let is_newest = number >= state.run_number;
+    (is_newest && state.live_node.is_some()) || shared.live.knows(&key)
+}
+
+async fn clean(
+    shared: &Shared,
+    owner: &InstanceId,
+    number: RunNumber,
+    keep_logs: bool,
+) -> Result<(), Failure> {
+    let key = RunKey {
+        instance_id: owner.clone(),
+        run_number: number,
+    };
+    for runner in shared.runners.values() {
+        runner.clean(&key, keep_logs).await?;
+    }
+    Ok(())
+}
+
+/// Removes the directory of an instance of which no run has left anything.
+async fn remove_empty(
     shared: &Shared,
     owner: &InstanceId,
     directory: &Path,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let mut entries = tokio::fs::read_dir(directory).await?;
-    while let Some(entry) = entries.next_entry().await? {
-        let name = entry.file_name();
-        let Some(number) = name.to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        let key = RunKey {
-            instance_id: owner.clone(),
-            run_number: RunNumber(number),
-        };
-        for runner in shared.runners.values() {
-            runner.clean(&key, false).await?;
+) -> Result<(), Failure> {
+    // Nothing is claimed meanwhile, so no launch counts on the note.
+    let _no_claims = shared.claiming.lock().await;
+    if shared.live.get(owner).is_some() {
+        return Ok(());
+    }
+    let path = directory.to_owned();
+    let removed = blocking(move || match runs_in(&path)?.is_empty() {
+        true => std::fs::remove_dir_all(&path),
+        false => Ok(()),
+    });
+    Ok(removed.await?)
+}
+
+/// The runs of a directory, and of each whether its `run.json` is there: it is the last that is removed of a run but for its logs.
+fn runs_in(directory: &Path) -> io::Result<Vec<(RunNumber, bool)>> {
+    let mut runs = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if let Some(number) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        {
+            let run = RunDirectory::at(entry.path());
+            runs.push((RunNumber(number), run.run_file().try_exists()?));
         }
     }
-    tokio::fs::remove_dir_all(directory).await?;
-    Ok(())
+    Ok(runs)
 }

@@ -5,13 +5,14 @@
 mod clocks;
 mod fairness;
 mod faults;
+mod files;
 mod world;
 
 use std::time::Duration;
 
-use runtara_domain::{Change, ExitCause, InstanceId, Reason, Status};
+use runtara_domain::{Change, ExitCause, Reason, Status};
 use runtara_runner::Runner as _;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::world::World;
 
@@ -169,32 +170,4 @@ async fn a_stop_reaches_the_process() {
         })
         .await;
     scheduler.shutdown(soon()).await;
-}
-
-#[tokio::test]
-async fn files_of_runs_go_with_their_instance() {
-    let world = World::new().await;
-    let first = world.scheduler(10);
-    let (kept, removed) = (world.start("kept").await, world.start("removed").await);
-    world.runner.launched(2).await;
-    for id in [&kept, &removed] {
-        let run = world.run_of(id).await;
-        run.ends(ExitCause::Code(0));
-        world
-            .until(id, |found| found.state.live_node.is_none())
-            .await;
-    }
-    first.shutdown(soon()).await;
-    world.store.purge_instance(&removed).await.unwrap();
-
-    let second = world.scheduler(10);
-    let files = |id: &InstanceId| world.directory.path().join("runs").join(id.letters());
-    let gone = timeout(Duration::from_secs(10), async {
-        while files(&removed).exists() {
-            tokio::task::yield_now().await;
-        }
-    });
-    gone.await.expect("the files are still there");
-    assert!(files(&kept).exists());
-    second.shutdown(soon()).await;
 }

@@ -1,9 +1,9 @@
 //! The reference store, and runs that do what the test says.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,7 +14,7 @@ use runtara_domain::{
 use runtara_images::{BlobOptions, BlobStore, Stored};
 use runtara_runner::{
     Adoption, CallTracker, LaunchError, LaunchSpec, PrepareError, PreparedImage, Readiness, Run,
-    RunKey, Runner, RunnerError,
+    RunDirectory, RunKey, Runner, RunnerError,
 };
 use runtara_scheduler::{Scheduler, SchedulerConfig, SchedulerParts};
 use runtara_store::memory::MemoryStore;
@@ -93,6 +93,9 @@ pub(crate) struct FakeRunner {
     pub(crate) stubborn: AtomicBool,
     /// What was launched, in its order.
     launches: watch::Sender<Vec<RunKey>>,
+    /// Where its runs have their files, and how many attempts to remove some fail.
+    data_dir: OnceLock<PathBuf>,
+    pub(crate) unremovable: Mutex<u32>,
 }
 
 impl FakeRunner {
@@ -161,6 +164,22 @@ impl Runner for FakeRunner {
     }
 
     async fn clean(&self, key: &RunKey, _keep_logs: bool) -> Result<(), RunnerError> {
+        let run_file = self
+            .data_dir
+            .get()
+            .map(|data_dir| RunDirectory::of(data_dir, key).run_file());
+        if let Some(run_file) = run_file.filter(|file| file.exists()) {
+            let mut unremovable = self.unremovable.lock().unwrap();
+            if *unremovable > 0 {
+                *unremovable -= 1;
+                return Err(RunnerError {
+                    key: key.clone(),
+                    context: "its files could not be removed".to_owned(),
+                    source: std::io::ErrorKind::PermissionDenied.into(),
+                });
+            }
+            std::fs::remove_file(run_file).unwrap();
+        }
         self.runs.lock().unwrap().remove(key);
         Ok(())
     }
@@ -198,7 +217,10 @@ impl World {
         let content = upload.finish(None).await.unwrap();
         Self {
             store,
-            runner: Arc::new(FakeRunner::default()),
+            runner: Arc::new(FakeRunner {
+                data_dir: directory.path().to_owned().into(),
+                ..FakeRunner::default()
+            }),
             tracker: CallTracker::new(),
             directory,
             blobs,

@@ -270,3 +270,41 @@ fn a_root_server_without_a_user_for_them_refuses_native_programs() {
         "the way out is named: {ready}"
     );
 }
+
+#[test]
+fn secrets_of_a_run_go_with_it_although_the_server_was_killed() {
+    let mut server = Server::start(Store::Sqlite);
+    let script = "[ \"$RUNTARA_RUN_NUMBER\" = 2 ] && while :; do sleep 0.1; done; kill -9 $$";
+    let run = server.launch(
+        &server.shell(script),
+        &json!({ "env": { "KEY": "s3cret" } }),
+    );
+    run.wait_until("its second run", |found| found["run_number"] == 2);
+    let id = run.id;
+    let live = server.instance(&id).wait_for_process();
+    let instance = fs::read_dir(server.data_dir().join("runs"))
+        .expect("there are runs")
+        .next()
+        .expect("there is one")
+        .expect("it can be read")
+        .path();
+    server.kill_9();
+    // As if it had been killed between the record of the first exit and the removal of what it left.
+    let first = instance.join("1");
+    fs::create_dir_all(first.join("work")).expect("it is ours");
+    for name in ["run.json", "input.json", "work/left", "stderr.0"] {
+        fs::write(first.join(name), "{}").expect("it is ours");
+    }
+    server.start_again();
+    eventually("that only the log is left of the first run", || {
+        let left = fs::read_dir(&first).expect("its log stays");
+        let names: Vec<_> = left.flatten().map(|entry| entry.file_name()).collect();
+        if names == ["stderr.0"] {
+            Ok(())
+        } else {
+            Err(names)
+        }
+    });
+    assert!(instance.join("2/run.json").exists(), "the second run lives");
+    assert_eq!(server.instance(&id).wait_for_process().pid, live.pid);
+}
