@@ -157,3 +157,26 @@ fn started_by_hand_it_says_what_it_is() {
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(text.contains("by hand"), "{text}");
 }
+
+#[tokio::test]
+async fn what_a_shim_left_that_never_said_who_it_is_is_ended() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = RunDirectory::at(root.path().to_owned());
+    let mark = format!("RUNTARA_RUN_DIR={}", root.path().display());
+    let mut program = program(root.path(), "sleep 1000");
+    program.env.push(mark.clone());
+    write_run_file(&directory.run_file(), &program).unwrap();
+    // The shim was killed when it had the lock and had started the program, or the disk was full.
+    std::fs::write(directory.lock_file(), "").unwrap();
+    let (name, value) = mark.split_once('=').unwrap();
+    let mut left = std::process::Command::new("sleep")
+        .arg("1000")
+        .env(name, value)
+        .spawn()
+        .unwrap();
+    assert!(matches!(found(&directory).await, Found::Gone));
+    let ended = left.try_wait().unwrap();
+    // What is not ended by now is not to stay for that.
+    let _ended = left.kill();
+    assert!(ended.is_some(), "it lives beside the next run");
+}

@@ -14,7 +14,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::files::{
-    ExitRecord, Program, forbid_start, read_bounded, read_lock_file, read_run_bytes, read_run_file,
+    ExitRecord, Program, RunFile, forbid_start, read_bounded, read_lock_file, read_run_bytes,
+    read_run_file,
 };
 use super::process::{ProcessId, Stat, boot_id};
 use super::request::{REQUEST_SIGNAL, Request};
@@ -99,11 +100,18 @@ fn under_lock(directory: &RunDirectory, _lock: &Flock<File>) -> io::Result<Found
     if let Some(exit) = ExitRecord::read(&directory.exit_file())? {
         return Ok(Found::Exited(exit));
     }
-    // If the shim got as far as to start the program, it was killed. The program went with it; what the program had started may not have.
+    // If the run was not forbidden to start, a shim may have been killed that had started the program, and may not have come to say
+    // who it is. The program went with it; what the program had started may not have.
+    let run = read_run(directory)?;
+    let (may_have_begun, program) = run.map_or((false, None), |run| (run.go, run.program));
     let holder = read_lock_file(&directory.lock_file())?;
-    let program = read_program(directory)?;
-    if let (Some(holder), Some(program)) = (holder, &program)
-        && holder.shim.boot_id == boot_id()?
+    let is_of_this_boot = match holder {
+        Some(holder) => holder.shim.boot_id == boot_id()?,
+        None => true,
+    };
+    if let Some(program) = &program
+        && may_have_begun
+        && is_of_this_boot
     {
         leftover::end(program)?;
     }
@@ -116,11 +124,12 @@ fn under_lock(directory: &RunDirectory, _lock: &Flock<File>) -> io::Result<Found
 /// # Errors
 /// What reading reported.
 pub fn read_program(directory: &RunDirectory) -> io::Result<Option<Program>> {
+    Ok(read_run(directory)?.and_then(|run| run.program))
+}
+
+fn read_run(directory: &RunDirectory) -> io::Result<Option<RunFile>> {
     match File::open(directory.run_file()) {
-        Ok(file) => {
-            let run = read_run_file(&read_run_bytes(file)?);
-            Ok(run.ok().and_then(|run| run.program))
-        }
+        Ok(file) => Ok(read_run_file(&read_run_bytes(file)?).ok()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
