@@ -72,7 +72,7 @@ pub(crate) async fn no_descriptor_is_inherited() {
 
 pub(crate) async fn signals_and_limits_are_as_for_a_fresh_process() {
     let stage = Stage::new().await;
-    let run = stage.launch("grep -E '^(Sig(Blk|Ign)|NoNewPrivs)' /proc/self/status; ulimit -c; umask; cut -d' ' -f6 /proc/$$/stat; echo $$").await;
+    let run = stage.launch("grep -E '^(Sig(Blk|Ign)|NoNewPrivs)' /proc/self/status; grep -o 'core file size.*[0-9]' /proc/self/limits | tr -s ' '; umask; cut -d' ' -f6 /proc/$$/stat; echo $$").await;
     run.wait().await.unwrap();
     let text = stage.log(run.key(), LogStream::Stdout);
     let lines: Vec<_> = text.lines().collect();
@@ -80,7 +80,8 @@ pub(crate) async fn signals_and_limits_are_as_for_a_fresh_process() {
     assert_eq!(lines[0], format!("SigBlk:\t{clean}"));
     assert_eq!(lines[1], format!("SigIgn:\t{clean}"));
     assert_eq!(lines[2], "NoNewPrivs:\t1");
-    assert_eq!(&lines[3..5], ["0", "0077"]);
+    // With 0 the core would still be piped to the program that core_pattern names (core(5)).
+    assert_eq!(&lines[3..5], ["core file size 1 1", "0077"]);
     assert_eq!(lines[5], lines[6], "it leads a session of its own");
 }
 

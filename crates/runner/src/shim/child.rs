@@ -21,6 +21,10 @@ const STACK_BYTES: usize = 64 * 1024;
 /// Where a script's interpreter finds the script: the first number after the standard descriptors.
 const SCRIPT_FD: c_int = 3;
 
+/// No core dumps. 0 would forbid core files, and not what pipes the core to a program (core(5)); 1 forbids that as well, and is less than
+/// any core file needs.
+const NO_CORE: u64 = 1;
+
 /// What the child does, in order, before it is the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(i32)]
@@ -126,7 +130,7 @@ pub(crate) fn start(program: &Program, given: &Descriptors<'_>) -> Result<i32, S
         executable: given.executable.map(|fd| fd.as_raw_fd()),
         is_script: given.is_script,
         limits: [
-            Some((libc::RLIMIT_CORE as c_int, 0)),
+            Some((libc::RLIMIT_CORE as c_int, NO_CORE)),
             limits
                 .open_files
                 .map(|limit| (libc::RLIMIT_NOFILE as c_int, limit)),
