@@ -1,16 +1,16 @@
 //! Sets up the runner of native programs.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use nix::unistd::geteuid;
 use runtara_domain::RunnerKind;
-use runtara_runner::shim::{Launcher, ProcessLimits, ShimProgram};
+use runtara_runner::shim::{CgroupRoot, Launcher, ProcessLimits, ShimProgram};
 use runtara_runner::{Readiness, Runner};
 use runtara_runner_native::{NativeConfig, NativeRunner};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::config::{Config, Mode, Problem};
+use crate::data_dir::DataDir;
 use crate::{Error, native_user};
 
 /// The runners of this server, and what each kind says of itself.
@@ -23,7 +23,7 @@ pub(crate) struct Runners {
 }
 
 /// Sets up the runners of this build.
-pub(crate) async fn runners(config: &Config, data_dir: &Path) -> Result<Runners, Error> {
+pub(crate) async fn runners(config: &Config, data_dir: &DataDir) -> Result<Runners, Error> {
     let mut runners = Runners {
         all: Vec::new(),
         kinds: Vec::new(),
@@ -52,7 +52,7 @@ pub(crate) async fn runners(config: &Config, data_dir: &Path) -> Result<Runners,
 
 async fn native_runner(
     config: &Config,
-    data_dir: &Path,
+    data_dir: &DataDir,
     programs: Programs,
 ) -> Result<NativeRunner, Error> {
     let launcher = Launcher::start(ShimProgram::ThisProgram)
@@ -61,7 +61,8 @@ async fn native_runner(
             what: "the launcher of native programs",
             source: error.into(),
         })?;
-    let mut native = NativeConfig::new(data_dir);
+    let mut native = NativeConfig::new(data_dir.path());
+    native.cgroups = cgroups(data_dir).await?;
     match programs {
         Programs::Run { user } => native.user = user,
         Programs::Refused(reason) => native.refusal = Some(reason),
@@ -74,6 +75,25 @@ async fn native_runner(
     native.oom_score_adj = config.native_oom_score_adj;
     native.log_cap_bytes = config.log_bytes;
     Ok(NativeRunner::new(native, Arc::new(launcher)))
+}
+
+/// Where runs have cgroups of their own, if they can have any. Those that killed shims have left are swept.
+async fn cgroups(data_dir: &DataDir) -> Result<Option<CgroupRoot>, Error> {
+    let node = data_dir.node()?.to_string();
+    let found = tokio::task::spawn_blocking(move || {
+        let root = CgroupRoot::find(&node)?;
+        root.sweep().map_err(|error| error.to_string())?;
+        Ok(root)
+    });
+    Ok(
+        match found.await.unwrap_or_else(|error| Err(error.to_string())) {
+            Ok(root) => Some(root),
+            Err(reason) => {
+                info!(reason, "native runs have no cgroup of their own");
+                None
+            }
+        },
+    )
 }
 
 /// Whether native programs are run, and as whom.

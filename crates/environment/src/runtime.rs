@@ -86,7 +86,7 @@ impl EnvironmentRuntime {
         }
         let core_addr = sockets.core_addr(&config)?;
         let blobs = open_blobs(&config, data_dir.path()).await?;
-        let native = native::runners(&config, data_dir.path()).await?;
+        let native = native::runners(&config, &data_dir).await?;
         let tracker = CallTracker::new();
         let core = Arc::new(Core::new(
             Arc::clone(&store),

@@ -3,7 +3,7 @@
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use runtara_runner::shim::ProcessLimits;
+use runtara_runner::shim::{CgroupRoot, ProcessLimits};
 
 /// How native processes are run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub struct NativeConfig {
     /// Where programs of another user have their work directories and input: outside of the data directory, which is closed
     /// to them. `<data directory>-work` unless set.
     pub work_root: PathBuf,
+    /// Where each run has a cgroup of its own, if it has.
+    pub cgroups: Option<CgroupRoot>,
     /// What each process may take.
     pub limits: ProcessLimits,
     /// How willingly the kernel ends them when memory runs out.
@@ -42,6 +44,7 @@ impl NativeConfig {
             user: None,
             refusal: None,
             work_root: work_root.into(),
+            cgroups: None,
             limits: ProcessLimits::default(),
             oom_score_adj: None,
             nice: None,

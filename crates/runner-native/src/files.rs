@@ -209,6 +209,7 @@ fn program(config: &NativeConfig, places: &Places, spec: &LaunchSpec) -> io::Res
         stdin: Some(input),
         user: config.user,
         limits: config.limits,
+        cgroup: config.cgroups.as_ref().map(|root| root.of(&places.key)),
         oom_score_adj: config.oom_score_adj,
         nice: config.nice,
         timeout_ms: u64::try_from(spec.timeout.as_millis()).unwrap_or(u64::MAX),

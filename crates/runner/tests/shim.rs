@@ -23,6 +23,7 @@ fn program(work: &Path, command: &str) -> Program {
         stdin: None,
         user: None,
         limits: ProcessLimits::default(),
+        cgroup: None,
         oom_score_adj: None,
         nice: None,
         timeout_ms: 60_000,

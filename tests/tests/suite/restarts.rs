@@ -1,6 +1,7 @@
 //! The server may die, leave and come again: runs go on, and two servers never work on one thing.
 
 mod orderly_ends;
+mod other_circumstances;
 mod second_servers;
 
 use std::fs;
@@ -9,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
-use nix::unistd::{geteuid, mkfifo};
-use runtara_tests::{Server, Store, base64, eventually, free_ports, on_both_stores, processes};
+use nix::unistd::mkfifo;
+use runtara_tests::{Server, Store, base64, eventually, on_both_stores, processes};
 use serde_json::json;
 
 on_both_stores!(
@@ -27,7 +28,6 @@ on_both_stores!(
     what_was_due_while_no_server_lived_runs_at_its_start,
     a_stop_reaches_a_run_that_was_found_again,
     a_server_that_dies_between_claim_and_launch_loses_nothing,
-    a_run_that_knows_an_old_address_is_launched_anew,
 );
 
 fn a_killed_server_finds_its_runs_again(store: Store) {
@@ -209,11 +209,7 @@ fn a_killed_shim_is_noticed_and_its_program_ended(store: Store) {
         }
     });
     let first = run.wait_for_process();
-    let stat = fs::read_to_string(format!("/proc/{}/stat", first.pid)).expect("it lives");
-    let parent = stat
-        .rsplit_once(") ")
-        .and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok())
-        .expect("proc(5)");
+    let parent = parent_of(first.pid);
     assert!(
         server
             .processes()
@@ -363,61 +359,12 @@ fn a_stop_reaches_a_run_that_was_found_again(store: Store) {
     assert!(!processes::lives(process.pid));
 }
 
-fn a_run_that_knows_an_old_address_is_launched_anew(store: Store) {
-    let mut server = Server::start(store);
-    let go = server.shared().path("go");
-    let script = format!("while [ ! -e {go} ]; do sleep 0.05; done; echo $RUNTARA_RUN_NUMBER");
-    let image = server.shell(&script);
-    let old = server.launch(&image, &json!({})).id;
-    let first = server.instance(&old).wait_for_process();
-    server.kill_9();
-    let [port] = free_ports();
-    let elsewhere = format!("127.0.0.1:{port}");
-    server.set_variable("RUNTARA_CORE_ADDR", &elsewhere);
-    server.start_again();
-    let run = server.instance(&old);
-    run.wait_until("its second run", |found| found["run_number"] == 2);
-    assert!(!processes::lives(first.pid));
-    let second = run.wait_for_process();
-    assert_eq!(second.variable("RUNTARA_SERVER_ADDR"), Some(elsewhere));
-    let new = server.launch(&image, &json!({})).id;
-    let third = server.instance(&new).wait_for_process();
-    // Those that know the address stay, whatever the servers before were told.
-    server.kill_9_and_restart();
-    server.shared().touch("go");
-    assert_eq!(server.instance(&old).output(), 2);
-    assert_eq!(server.instance(&new).output(), 1);
-    assert!(!processes::lives(second.pid) && !processes::lives(third.pid));
-    assert_eq!(server.instance(&old).status()["retry_count"], 0);
-}
-
-#[test]
-fn a_server_that_launches_nothing_keeps_what_runs() {
-    if !geteuid().is_root() {
-        return;
-    }
-    let mut server = Server::start(Store::Sqlite);
-    let go = server.shared().path("go");
-    let script = format!("while [ ! -e {go} ]; do sleep 0.05; done; echo $RUNTARA_RUN_NUMBER");
-    let image = server.shell(&script);
-    let ends = server.launch(&image, &json!({})).id;
-    let ended = server.instance(&ends).wait_for_process();
-    let stays = server
-        .launch(&server.program("sleeps_forever"), &json!({}))
-        .id;
-    let kept = server.instance(&stays).wait_for_process();
-    server.kill_9();
-    server.unset_variable("RUNTARA_NATIVE_USER");
-    server.start_again();
-    assert_eq!(server.instance(&ends).wait_for_process().pid, ended.pid);
-    let refused = server.try_launch(&image, &json!({}));
-    assert!(refused.text().contains("native"), "{refused}");
-    server.shared().touch("go");
-    assert_eq!(server.instance(&ends).output(), 1, "its end is recorded");
-    assert_eq!(server.instance(&stays).status()["run_number"], 1);
-    assert!(processes::lives(kept.pid));
-    assert_eq!(server.instance(&stays).stop(0)["status"], "cancelled");
-    assert!(!processes::lives(kept.pid), "and it can be stopped");
+/// The process that a living one has for its parent.
+fn parent_of(pid: i32) -> i32 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it lives");
+    stat.rsplit_once(") ")
+        .and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok())
+        .expect("proc(5)")
 }
 
 /// The only file below a directory.

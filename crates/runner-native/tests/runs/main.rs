@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "all of this is tests")]
 
 mod adoption;
+mod cgroups;
 mod ending;
 mod isolation;
 mod output;
@@ -66,6 +67,13 @@ fn main() {
             what_has_left_the_session_is_asked_too,
             a_descendant_of_many_generations_is_ended,
             a_program_that_flees_from_process_to_process_is_caught;
+        cgroups:
+            a_run_is_in_it_from_its_first_moment_and_it_goes_with_the_run,
+            what_hides_is_ended_although_the_shim_was_killed,
+            an_empty_one_that_was_left_is_swept,
+            the_memory_of_all_its_processes_counts,
+            a_run_without_memory_is_told_as_such,
+            a_process_of_a_run_without_memory_is_named_beside_its_end;
         isolation:
             the_environment_is_the_contract_and_nothing_else,
             no_descriptor_is_inherited,

@@ -1,8 +1,9 @@
 //! Starts the program of a run.
 //!
 //! The child shares the shim's memory until it executes the program (`CLONE_VM | CLONE_VFORK`, clone(2)), so that no page is
-//! copied. Between clone and exec it makes system calls only, the raw ones where the C library's wrapper would touch state
-//! of the shim, and tells by a plain write into that memory what failed.
+//! copied; only a child that is born in a cgroup has to be forked, because the C library's clone(2) cannot say so. Between clone and
+//! exec it makes system calls only, the raw ones where the C library's wrapper would touch state of the shim, and tells by a plain write
+//! into shared memory what failed.
 
 #![expect(
     unsafe_code,
@@ -14,6 +15,7 @@ use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::ptr;
 
+use super::cgroup::Door;
 use super::files::Program;
 
 /// Pages that the child's few frames need, with room to spare.
@@ -30,6 +32,7 @@ const NO_CORE: u64 = 1;
 #[repr(i32)]
 pub(crate) enum Step {
     Session,
+    Cgroup,
     Limits,
     Memory,
     Niceness,
@@ -47,6 +50,7 @@ impl Step {
     pub(crate) fn describe(self) -> &'static str {
         match self {
             Self::Session => "begin a session",
+            Self::Cgroup => "enter its cgroup",
             Self::Limits => "set resource limits",
             Self::Memory => "set its out-of-memory score",
             Self::Niceness => "set its niceness",
@@ -78,6 +82,8 @@ pub(crate) struct Descriptors<'a> {
     pub(crate) executable: Option<BorrowedFd<'a>>,
     /// Whether the executable is a script: its interpreter has to open it again.
     pub(crate) is_script: bool,
+    /// The way into its cgroup, if it has one of its own.
+    pub(crate) cgroup: Option<Door<'a>>,
 }
 
 /// Everything the child needs, as the system calls take it.
@@ -89,6 +95,7 @@ struct Plan {
     stdout: c_int,
     stderr: c_int,
     work: c_int,
+    tasks: Option<c_int>,
     executable: Option<c_int>,
     is_script: bool,
     limits: [Option<(c_int, u64)>; 4],
@@ -96,7 +103,7 @@ struct Plan {
     nice: Option<i32>,
     user: Option<(u32, u32)>,
     parent: i32,
-    failed: Option<(Step, c_int)>,
+    failed: *mut Option<Failed>,
 }
 
 /// Starts the program: gives the number of its process, once it is executed.
@@ -119,6 +126,15 @@ pub(crate) fn start(program: &Program, given: &Descriptors<'_>) -> Result<i32, S
         .oom_score_adj
         .map(|score| CString::new(score.to_string()));
     let limits = program.limits;
+    let failure = Failure::new().map_err(|error| StartError {
+        step: Step::Session,
+        error,
+    })?;
+    let (tasks, born_in) = match given.cgroup {
+        None => (None, None),
+        Some(Door::Tasks(file)) => (Some(file.as_raw_fd()), None),
+        Some(Door::Directory(directory)) => (None, Some(directory)),
+    };
     let mut plan = Plan {
         path: path.as_ptr(),
         args: args.as_ptr(),
@@ -127,6 +143,7 @@ pub(crate) fn start(program: &Program, given: &Descriptors<'_>) -> Result<i32, S
         stdout: given.stdout.as_raw_fd(),
         stderr: given.stderr.as_raw_fd(),
         work: given.work.as_raw_fd(),
+        tasks,
         executable: given.executable.map(|fd| fd.as_raw_fd()),
         is_script: given.is_script,
         limits: [
@@ -145,21 +162,60 @@ pub(crate) fn start(program: &Program, given: &Descriptors<'_>) -> Result<i32, S
         nice: program.nice,
         user: program.user,
         parent: std::process::id().cast_signed(),
-        failed: None,
+        failed: failure.0,
     };
-    let pid = clone(&mut plan).map_err(|error| StartError {
+    let started = match born_in {
+        None => clone(&mut plan),
+        Some(cgroup) => fork_into(&mut plan, cgroup),
+    };
+    let pid = started.map_err(|error| StartError {
         step: Step::Session,
         error,
     })?;
-    // The child has written this through the pointer it was given.
-    // SAFETY: `plan` is a live local.
-    match unsafe { ptr::read_volatile(&raw const plan.failed) } {
+    match failure.get() {
         None => Ok(pid),
         Some((step, errno)) => Err(StartError {
             step,
             error: io::Error::from_raw_os_error(errno),
         }),
     }
+}
+
+/// Where the child says what failed: memory that it shares, whether or not it shares the rest.
+struct Failure(*mut Option<Failed>);
+
+impl Failure {
+    fn new() -> io::Result<Self> {
+        let cell = map(size_of::<Option<Failed>>(), libc::MAP_SHARED)?.cast();
+        // SAFETY: the mapping is large enough, and aligned to a page.
+        unsafe { ptr::write_volatile(cell, None) };
+        Ok(Self(cell))
+    }
+
+    /// What the child has written, which is the program or gone by now.
+    fn get(&self) -> Option<Failed> {
+        // SAFETY: `new` has written a value, and only valid ones have followed.
+        unsafe { ptr::read_volatile(self.0) }
+    }
+}
+
+impl Drop for Failure {
+    fn drop(&mut self) {
+        // SAFETY: maps nothing that is still used: the child has executed the program, or ended.
+        unsafe { libc::munmap(self.0.cast(), size_of::<Option<Failed>>()) };
+    }
+}
+
+/// New memory, at a place of the kernel's choice.
+fn map(bytes: usize, flags: c_int) -> io::Result<*mut c_void> {
+    let flags = flags | libc::MAP_ANONYMOUS;
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: touches no memory that is there already.
+    let base = unsafe { libc::mmap(ptr::null_mut(), bytes, access, flags, -1, 0) };
+    if base == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(base)
 }
 
 fn pointers(texts: &[CString]) -> Vec<*const c_char> {
@@ -172,14 +228,7 @@ struct Stack(*mut c_void);
 
 impl Stack {
     fn new() -> io::Result<Self> {
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK;
-        let access = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: asks for new memory at a place of the kernel's choice.
-        let base = unsafe { libc::mmap(ptr::null_mut(), STACK_BYTES, access, flags, -1, 0) };
-        if base == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(Self(base))
+        map(STACK_BYTES, libc::MAP_PRIVATE | libc::MAP_STACK).map(Self)
     }
 
     fn top(&self) -> *mut c_void {
@@ -214,13 +263,52 @@ fn clone(plan: &mut Plan) -> io::Result<i32> {
     Ok(pid)
 }
 
+/// `struct clone_args` (clone(2), `linux/sched.h`).
+#[derive(Default)]
+#[repr(C)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// Too large for the type that the flags have elsewhere.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Forks the child into a cgroup of version 2 (`CLONE_INTO_CGROUP`, clone(2), Linux 5.7).
+fn fork_into(plan: &mut Plan, cgroup: BorrowedFd<'_>) -> io::Result<i32> {
+    let args = CloneArgs {
+        flags: libc::CLONE_VFORK as u64 | CLONE_INTO_CGROUP,
+        exit_signal: libc::SIGCHLD as u64,
+        cgroup: cgroup.as_raw_fd() as u64,
+        ..CloneArgs::default()
+    };
+    // SAFETY: without a stack and without shared memory this is fork(2), of a process with one thread.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of_val(&args)) };
+    if pid == 0 {
+        become_program(ptr::from_mut(plan).cast());
+    }
+    if pid < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    i32::try_from(pid).map_err(io::Error::other)
+}
+
 extern "C" fn become_program(plan: *mut c_void) -> c_int {
     let plan = plan.cast::<Plan>();
     // SAFETY: `clone` was given a valid plan, and its owner is suspended.
     let failed = unsafe { prepare(&*plan).and_then(|()| execute(&*plan)) };
     if let Err(failed) = failed {
         // SAFETY: as above.
-        unsafe { ptr::write_volatile(&raw mut (*plan).failed, Some(failed)) };
+        unsafe { ptr::write_volatile((*plan).failed, Some(failed)) };
     }
     // The exit handlers are those of the shim, and stay unrun.
     super::sys::exit_now(127)
@@ -245,6 +333,11 @@ unsafe fn prepare(plan: &Plan) -> Result<(), Failed> {
     // SAFETY: system calls on numbers, and on memory of the plan that is valid and terminated as they want it.
     unsafe {
         step(Step::Session, libc::setsid().into())?;
+        if let Some(tasks) = plan.tasks {
+            // Itself: then no lock is needed that waits (see `cgroup`).
+            let written = libc::write(tasks, c"0".as_ptr().cast(), 1);
+            step(Step::Cgroup, written as c_long)?;
+        }
         for (resource, limit) in plan.limits.iter().flatten() {
             let limit = libc::rlimit {
                 rlim_cur: *limit as libc::rlim_t,

@@ -39,6 +39,9 @@ pub struct Program {
     /// What its processes may take.
     #[serde(default)]
     pub limits: ProcessLimits,
+    /// The cgroup that is made for it, if it is to have one of its own.
+    #[serde(default)]
+    pub cgroup: Option<PathBuf>,
     /// How willingly the kernel ends it when memory runs out (proc_pid_oom_score_adj(5)).
     pub oom_score_adj: Option<i32>,
     /// Its niceness.
@@ -418,6 +421,7 @@ mod tests {
             stdin: None,
             user: None,
             limits: ProcessLimits::default(),
+            cgroup: None,
             oom_score_adj: None,
             nice: None,
             timeout_ms: 1,

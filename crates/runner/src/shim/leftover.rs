@@ -1,8 +1,8 @@
 //! Ends what a killed shim has left alive.
 //!
 //! A shim that ends in order ends everything below it first. One that is killed takes its program along
-//! (`PR_SET_PDEATHSIG`), but not what the program has started. Such processes are known by the run's directory in their environment,
-//! which no other run has.
+//! (`PR_SET_PDEATHSIG`), but not what the program has started. Such processes are known by the cgroup of the run, and where it has none
+//! by the run's directory in their environment, which no other run has.
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::files::Program;
 use super::process::ProcessId;
-use super::sys;
+use super::{cgroup, sys};
 
 /// How long they may take to die.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -19,13 +19,22 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// The variable that tells a run by its private directory.
 const MARK: &str = "RUNTARA_RUN_DIR=";
 
-/// Kills every process with the run's mark until there is none.
+/// Kills every process in the run's cgroup or with its mark until there is none.
 pub(crate) fn end(program: &Program) -> io::Result<()> {
-    let Some(mark) = program.env.iter().find(|entry| entry.starts_with(MARK)) else {
-        return Ok(());
-    };
+    let mark = program.env.iter().find(|entry| entry.starts_with(MARK));
     let until = Instant::now() + PATIENCE;
-    while kill_all(mark.as_bytes())? {
+    loop {
+        let in_cgroup = match &program.cgroup {
+            Some(path) => cgroup::kill(path)?,
+            None => false,
+        };
+        let marked = match mark {
+            Some(mark) => kill_all(mark.as_bytes())?,
+            None => false,
+        };
+        if !in_cgroup && !marked {
+            break;
+        }
         if Instant::now() >= until {
             return Err(io::Error::new(
                 io::ErrorKind::TimedOut,
@@ -33,6 +42,10 @@ pub(crate) fn end(program: &Program) -> io::Result<()> {
             ));
         }
         std::thread::sleep(LOOK_AGAIN);
+    }
+    if let Some(path) = &program.cgroup {
+        // An empty one that stays is swept at the next start.
+        let _stays = cgroup::remove(path);
     }
     Ok(())
 }

@@ -12,6 +12,7 @@
 //! - The **shim** holds `flock(lock)` for its whole life. It starts the program only under that lock, and only if `run.json`
 //!   still says go; so whoever gets the lock knows that nothing lives and nothing will. It captures the outputs, minds
 //!   the deadline, ends what is left when the main process is gone, writes `exit.json`, and leaves.
+//! - Where the server may make **cgroups** ([`CgroupRoot`]), each run has one: it tells what is of the run even when the shim is dead.
 //! - The **server** side is [`Launcher`] to start runs, [`look`] to find out what became of one, and [`Shim`] for a live one.
 //!
 //! The first line of the server's `main` is [`init`]: before any thread exists, and before `main` does anything that a launcher must
@@ -20,6 +21,8 @@
 //! Linux only: pidfds (5.3), `close_range` (5.9), `/proc` with `CONFIG_PROC_CHILDREN`.
 
 mod capture;
+mod cgroup;
+mod cgroup_root;
 mod child;
 mod client;
 mod files;
@@ -38,6 +41,7 @@ pub(crate) mod watch;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+pub use cgroup_root::CgroupRoot;
 pub use client::{Launcher, ShimError, ShimProgram};
 pub use files::{ExitRecord, ProcessLimits, Program, write_run_file, write_slept};
 pub use logs::{LogChunk, LogExtent, LogReader, LogStream};

@@ -12,6 +12,7 @@ use nix::fcntl::{FallocateFlags, Flock, FlockArg, OFlag, fallocate, openat, rena
 use nix::sys::stat::Mode;
 use runtara_domain::{ExitCause, Usage};
 
+use super::cgroup::Cgroup;
 use super::child::{self, Descriptors, StartError, Step};
 use super::files::{EXIT_FILE_BYTES, ExitRecord, LockFile, Program};
 use super::process::{Identity, ProcessId};
@@ -164,7 +165,11 @@ pub(crate) fn open(program: &Program) -> Result<Opened, NotStarted> {
 
 impl Opened {
     /// Starts the program; gives its process and the reading ends of its two outputs.
-    pub(crate) fn start(&self, program: &Program) -> Result<(ProcessId, [OwnedFd; 2]), NotStarted> {
+    pub(crate) fn start(
+        &self,
+        program: &Program,
+        cgroup: Option<&Cgroup>,
+    ) -> Result<(ProcessId, [OwnedFd; 2]), NotStarted> {
         let pipe = || {
             nix::unistd::pipe2(OFlag::O_CLOEXEC)
                 .map_err(|errno| NotStarted::for_now(format!("could not make a pipe: {errno}")))
@@ -177,6 +182,7 @@ impl Opened {
             work: self.work.as_fd(),
             executable: self.executable.as_ref().map(File::as_fd),
             is_script: self.is_script,
+            cgroup: cgroup.map(Cgroup::door),
         };
         let mut tries = 1;
         loop {

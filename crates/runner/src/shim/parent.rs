@@ -12,6 +12,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use runtara_domain::{EndedBy, ExitCause, Usage};
 
 use super::capture::Capture;
+use super::cgroup::{Cgroup, Counted};
 use super::files::{ExitRecord, Program, read_run_bytes, read_run_file, read_slept};
 use super::opening::{NotStarted, RunFiles};
 use super::process::{Identity, Stat};
@@ -80,6 +81,7 @@ struct Parent<'a> {
     /// When the running time is over, as far as is known: held sleeps may have moved it.
     deadline: Instant,
     ending: Option<Ending>,
+    cgroup: Option<Cgroup>,
 }
 
 /// The run is being ended.
@@ -101,7 +103,10 @@ impl<'a> Parent<'a> {
         let opened = opening::open(&program)?;
         // CLOCK_MONOTONIC: it stands still while the machine is suspended.
         let started = Instant::now();
-        let (child, [stdout, stderr]) = opened.start(&program)?;
+        // It was possible when the server started. If it is not any more, the run is told by its processes alone.
+        let cgroup = program.cgroup.clone();
+        let cgroup = cgroup.and_then(|path| Cgroup::make(path).ok());
+        let (child, [stdout, stderr]) = opened.start(&program, cgroup.as_ref())?;
         let timeout = Duration::from_millis(program.timeout_ms);
         let cap = program.log_cap_bytes;
         drop(program);
@@ -127,6 +132,7 @@ impl<'a> Parent<'a> {
             timeout,
             deadline: after(started, timeout),
             ending: None,
+            cgroup,
         })
     }
 
@@ -245,6 +251,9 @@ impl<'a> Parent<'a> {
     /// To the group at once, and to what has left it. The main process is not reaped, so the group's number is its own.
     fn signal_all(&self, signal: i32) {
         let _none_left = sys::signal_group(self.child, signal);
+        if let (Some(cgroup), libc::SIGKILL) = (&self.cgroup, signal) {
+            cgroup.kill();
+        }
         tree::signal_descendants(self.child, signal);
     }
 
@@ -272,6 +281,9 @@ impl<'a> Parent<'a> {
                 Waited::Ended(..) => {}
                 Waited::NoChild => return main,
                 Waited::Alive => {
+                    if let Some(cgroup) = &self.cgroup {
+                        cgroup.kill();
+                    }
                     tree::signal_descendants(0, libc::SIGKILL);
                     self.wait_for_child();
                 }
@@ -287,7 +299,19 @@ impl<'a> Parent<'a> {
     }
 
     fn record(&self, ended: Option<Ended>) -> ExitRecord {
+        let counted = self.cgroup.as_ref().map(Cgroup::counted);
+        let counted = counted.unwrap_or_default();
+        let mut ended_by = self.ended_by(ended);
         let mut limits_met = Vec::new();
+        if counted.oom_kills > 0 {
+            match (ended_by, ended) {
+                (None, Some(Ended::Signal(libc::SIGKILL))) => {
+                    ended_by = Some(EndedBy::OutOfMemory);
+                }
+                // It was another process of the run.
+                _ => limits_met.push("memory".to_owned()),
+            }
+        }
         if self.outputs.iter().any(|output| output.dropped > 0) {
             limits_met.push("disk".to_owned());
         }
@@ -300,9 +324,9 @@ impl<'a> Parent<'a> {
                 Some(Ended::Signal(signal)) => ExitCause::Signal(signal),
                 None => ExitCause::Lost,
             },
-            ended_by: self.ended_by(ended),
+            ended_by,
             limits_met,
-            usage: self.usage(),
+            usage: self.usage(&counted),
         }
     }
 
@@ -312,20 +336,23 @@ impl<'a> Parent<'a> {
         (ending.asked || ended != Some(Ended::Code(0))).then_some(ending.by)
     }
 
-    /// What all processes used that were waited for, by us or by each other (getrusage(2)). The memory is that of the
-    /// largest.
-    fn usage(&self) -> Usage {
+    /// What all processes used that were waited for, by us or by each other (getrusage(2)), and what their cgroup counted. Without
+    /// that the memory is that of the largest.
+    fn usage(&self, counted: &Counted) -> Usage {
         let mut usage = Usage {
             running_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            ..Usage::default()
+            cpu_usec: counted.cpu_usec.unwrap_or(0),
+            memory_peak_bytes: counted.memory_peak_bytes.unwrap_or(0),
         };
         if let Ok(used) = getrusage(UsageWho::RUSAGE_CHILDREN) {
             let usec = |time: nix::sys::time::TimeVal| {
                 let usec = time.tv_sec().saturating_mul(1_000_000) + time.tv_usec();
                 u64::try_from(usec).unwrap_or(0)
             };
-            usage.cpu_usec = usec(used.user_time()) + usec(used.system_time());
-            usage.memory_peak_bytes = u64::try_from(used.max_rss()).unwrap_or(0) * 1024;
+            let largest = u64::try_from(used.max_rss()).unwrap_or(0) * 1024;
+            let cpu = usec(used.user_time()) + usec(used.system_time());
+            usage.cpu_usec = usage.cpu_usec.max(cpu);
+            usage.memory_peak_bytes = usage.memory_peak_bytes.max(largest);
         }
         usage
     }

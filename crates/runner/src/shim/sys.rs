@@ -8,10 +8,11 @@
     reason = "these calls have no safe wrapper; each block says why it is sound"
 )]
 
-use std::ffi::c_int;
+use std::ffi::{CStr, CString, c_int};
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::path::Path;
 
 /// Turns the answer of a system call into a result.
 fn checked(answer: libc::c_long) -> io::Result<libc::c_long> {
@@ -240,6 +241,23 @@ pub(crate) fn wait(child: Child, reap: bool) -> Waited {
         _ => Ended::Signal(status),
     };
     Waited::Ended(pid, ended)
+}
+
+/// Reads a small extended attribute of a file (xattr(7)); `None` if it has no such attribute.
+pub(crate) fn attribute(path: &Path, name: &CStr) -> Option<Vec<u8>> {
+    let path = CString::new(path.as_os_str().as_encoded_bytes()).ok()?;
+    let mut value = vec![0_u8; 256];
+    // SAFETY: both names are terminated, and the buffer has the size that is given.
+    let length = unsafe {
+        libc::getxattr(
+            path.as_ptr(),
+            name.as_ptr(),
+            value.as_mut_ptr().cast(),
+            value.len(),
+        )
+    };
+    value.truncate(usize::try_from(length).ok()?);
+    Some(value)
 }
 
 /// Closes every descriptor from this number on.

@@ -204,35 +204,6 @@ fn dev_needs_no_settings_and_ends_its_runs() {
 }
 
 #[test]
-fn what_a_program_makes_of_the_end_of_dev_counts_for_nothing() {
-    let mut server = Setup::dev().without("RUNTARA_NATIVE_USER").start();
-    let asked = server.shared().path("asked");
-    let script = format!(
-        "[ \"$RUNTARA_RUN_NUMBER\" = 2 ] && exec echo '\"whole\"'; \
-         trap 'echo yes > {asked}; echo \\\"half\\\"; exit 0' TERM; echo ready >&2; while :; do sleep 0.05; done"
-    );
-    let id = server.launch(&server.shell(&script), &json!({})).id;
-    eventually("the trap", || {
-        if server.instance(&id).logs("stream=stderr").text() == "ready\n" {
-            Ok(())
-        } else {
-            Err(())
-        }
-    });
-    server.signal(Signal::SIGINT);
-    let status = server.wait_for_its_end();
-    assert!(status.success(), "{status}");
-    server.start_again();
-    let run = server.instance(&id);
-    assert_eq!(run.output(), "whole", "{}", run.story());
-    assert_eq!(run.status()["retry_count"], 0);
-    assert!(
-        server.shared().text("asked").is_none(),
-        "a program that is asked could report a failure that is not its own"
-    );
-}
-
-#[test]
 fn an_orderly_end_leaves_no_process_when_nothing_runs() {
     let mut server = Server::start(Store::Sqlite);
     server
