@@ -15,7 +15,7 @@ pub struct NativeConfig {
     pub user: Option<(u32, u32)>,
     /// Why this server launches no programs, if it does not. It still minds those that a server before it has launched.
     pub refusal: Option<String>,
-    /// Where programs of another user have their work directories and input: outside of the data directory, which is closed
+    /// Where programs of another user have their images, work directories and input: outside of the data directory, which is closed
     /// to them. `<data directory>-work` unless set.
     pub work_root: PathBuf,
     /// Where each run has a cgroup of its own, if it has.

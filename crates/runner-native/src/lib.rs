@@ -5,10 +5,11 @@
 //! cannot reach the server's files; between programs of one user nothing keeps them apart but good manners.
 //!
 //! ```text
-//! <data>/cache/native/<digest>             the image, ready to be executed
+//! <data>/cache/native/<digest>             the image, ready to be executed, if the program's user is the server's; otherwise:
+//! <work_root>/images/<digest>              because no other user may pass through <data>
 //! <data>/runs/<letters>/<run>/             run.json, lock, exit.json, stdout.<n>, stderr.<n>
 //! <data>/runs/<letters>/<run>/input.json, work/     if the program's user is the server's; otherwise:
-//! <work_root>/<letters>/<run>/input.json, work/     because no other user may pass through <data>
+//! <work_root>/<letters>/<run>/input.json, work/
 //! ```
 
 mod clean;

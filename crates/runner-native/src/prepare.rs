@@ -1,11 +1,12 @@
 //! Makes an image ready to be executed.
 
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use nix::unistd::{Gid, chown};
 use runtara_domain::ImageDigest;
 use runtara_images::{Detected, Machine, detect};
 use runtara_runner::PrepareError;
@@ -38,28 +39,57 @@ pub(crate) fn prepare(
         .metadata()
         .map_err(host("its content could not be read"))?
         .len();
-    let path = place(config, digest);
+    let directory = directory(config);
+    let path = directory.join(digest.to_string());
     // Under the name of its digest only ever comes what is whole; the size guards against a disk that forgot.
     if fs::metadata(&path).is_ok_and(|ready| ready.len() == size) {
         return Ok(path);
     }
+    make_directory(config, &directory).map_err(host("there is no place for it"))?;
     put(content, &path).map_err(host("it could not be put into its place"))?;
     Ok(path)
 }
 
-/// Removes what was made ready of an image.
+/// Removes what was made ready of an image, also under other settings.
 pub(crate) fn forget(config: &NativeConfig, digest: ImageDigest) -> io::Result<()> {
-    match fs::remove_file(place(config, digest)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+    for directory in [own_directory(config), shown_directory(config)] {
+        match fs::remove_file(directory.join(digest.to_string())) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Where images lie. A program may start itself again, or read what it carries in itself, so its user must be able to go there.
+fn directory(config: &NativeConfig) -> PathBuf {
+    match config.user {
+        None => own_directory(config),
+        Some(_) => shown_directory(config),
     }
 }
 
-fn place(config: &NativeConfig, digest: ImageDigest) -> PathBuf {
-    config
-        .data_dir
-        .join("cache/native")
-        .join(digest.to_string())
+fn own_directory(config: &NativeConfig) -> PathBuf {
+    config.data_dir.join("cache/native")
+}
+
+fn shown_directory(config: &NativeConfig) -> PathBuf {
+    config.work_root.join("images")
+}
+
+/// Makes the directory of images. Another user may pass, and can neither look around nor change anything.
+fn make_directory(config: &NativeConfig, directory: &Path) -> io::Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)?;
+    if let Some((_, gid)) = config.user {
+        // Set rather than made so: the server's umask may be anything.
+        fs::set_permissions(&config.work_root, fs::Permissions::from_mode(0o711))?;
+        chown(directory, None, Some(Gid::from_raw(gid)))?;
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o710))?;
+    }
+    Ok(())
 }
 
 /// Why content cannot run here.
@@ -97,11 +127,6 @@ fn is_executable(path: &str) -> bool {
 /// Links content to its place, or copies it where that is not possible: another file system, another mode, too many links.
 fn put(content: &Path, path: &Path) -> io::Result<()> {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
-    let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)?;
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let temporary = path.with_extension(format!("{}-{number}", std::process::id()));
     let made = link(content, &temporary)

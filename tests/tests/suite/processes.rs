@@ -330,6 +330,18 @@ fn programs_have_a_session_of_their_own_and_leave_no_core() {
 }
 
 #[test]
+fn a_program_can_start_itself_again() {
+    let server = Server::start(Store::Sqlite);
+    let shell = fs::read("/bin/sh").expect("every machine has one");
+    let script = "exec \"$(readlink /proc/$$/exe)\" -c 'echo \"\\\"again\\\"\"'";
+    let run = server.launch(
+        &server.register("itself", &shell),
+        &json!({ "args": ["-c", script] }),
+    );
+    assert_eq!(run.output(), "again");
+}
+
+#[test]
 fn a_run_may_not_stay_after_its_last_word() {
     let server = Server::start(Store::Sqlite);
     let run = server.launch(&server.program("ignores_sigterm"), &json!({}));

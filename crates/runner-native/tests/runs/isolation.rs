@@ -122,7 +122,7 @@ pub(crate) async fn a_program_can_be_another_user() {
         "{ready:?}"
     );
     let mut spec = stage.spec("true").await;
-    // A program of the system: the copy lies where its user cannot go, and is executed all the same.
+    // A program of the system.
     spec.image = stage.image(&std::fs::read("/usr/bin/id").unwrap()).await;
     let key = spec.key.clone();
     let exit = stage
@@ -143,6 +143,24 @@ pub(crate) async fn a_program_can_be_another_user() {
         !text.contains("groups=0") && !text.contains(",0("),
         "{text}"
     );
+}
+
+pub(crate) async fn a_program_of_another_user_can_start_itself_again() {
+    let Some(stage) = as_nobody().await else {
+        return;
+    };
+    let mut spec = stage.spec("true").await;
+    spec.image = stage.image(&std::fs::read("/bin/sh").unwrap()).await;
+    let again = "id -u; [ -w \"$0\" ] && echo writable; ls \"${0%/*}\" 2>&1 | grep -o denied";
+    let script = format!("self=$(readlink /proc/$$/exe); exec \"$self\" -c '{again}' \"$self\"");
+    spec.args = vec!["-c".to_owned(), script];
+    let run = stage.runner.launch(spec).await.unwrap();
+    let exit = run.wait().await.unwrap();
+    let text = stage.log(run.key(), LogStream::Stdout);
+    assert_eq!(text, "65534\ndenied\n", "{exit:?}");
+    let before = stage.image(&std::fs::read("/bin/sh").unwrap()).await;
+    stage.runner.forget(before.digest).await.unwrap();
+    assert!(!before.path.exists());
 }
 
 pub(crate) async fn a_script_can_be_another_user() {

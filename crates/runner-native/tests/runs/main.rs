@@ -80,6 +80,7 @@ fn main() {
             signals_and_limits_are_as_for_a_fresh_process,
             configured_limits_hold,
             a_program_can_be_another_user,
+            a_program_of_another_user_can_start_itself_again,
             a_script_can_be_another_user,
             a_run_keeps_its_user_when_the_server_gets_another;
         adoption:

@@ -20,8 +20,6 @@ use super::files::Program;
 
 /// Pages that the child's few frames need, with room to spare.
 const STACK_BYTES: usize = 64 * 1024;
-/// Where a script's interpreter finds the script: the first number after the standard descriptors.
-const SCRIPT_FD: c_int = 3;
 
 /// No core dumps. 0 would forbid core files, and not what pipes the core to a program (core(5)); 1 forbids that as well, and is less than
 /// any core file needs.
@@ -78,10 +76,6 @@ pub(crate) struct Descriptors<'a> {
     pub(crate) stdout: BorrowedFd<'a>,
     pub(crate) stderr: BorrowedFd<'a>,
     pub(crate) work: BorrowedFd<'a>,
-    /// The open executable, if the program's user may be unable to open it by its path.
-    pub(crate) executable: Option<BorrowedFd<'a>>,
-    /// Whether the executable is a script: its interpreter has to open it again.
-    pub(crate) is_script: bool,
     /// The way into its cgroup, if it has one of its own.
     pub(crate) cgroup: Option<Door<'a>>,
 }
@@ -96,8 +90,6 @@ struct Plan {
     stderr: c_int,
     work: c_int,
     tasks: Option<c_int>,
-    executable: Option<c_int>,
-    is_script: bool,
     limits: [Option<(c_int, u64)>; 4],
     oom_score_adj: Option<CString>,
     nice: Option<i32>,
@@ -144,8 +136,6 @@ pub(crate) fn start(program: &Program, given: &Descriptors<'_>) -> Result<i32, S
         stderr: given.stderr.as_raw_fd(),
         work: given.work.as_raw_fd(),
         tasks,
-        executable: given.executable.map(|fd| fd.as_raw_fd()),
-        is_script: given.is_script,
         limits: [
             Some((libc::RLIMIT_CORE as c_int, NO_CORE)),
             limits
@@ -427,33 +417,6 @@ unsafe fn set_oom_score_adj(score: &CString) -> Result<(), Failed> {
 /// As [`prepare`].
 unsafe fn execute(plan: &Plan) -> Result<(), Failed> {
     // SAFETY: path, arguments and environment are terminated as execve(2) wants them and live until it is done.
-    unsafe {
-        match plan.executable {
-            None => {
-                libc::syscall(libc::SYS_execve, plan.path, plan.args, plan.env);
-            }
-            Some(mut executable) => {
-                if plan.is_script {
-                    // The kernel tells the interpreter to open /dev/fd/<number>, so the descriptor must stay open.
-                    if executable == SCRIPT_FD {
-                        libc::fcntl(executable, libc::F_SETFD, 0);
-                    } else {
-                        let moved = libc::syscall(libc::SYS_dup3, executable, SCRIPT_FD, 0);
-                        step(Step::Descriptors, moved)?;
-                    }
-                    executable = SCRIPT_FD;
-                }
-                let (empty, flags) = (c"".as_ptr(), libc::AT_EMPTY_PATH);
-                libc::syscall(
-                    libc::SYS_execveat,
-                    executable,
-                    empty,
-                    plan.args,
-                    plan.env,
-                    flags,
-                );
-            }
-        }
-    }
+    unsafe { libc::syscall(libc::SYS_execve, plan.path, plan.args, plan.env) };
     step(Step::Execute, -1).map(drop)
 }

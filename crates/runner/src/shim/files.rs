@@ -24,7 +24,7 @@ const ERROR_BYTES: usize = 1024;
 /// What a shim is to start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Program {
-    /// The executable: an absolute path that the shim can open. The program's user need not be able to.
+    /// The executable: an absolute path, by which the program's user can reach it.
     pub executable: PathBuf,
     /// Its arguments, its own name first.
     pub args: Vec<String>,

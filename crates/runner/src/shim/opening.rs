@@ -123,8 +123,6 @@ impl NotStarted {
 
 /// What the program needs, open.
 pub(crate) struct Opened {
-    executable: Option<File>,
-    is_script: bool,
     work: OwnedFd,
     stdin: File,
 }
@@ -137,30 +135,12 @@ pub(crate) fn open(program: &Program) -> Result<Opened, NotStarted> {
             path.display()
         ))
     };
-    // By its path the program's name is in the process list, and no descriptor is left over; but another user may be unable
-    // to go there.
-    let executable = match program.user {
-        None => None,
-        Some(_) => Some(
-            File::open(&program.executable)
-                .map_err(|error| failed("the program", &program.executable, &error))?,
-        ),
-    };
-    let mut magic = [0; 2];
-    let is_script = executable
-        .as_ref()
-        .is_some_and(|file| file.read_exact_at(&mut magic, 0).is_ok() && magic == *b"#!");
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let work = nix::fcntl::open(&program.work, flags, Mode::empty())
         .map_err(|errno| failed("the work directory", &program.work, &errno.into()))?;
     let stdin = program.stdin.as_deref().unwrap_or(Path::new("/dev/null"));
     let stdin = File::open(stdin).map_err(|error| failed("the input", stdin, &error))?;
-    Ok(Opened {
-        executable,
-        is_script,
-        work,
-        stdin,
-    })
+    Ok(Opened { work, stdin })
 }
 
 impl Opened {
@@ -180,8 +160,6 @@ impl Opened {
             stdout: stdout_end.as_fd(),
             stderr: stderr_end.as_fd(),
             work: self.work.as_fd(),
-            executable: self.executable.as_ref().map(File::as_fd),
-            is_script: self.is_script,
             cgroup: cgroup.map(Cgroup::door),
         };
         let mut tries = 1;
