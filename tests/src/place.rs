@@ -49,9 +49,30 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         processes::kill_all(self.path());
+        remove_cgroups(self.path());
         if std::thread::panicking() && std::env::var_os("RUNTARA_TEST_KEEP").is_some() {
             self.directory.disable_cleanup(true);
             eprintln!("kept: {}", self.path().display());
+        }
+    }
+}
+
+/// Removes the empty cgroups that killed shims have left: nobody comes to recover their runs.
+fn remove_cgroups(place: &Path) {
+    let node = fs::read_to_string(place.join("data/node")).unwrap_or_default();
+    let prefix = format!("runtara-{}-", node.trim());
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    for line in own.lines().filter(|_| !node.is_empty()) {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(own)) = (parts.next(), parts.next()) else {
+            continue;
+        };
+        let hierarchy = Path::new("/sys/fs/cgroup").join(controllers);
+        let directory = hierarchy.join(own.trim_start_matches('/'));
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(&prefix) {
+                let _stays = fs::remove_dir(entry.path());
+            }
         }
     }
 }

@@ -76,6 +76,19 @@ pub fn read(pid: i32) -> Option<Process> {
     })
 }
 
+/// The children of a process, each with its state letter: also dead ones that it has not waited for.
+#[must_use]
+pub fn children_of(parent: i32) -> Vec<(i32, char)> {
+    all()
+        .filter_map(|pid| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+            let state = fields.next()?.chars().next()?;
+            (fields.next()?.parse() == Ok(parent)).then_some((pid, state))
+        })
+        .collect()
+}
+
 /// Whether a process lives; a dead one that nobody has waited for does not.
 #[must_use]
 pub fn lives(pid: i32) -> bool {

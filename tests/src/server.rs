@@ -32,6 +32,7 @@ pub struct Setup {
     database: Option<Database>,
     place: Place,
     variables: BTreeMap<String, String>,
+    is_process_1: bool,
 }
 
 impl Setup {
@@ -61,6 +62,7 @@ impl Setup {
             database,
             place,
             variables: BTreeMap::new(),
+            is_process_1: false,
         };
         if geteuid().is_root() {
             setup = setup.variable("RUNTARA_NATIVE_USER", "nobody");
@@ -79,6 +81,13 @@ impl Setup {
     #[must_use]
     pub fn without(mut self, name: &str) -> Self {
         self.variables.remove(name);
+        self
+    }
+
+    /// Has the server be process 1 of a namespace of its own, as in a container. Only root can.
+    #[must_use]
+    pub fn as_process_1(mut self) -> Self {
+        self.is_process_1 = true;
         self
     }
 
@@ -115,6 +124,26 @@ impl Setup {
         let status = server.wait_until_gone();
         (status, server.log())
     }
+}
+
+/// The same command, whose process is the first of a namespace of its own, and goes with the one that is started.
+fn as_process_1(command: &Command) -> Command {
+    let mut outer = Command::new("unshare");
+    outer
+        .args(["--fork", "--pid", "--mount-proc", "--kill-child=SIGKILL"])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .stdin(Stdio::null());
+    if let Some(directory) = command.get_current_dir() {
+        outer.current_dir(directory);
+    }
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => outer.env(name, value),
+            None => outer.env_remove(name),
+        };
+    }
+    outer
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -246,6 +275,9 @@ impl Server {
         let log = log.expect("the directory is ours");
         let errors = log.try_clone().expect("a descriptor is free");
         let mut command = self.command(self.setup.verb);
+        if self.setup.is_process_1 {
+            command = as_process_1(&command);
+        }
         let child = command.stdout(log).stderr(errors).spawn();
         self.child = Some(child.expect("the program can be started"));
     }

@@ -2,12 +2,13 @@
 
 mod logging;
 
+use std::convert::Infallible;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use runtara_environment::config::{Mode, VARIABLES};
 use runtara_environment::{Config, EnvironmentRuntime, Error, shim};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Keeps durable workflow instances alive.
 ///
@@ -92,18 +93,35 @@ fn run(command: &Command) -> Result<(), Error> {
             println!("the database is up to date");
             return Ok(());
         }
-        serve(config).await
+        let ended = signal(SignalKind::child()).map_err(signals)?;
+        tokio::select! {
+            served = serve(config) => served,
+            never = reap_orphans(ended) => match never {},
+        }
     });
     // What still runs must not keep the process from leaving: blocking work cannot be cut off, only left behind.
     runtime.shutdown_background();
     outcome
 }
 
-async fn serve(config: Config) -> Result<(), Error> {
-    let signals = |error: std::io::Error| Error::Part {
+fn signals(error: std::io::Error) -> Error {
+    Error::Part {
         what: "the handling of signals",
         source: error.into(),
-    };
+    }
+}
+
+/// Waits for the children that a process 1 is given, as it is one in most containers.
+async fn reap_orphans(mut ended: Signal) -> Infallible {
+    loop {
+        ended.recv().await;
+        if let Err(error) = shim::reap_orphans() {
+            tracing::warn!(%error, "processes that have ended could not be waited for");
+        }
+    }
+}
+
+async fn serve(config: Config) -> Result<(), Error> {
     let mut terminate = signal(SignalKind::terminate()).map_err(signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(signals)?;
     let started = tokio::select! {

@@ -18,6 +18,7 @@ use tokio::sync::Mutex;
 
 use super::launcher::{ANSWER_BYTES, NAME, REQUEST_BYTES, SOCKET_VARIABLE};
 use super::look::Shim;
+use super::orphans;
 use super::watch::watch;
 use crate::RunDirectory;
 
@@ -80,6 +81,8 @@ impl Drop for Connection {
         // It keeps no state, and its shims do not hang on it.
         let _left = self.process.kill();
         let _reaped = self.process.wait();
+        let id = self.process.id().cast_signed();
+        orphans::ours().retain(|ours| *ours != id);
     }
 }
 
@@ -166,6 +169,7 @@ fn spawn(path: &Path) -> io::Result<(Child, OwnedFd)> {
     // A socket of packets: a request is read whole, and the end of the other side is seen.
     let flags = SockFlag::SOCK_CLOEXEC;
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
+    let mut children = orphans::ours();
     let process = Command::new(path)
         .arg0(NAME)
         .env_clear()
@@ -174,6 +178,7 @@ fn spawn(path: &Path) -> io::Result<(Child, OwnedFd)> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()?;
+    children.push(process.id().cast_signed());
     Ok((process, ours))
 }
 

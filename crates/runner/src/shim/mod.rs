@@ -31,6 +31,7 @@ mod leftover;
 mod logs;
 mod look;
 mod opening;
+mod orphans;
 mod parent;
 mod process;
 mod redact;
@@ -46,6 +47,7 @@ pub use client::{Launcher, ShimError, ShimProgram};
 pub use files::{ExitRecord, ProcessLimits, Program, write_run_file, write_slept};
 pub use logs::{LogChunk, LogExtent, LogReader, LogStream};
 pub use look::{Found, Shim, is_locked, look, read_program};
+pub use orphans::reap_orphans;
 
 /// Whether [`init`] ran, so that this program may be executed as launcher.
 static INITIALISED: AtomicBool = AtomicBool::new(false);

@@ -32,6 +32,13 @@ fn children(pid: ProcessId, found: &mut Vec<(ProcessId, ProcessId)>) -> io::Resu
     Ok(())
 }
 
+/// The children of a process.
+pub(crate) fn children_of(pid: ProcessId) -> io::Result<Vec<ProcessId>> {
+    let mut found = Vec::new();
+    children(pid, &mut found)?;
+    Ok(found.into_iter().map(|(child, _)| child).collect())
+}
+
 /// Everything below a process, each with its parent.
 pub(crate) fn descendants(root: ProcessId) -> io::Result<Vec<(ProcessId, ProcessId)>> {
     let mut found = Vec::new();

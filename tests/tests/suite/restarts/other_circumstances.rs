@@ -123,3 +123,33 @@ fn what_a_program_makes_of_the_end_of_dev_counts_for_nothing() {
         "a program that is asked could report a failure that is not its own"
     );
 }
+
+#[test]
+fn a_server_that_is_process_1_leaves_no_zombies() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let server = Setup::new(Store::Sqlite).as_process_1().start();
+    let (first, _) = processes::children_of(server.pid())[0];
+    let script = "[ \"$RUNTARA_RUN_NUMBER\" = 4 ] && exec echo 4; sleep 1000 & setsid sleep 1000 & sleep 1000";
+    let run = server.launch(&server.shell(script), &json!({}));
+    for number in 1..4 {
+        run.wait_until("its run", |found| found["run_number"] == number);
+        let program = run.wait_for_process();
+        processes::send(parent_of(program.pid), Signal::SIGKILL);
+        run.wait_until("the next run", |found| found["run_number"] == number + 1);
+    }
+    assert_eq!(run.output(), 4);
+    eventually("that the dead are buried", || {
+        let children = processes::children_of(first);
+        if children.iter().all(|(_, state)| *state != 'Z') {
+            Ok(())
+        } else {
+            Err(children)
+        }
+    });
+    assert!(
+        !processes::children_of(first).is_empty(),
+        "the launcher is a child that lives"
+    );
+}
