@@ -9,7 +9,7 @@ use crate::{Reason, limits};
 pub struct Usage {
     /// CPU time of the run's processes, in microseconds.
     pub cpu_usec: u64,
-    /// The largest memory that they had at once, in bytes. Of several runs, the largest.
+    /// The largest memory that they had at once, in bytes; cached files count where a cgroup tells it. Of several runs, the largest.
     pub memory_peak_bytes: u64,
     /// Milliseconds during which there was a process.
     pub running_ms: u64,

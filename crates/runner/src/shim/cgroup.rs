@@ -50,6 +50,7 @@ pub(crate) enum Door<'a> {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counted {
     pub(crate) cpu_usec: Option<u64>,
+    /// With what the kernel cached of files for it.
     pub(crate) memory_peak_bytes: Option<u64>,
     /// Processes of it that the kernel ended for want of memory.
     pub(crate) oom_kills: u64,
