@@ -79,6 +79,12 @@ impl Control {
         })
     }
 
+    /// The largest content of an image, in bytes.
+    #[must_use]
+    pub fn max_image_bytes(&self) -> u64 {
+        self.blobs.max_bytes()
+    }
+
     /// An image that the scope may see.
     ///
     /// # Errors
@@ -128,12 +134,6 @@ impl ImageRegistration {
     /// [`ControlError::Invalid`] (`INVALID_BINARY`) if it is none, otherwise as [`ImageRegistration::write`].
     pub async fn write_base64(&mut self, text: &[u8]) -> ControlResult<()> {
         self.upload.write_base64(text).await.map_err(of_blob)
-    }
-
-    /// How many bytes of content have come.
-    #[must_use]
-    pub fn received(&self) -> u64 {
-        self.upload.received()
     }
 
     /// Puts the content in its place and registers it. What cannot run on this server is refused, with the reason.

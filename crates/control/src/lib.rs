@@ -8,6 +8,7 @@
 
 mod error;
 mod images;
+mod input;
 mod instances;
 mod logs;
 mod questions;

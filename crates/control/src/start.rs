@@ -2,16 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use runtara_domain::{
     Due, ImageId, ImageRecord, InstanceId, InstanceState, Labels, NewInstance, TenantId, Timestamp,
     limits,
 };
 use runtara_runner::forbidden_env_name;
 use runtara_store::Started;
-use serde_json::{Map, Value};
+use serde_json::value::RawValue;
 
-use crate::{Control, ControlError, ControlResult};
+use crate::{Control, ControlError, ControlResult, input};
 
 /// A demand to start an instance.
 #[derive(Clone)]
@@ -24,8 +23,8 @@ pub struct StartInstance {
     pub instance_id: Option<InstanceId>,
     /// A key that stands for an id: the same key of the same tenant is the same start.
     pub idempotency_key: Option<String>,
-    /// What it works on; null becomes an empty object.
-    pub input: Value,
+    /// What it works on, as JSON; none, and null, become an empty object.
+    pub input: Option<Box<RawValue>>,
     /// Variables for its program.
     pub env: BTreeMap<String, String>,
     /// Arguments for its program.
@@ -58,13 +57,17 @@ impl Control {
     /// [`ControlError::NotFound`] for the image; [`ControlError::Invalid`] for what cannot be accepted; [`ControlError::Refused`]
     /// (`INSTANCE_EXISTS`) if another start has that id.
     pub async fn start(&self, start: StartInstance) -> ControlResult<StartOutcome> {
+        // Also if it is deleted: the start may be the repetition of an earlier one, whose answer was lost.
         let image = self
             .store
-            .image(&start.image_id)
+            .image_even_deleted(&start.image_id)
             .await?
             .filter(|image| image.tenant_id == start.tenant_id)
             .ok_or_else(|| ControlError::image_not_found(&start.image_id))?;
-        if !self.config.kinds.contains(&image.kind) {
+        let new = check_start(start, &image).await?;
+        if !self.config.kinds.contains(&image.kind)
+            && self.store.instance(&new.instance_id).await?.is_none()
+        {
             return Err(ControlError::Refused {
                 code: "KIND_NOT_RUN_HERE",
                 message: format!(
@@ -73,7 +76,6 @@ impl Control {
                 ),
             });
         }
-        let new = self.check_start(start, &image)?;
         let id = new.instance_id.clone();
         match self.store.start_instance(new).await? {
             Started::New(state) => Ok(StartOutcome {
@@ -94,36 +96,36 @@ impl Control {
             Started::ImageNotFound => Err(ControlError::image_not_found(&image.image_id)),
         }
     }
+}
 
-    fn check_start(&self, start: StartInstance, image: &ImageRecord) -> ControlResult<NewInstance> {
-        let instance_id = match (start.instance_id, start.idempotency_key) {
-            (Some(id), _) => id,
-            (None, Some(key)) => {
-                check_idempotency_key(&key)?;
-                InstanceId::from_idempotency_key(&start.tenant_id, &key)
-            }
-            (None, None) => InstanceId::generate(),
-        };
-        check_env(&start.env)?;
-        check_args(&start.args)?;
-        let input = complete_input(start.input, image.metadata.as_deref())?;
-        Ok(NewInstance {
-            instance_id,
-            tenant_id: start.tenant_id,
-            image_id: start.image_id,
-            input,
-            request_timeout_ms: start
-                .env
-                .get("RUNTARA_REQUEST_TIMEOUT_MS")
-                .and_then(|ms| ms.parse().ok()),
-            env: start.env,
-            args: start.args,
-            labels: start.labels,
-            timeout_ms: timeout_ms(start.timeout_seconds)?,
-            max_attempts: check_attempts(start.max_attempts)?,
-            due: due(start.start_at, start.delay_ms)?,
-        })
-    }
+async fn check_start(start: StartInstance, image: &ImageRecord) -> ControlResult<NewInstance> {
+    let instance_id = match (start.instance_id, start.idempotency_key) {
+        (Some(id), _) => id,
+        (None, Some(key)) => {
+            check_idempotency_key(&key)?;
+            InstanceId::from_idempotency_key(&start.tenant_id, &key)
+        }
+        (None, None) => InstanceId::generate(),
+    };
+    check_env(&start.env)?;
+    check_args(&start.args)?;
+    let input = input::complete(start.input, image.metadata.as_deref()).await?;
+    Ok(NewInstance {
+        instance_id,
+        tenant_id: start.tenant_id,
+        image_id: start.image_id,
+        input,
+        request_timeout_ms: start
+            .env
+            .get("RUNTARA_REQUEST_TIMEOUT_MS")
+            .and_then(|ms| ms.parse().ok()),
+        env: start.env,
+        args: start.args,
+        labels: start.labels,
+        timeout_ms: timeout_ms(start.timeout_seconds)?,
+        max_attempts: check_attempts(start.max_attempts)?,
+        due: due(start.start_at, start.delay_ms)?,
+    })
 }
 
 fn check_idempotency_key(key: &str) -> ControlResult<()> {
@@ -222,6 +224,7 @@ fn check_attempts(attempts: Option<u32>) -> ControlResult<Option<u32>> {
 }
 
 fn due(start_at: Option<Timestamp>, delay_ms: Option<u64>) -> ControlResult<Due> {
+    check_start_at(start_at)?;
     match (start_at, delay_ms) {
         (Some(_), Some(_)) => Err(ControlError::invalid(
             "INVALID_START_TIME",
@@ -240,98 +243,29 @@ fn due(start_at: Option<Timestamp>, delay_ms: Option<u64>) -> ControlResult<Due>
     }
 }
 
-/// The input as it is stored and given to the instance: defaults of the image's metadata (its `variables` object) are added to
-/// `input.variables` where they are missing. An input that is no object is left as it is. Keys come in order, so that the same
-/// input is the same text.
-fn complete_input(input: Value, metadata: Option<&str>) -> ControlResult<Bytes> {
-    let mut input = match input {
-        Value::Null => Value::Object(Map::new()),
-        other => other,
-    };
-    let defaults = metadata
-        .and_then(|text| serde_json::from_str::<Value>(text).ok())
-        .and_then(
-            |mut metadata| match metadata.get_mut("variables").map(Value::take) {
-                Some(Value::Object(defaults)) => Some(defaults),
-                _ => None,
-            },
-        );
-    if let (Some(defaults), Value::Object(given)) = (defaults, &mut input) {
-        let variables = given
-            .entry("variables")
-            .or_insert_with(|| Value::Object(Map::new()));
-        if let Value::Object(variables) = variables {
-            for (name, value) in defaults {
-                variables.entry(name).or_insert(value);
-            }
-        }
+/// A start may be as far away by its time as by its delay.
+fn check_start_at(start_at: Option<Timestamp>) -> ControlResult<()> {
+    let latest =
+        Timestamp::from_system(std::time::SystemTime::now()).plus_millis(limits::SLEEP_MAX_MS);
+    match start_at {
+        Some(found) if found > latest => Err(ControlError::invalid(
+            "INVALID_START_TIME",
+            format!("start_at_ms is {found}; at most {latest} is allowed"),
+        )),
+        _ => Ok(()),
     }
-    let text = serde_json::to_vec(&input).map_err(|error| ControlError::internal(&error))?;
-    if text.len() > limits::STATE_BYTES {
-        return Err(ControlError::invalid(
-            "INPUT_TOO_LARGE",
-            format!(
-                "the input has {} bytes; at most {} are allowed",
-                text.len(),
-                limits::STATE_BYTES
-            ),
-        ));
-    }
-    Ok(text.into())
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
-
-    fn completed(input: Value, metadata: &Value) -> Value {
-        let bytes = complete_input(input, Some(&metadata.to_string())).unwrap();
-        serde_json::from_slice(&bytes).unwrap()
-    }
-
-    #[test]
-    fn defaults_fill_in_what_is_missing_and_nothing_else() {
-        let metadata = json!({ "variables": { "a": 1, "_b": 2 } });
-        assert_eq!(
-            completed(json!({ "variables": { "a": 7, "_c": 3 } }), &metadata),
-            json!({ "variables": { "a": 7, "_b": 2, "_c": 3 } })
-        );
-        assert_eq!(
-            completed(Value::Null, &metadata),
-            json!({ "variables": { "a": 1, "_b": 2 } })
-        );
-    }
-
-    #[test]
-    fn an_input_that_is_no_object_is_left_as_it_is() {
-        let metadata = json!({ "variables": { "a": 1 } });
-        for input in [
-            json!([1]),
-            json!("text"),
-            json!(7),
-            json!({ "variables": 3 }),
-        ] {
-            assert_eq!(completed(input.clone(), &metadata), input);
-        }
-        assert_eq!(
-            completed(json!({}), &json!({ "variables": [1] })),
-            json!({})
-        );
-    }
-
-    #[test]
-    fn the_same_input_is_the_same_text() {
-        let one = complete_input(serde_json::from_str(r#"{"b":1,"a":2}"#).unwrap(), None);
-        let two = complete_input(serde_json::from_str(r#"{ "a": 2, "b": 1 }"#).unwrap(), None);
-        assert_eq!(one.unwrap(), two.unwrap());
-    }
 
     #[test]
     fn start_times_and_limits_are_checked() {
         assert!(due(Some(Timestamp(1)), Some(1)).is_err());
         assert!(due(None, Some(limits::SLEEP_MAX_MS + 1)).is_err());
+        assert!(due(Some(Timestamp(i64::MAX)), None).is_err());
+        assert!(due(Some(Timestamp(1)), None).is_ok());
         assert!(timeout_ms(Some(0)).is_err());
         assert!(timeout_ms(Some(u64::MAX)).is_err());
         assert_eq!(timeout_ms(None).unwrap(), 3_600_000);

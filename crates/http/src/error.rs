@@ -8,7 +8,7 @@ use runtara_runner::CallError;
 use serde_json::json;
 
 /// How long a caller should wait before it asks again when the store is away, in seconds.
-const RETRY_AFTER: &str = "2";
+pub(crate) const RETRY_AFTER: &str = "2";
 
 /// An error as it goes over the wire: `{"success": false, "error": "…", "code": "…"}`. `success` stands in every error body because
 /// published clients read some refusals as ordinary answers in which it must be present.

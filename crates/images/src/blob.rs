@@ -106,6 +106,12 @@ impl BlobStore {
         Ok(store)
     }
 
+    /// The largest content that is taken, in bytes.
+    #[must_use]
+    pub fn max_bytes(&self) -> u64 {
+        self.options.max_bytes
+    }
+
     /// Removes what uploads of dead processes left, and says how many there were. [`BlobStore::open`] does so too; call it now
     /// and then where several servers share a directory.
     ///

@@ -76,6 +76,9 @@ pub trait Store: Send + Sync + 'static {
     /// An image that is not deleted, current or not.
     async fn image(&self, id: &ImageId) -> StoreResult<Option<ImageRecord>>;
 
+    /// An image, deleted or not, as long as an instance needs it.
+    async fn image_even_deleted(&self, id: &ImageId) -> StoreResult<Option<ImageRecord>>;
+
     /// The current image of a name.
     async fn image_by_name(
         &self,

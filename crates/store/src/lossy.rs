@@ -98,6 +98,7 @@ passing! {
     expire_nodes(me: NodeId, limit: u32) -> Vec<InstanceId>;
     register_image(image: NewImage) -> ImageRecord;
     image(id: &ImageId) -> Option<ImageRecord>;
+    image_even_deleted(id: &ImageId) -> Option<ImageRecord>;
     image_by_name(tenant: &TenantId, name: &ImageName) -> Option<ImageRecord>;
     list_images(filter: &ImageFilter, page: &PageRequest) -> Page<ImageRecord>;
     delete_image(id: &ImageId) -> ImageDeletion;

@@ -31,6 +31,7 @@ fn at_once<T: Send>(count: usize, act: impl Fn(usize) -> T + Sync) -> Vec<T> {
 on_both_stores!(
     the_same_start_twice_is_one_instance,
     equal_starts_at_the_same_moment_are_one_instance,
+    a_start_is_repeated_after_its_image_is_deleted,
     an_idempotency_key_stands_for_an_id,
     of_many_savers_of_a_checkpoint_one_saves,
     an_instance_that_ends_at_once_stays_ended,
@@ -73,6 +74,48 @@ fn the_same_start_twice_is_one_instance(store: Store) {
         .ask(&Request::post("/api/v1/instances", &body))
         .refuses(400, "INSTANCE_EXISTS");
     assert_eq!(first.status()["tenant_id"], TENANT);
+}
+
+fn a_start_is_repeated_after_its_image_is_deleted(store: Store) {
+    let server = Server::start(store);
+    let texts = [
+        ("tenant_id", TENANT),
+        ("name", "ends"),
+        ("runner_type", "native"),
+        ("metadata", r#"{"variables":{"region":"eu"}}"#),
+    ];
+    let files: [(&str, &[u8]); 1] = [("binary", b"#!/bin/sh\nexit 0\n")];
+    let form = Request::form("/api/v1/images/upload", &texts, &files);
+    let image = server.ask(&form).expect(201)["image_id"].clone();
+    let start = |more: &Value| {
+        let mut body =
+            json!({ "image_id": image, "tenant_id": TENANT, "input": { "variables": { "n": 1 } } });
+        for (key, value) in more.as_object().into_iter().flatten() {
+            body[key] = value.clone();
+        }
+        Request::post("/api/v1/instances", &body)
+    };
+    let by_id = start(&json!({ "instance_id": "order-1" }));
+    let by_key = start(&json!({})).header("Idempotency-Key", "order-2");
+    for request in [&by_id, &by_key] {
+        let started = server.ask(request).expect(201);
+        let id = started["instance_id"].as_str().expect("an id is a text");
+        server.instance(id).wait_for("completed");
+    }
+    let path = format!(
+        "/api/v1/images/{}",
+        image.as_str().expect("an id is a text")
+    );
+    let deleted = server.ask(&Request::delete(&path)).expect(200);
+    assert_eq!(deleted["success"], true, "{deleted}");
+    for request in [&by_id, &by_key] {
+        let again = server.ask(request).expect(200);
+        assert_eq!(again["deduplicated"], true, "{again}");
+    }
+    let other = start(&json!({ "instance_id": "order-1", "input": {} }));
+    server.ask(&other).refuses(400, "INSTANCE_EXISTS");
+    let new = start(&json!({ "instance_id": "order-3" }));
+    server.ask(&new).refuses(400, "IMAGE_NOT_FOUND");
 }
 
 fn equal_starts_at_the_same_moment_are_one_instance(store: Store) {

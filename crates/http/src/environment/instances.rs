@@ -14,6 +14,7 @@ use runtara_domain::{
 };
 use runtara_store::{InstanceFilter, InstanceOrder, InstanceSummary, Page};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::page::{OrderedBy, PageInfo, labels, page_request, time};
@@ -26,8 +27,8 @@ pub(super) struct StartBody {
     image_id: String,
     tenant_id: String,
     instance_id: Option<String>,
-    #[serde(default)]
-    input: Value,
+    /// Not read here: it may be large, and how it is read is decided where its size has been looked at.
+    input: Option<Box<RawValue>>,
     timeout_seconds: Option<u64>,
     #[serde(default)]
     env: Option<BTreeMap<String, String>>,

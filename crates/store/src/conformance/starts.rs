@@ -57,6 +57,16 @@ pub async fn the_same_start_again_is_the_same_instance(harness: &dyn Harness) {
     assert_eq!(*state, world.state(run.id()).await);
     assert_eq!(state.status, Status::Completed);
     assert_eq!(state.run_number, RunNumber(1));
+    let image = &world.image.image_id;
+    world.store.delete_image(image).await.unwrap();
+    assert_eq!(world.store.image(image).await.unwrap(), None);
+    let kept = world.store.image_even_deleted(image).await.unwrap();
+    assert_eq!(kept.map(|kept| kept.image_id).as_ref(), Some(image));
+    let again = world
+        .store
+        .start_instance(world.new_instance("order-1"))
+        .await;
+    assert!(matches!(again, Ok(Started::Same(_))), "{again:?}");
 }
 
 /// Another start under a taken id is refused, and says whether the other is the tenant's own.

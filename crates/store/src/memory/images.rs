@@ -53,6 +53,12 @@ impl Model {
         image.map(|image| image.record.clone())
     }
 
+    /// See [`crate::Store::image_even_deleted`].
+    #[must_use]
+    pub fn image_even_deleted(&self, id: &ImageId) -> Option<ImageRecord> {
+        self.images.get(id).map(|image| image.record.clone())
+    }
+
     fn current_images(&self) -> impl Iterator<Item = &ImageRecord> {
         let current = |image: &&Image| image.record.current && !image.deleted;
         self.images

@@ -116,6 +116,10 @@ impl Store for MemoryStore {
         self.with(|model, _| model.image(id))
     }
 
+    async fn image_even_deleted(&self, id: &ImageId) -> StoreResult<Option<ImageRecord>> {
+        self.with(|model, _| model.image_even_deleted(id))
+    }
+
     async fn image_by_name(
         &self,
         tenant: &TenantId,

@@ -84,6 +84,22 @@ pub(super) async fn by_id(store: &PostgresStore, id: &ImageId) -> Answer<Option<
     found.as_ref().map(row::image).transpose()
 }
 
+/// An image, deleted or not, by its primary key.
+pub(super) async fn by_id_even_deleted(
+    store: &PostgresStore,
+    id: &ImageId,
+) -> Answer<Option<ImageRecord>> {
+    let found = sqlx::query(concat!(
+        "select ",
+        image_columns!(),
+        " from runtara_images m where m.image_id = $1"
+    ))
+    .bind(id.as_str())
+    .optional_on(&store.connections)
+    .await?;
+    found.as_ref().map(row::image).transpose()
+}
+
 /// The current image of a name, along `runtara_images_name`.
 pub(super) async fn by_name(
     store: &PostgresStore,

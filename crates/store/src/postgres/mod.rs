@@ -162,6 +162,11 @@ impl Store for PostgresStore {
         found.map_err(|fault| fault.during("reading an image"))
     }
 
+    async fn image_even_deleted(&self, id: &ImageId) -> StoreResult<Option<ImageRecord>> {
+        let found = images::by_id_even_deleted(self, id).await;
+        found.map_err(|fault| fault.during("reading an image"))
+    }
+
     async fn image_by_name(
         &self,
         tenant: &TenantId,

@@ -106,6 +106,19 @@ pub(super) async fn by_id(
     one(connection, sql).await
 }
 
+pub(super) async fn by_id_even_deleted(
+    connection: &mut SqliteConnection,
+    id: &ImageId,
+) -> StoreResult<Option<ImageRecord>> {
+    let mut sql = Sql::new(concat!(
+        "select ",
+        image_columns!(),
+        " from runtara_images m where m.image_id = ?"
+    ));
+    sql.bind(id.as_str());
+    one(connection, sql).await
+}
+
 pub(super) async fn by_name(
     connection: &mut SqliteConnection,
     tenant: &TenantId,

@@ -256,6 +256,12 @@ impl Store for SqliteStore {
         ask!(self, |connection| images::by_id(connection, id))
     }
 
+    async fn image_even_deleted(&self, id: &ImageId) -> StoreResult<Option<ImageRecord>> {
+        ask!(self, |connection| images::by_id_even_deleted(
+            connection, id
+        ))
+    }
+
     async fn image_by_name(
         &self,
         tenant: &TenantId,

@@ -240,7 +240,12 @@ fn metrics_have_every_bucket(store: Store) {
         "{daily}"
     );
     // From the beginning of time; backwards by a day, and within one bucket.
-    for (start, end) in [(0, end), (end, end - 86_400_000), (7_200_002, 7_200_001)] {
+    for (start, end) in [
+        (0, end),
+        (end, end - 86_400_000),
+        (end, end - 1),
+        (7_200_002, 7_200_001),
+    ] {
         let wrong = format!("{path}?start_time_ms={start}&end_time_ms={end}");
         server
             .ask(&Request::get(&wrong))

@@ -289,6 +289,8 @@ fn logs_are_read_by_stream_run_and_offset(store: Store) {
     assert_eq!(run.logs("stream=stderr").text(), "oh\n");
     assert_eq!(run.logs("stream=stderr&run=1").text(), "oh\n");
     assert_eq!(run.logs("stream=stdin").status, 400);
+    run.logs("stream=stdout&run=7")
+        .refuses(404, "LOG_NOT_FOUND");
     let unknown = server.instance("nobody").logs("stream=stdout");
     assert_eq!(unknown.status, 404, "{unknown}");
 }
