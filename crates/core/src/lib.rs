@@ -176,6 +176,10 @@ impl InstanceCalls for Core {
             .await
     }
 
+    async fn tenant(&self, caller: &Caller) -> Result<TenantId, CallError> {
+        self.tenant_of(caller).await
+    }
+
     async fn input(&self, caller: &Caller) -> Result<Option<Bytes>, CallError> {
         self.check_reader(caller).await?;
         let patience = self.patience(caller);
@@ -294,7 +298,7 @@ impl InstanceCalls for Core {
             other => other,
         };
         let our_fault = match caller.fence {
-            Fence::Run(token) => self.tracker.is_our_fault(token),
+            Fence::Run(token) => self.tracker.excuses(token),
             Fence::SelfRegistered => false,
         };
         self.patience(caller)
@@ -308,12 +312,14 @@ impl InstanceCalls for Core {
         caller: &Caller,
         of: &InstanceId,
     ) -> Result<Option<InstanceStatus>, CallError> {
+        // First who asks: a run that is over is told so, whatever it asks for.
+        let tenant = self.tenant_of(caller).await?;
         let patience = self.patience(caller);
         let Some(found) = patience.repeat(|| self.store.instance(of)).await? else {
             return Ok(None);
         };
         let state = found.state;
-        if self.tenant_of(caller).await? != state.tenant_id {
+        if tenant != state.tenant_id {
             // Not told from an unknown one: whether another tenant has such an id is nobody's business.
             return Ok(None);
         }

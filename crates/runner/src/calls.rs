@@ -40,6 +40,12 @@ pub trait InstanceCalls: Send + Sync {
         checkpoint_id: Option<CheckpointId>,
     ) -> Result<(), CallError>;
 
+    /// Whose instance the caller is.
+    ///
+    /// # Errors
+    /// [`Refusal::RunSuperseded`], [`Refusal::InstanceUnknown`], [`Refusal::TokenRequired`].
+    async fn tenant(&self, caller: &Caller) -> Result<TenantId, CallError>;
+
     /// The stored input, for the whole life of the instance.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Which calls of which runs are open, and which runs suffer from a fault of ours.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,10 +16,13 @@ use tokio::sync::watch;
 /// call.
 ///
 /// Runs are known by their token. Calls of a run that the scheduler has not announced are counted while they are open, for the core
-/// may serve before every run is found again; nothing is remembered of them beyond that.
-#[derive(Debug, Clone, Default)]
+/// may serve before every run is found again; nothing is remembered of them beyond that, except that a young process remembers which
+/// of them it has answered. Those are runs that it has not adopted yet, or runs of another node whose calls come here.
+#[derive(Debug, Clone)]
 pub struct CallTracker {
+    since: Instant,
     runs: Arc<Mutex<Runs>>,
+    answered: Arc<Mutex<HashSet<TokenHash>>>,
 }
 
 #[derive(Debug, Default)]
@@ -52,11 +55,29 @@ impl Runs {
     }
 }
 
+impl Default for CallTracker {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl CallTracker {
     /// A tracker that knows of no run.
     #[must_use]
     pub fn new() -> Self {
-        Self::default()
+        Self::since(Instant::now())
+    }
+
+    fn since(since: Instant) -> Self {
+        Self {
+            since,
+            runs: Arc::default(),
+            answered: Arc::default(),
+        }
+    }
+
+    fn is_young(&self) -> bool {
+        self.since.elapsed() < YOUTH
     }
 
     fn lock(&self) -> MutexGuard<'_, Runs> {
@@ -96,6 +117,31 @@ impl CallTracker {
         known.unwrap_or(true)
     }
 
+    /// Whether a failure that a run reports may be our fault.
+    ///
+    /// Of a run that was not announced here only a young process may have to answer for what the process before it cut off: programs
+    /// report that within seconds. Once this process has answered one of its calls, it does not.
+    #[must_use]
+    pub fn excuses(&self, token: TokenHash) -> bool {
+        let runs = self.lock();
+        let known = runs.calls.get(&token).and_then(|calls| calls.our_fault);
+        known.unwrap_or_else(|| self.is_young() && !self.answered().contains(&token))
+    }
+
+    fn answered(&self) -> MutexGuard<'_, HashSet<TokenHash>> {
+        // The state under the lock is plain values, as above.
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_answered(&self, token: TokenHash) {
+        let mut answered = self.answered();
+        if !self.is_young() {
+            *answered = HashSet::new();
+        } else if answered.len() < ANSWERED {
+            answered.insert(token);
+        }
+    }
+
     /// Waits until a run has no open call. Callers bound this by a deadline of their own.
     pub async fn idle(&self, token: TokenHash) {
         let open = {
@@ -112,6 +158,11 @@ impl CallTracker {
         self.lock().calls.remove(&token);
     }
 }
+
+/// For so long after its start a process may meet programs whose calls the process before it cut off.
+const YOUTH: Duration = Duration::from_secs(60);
+/// Of how many runs it remembers that it has answered them.
+const ANSWERED: usize = 100_000;
 
 /// A client that went away after so long was tired of waiting.
 const TIRED: Duration = Duration::from_secs(5);
@@ -146,23 +197,31 @@ impl CallGuard {
         let tired = !self.waits && self.since.elapsed() >= TIRED;
         before || tired || std::thread::panicking()
     }
+
+    /// Notes the end of the call, and says whether its run was announced.
+    fn end_in(&self, runs: &mut Runs) -> bool {
+        let Entry::Occupied(mut entry) = runs.calls.entry(self.token) else {
+            return false;
+        };
+        let calls = entry.get_mut();
+        if calls.number != self.number {
+            return calls.our_fault.is_some();
+        }
+        calls.our_fault = calls.our_fault.map(|before| self.leaves_our_fault(before));
+        calls.open.send_modify(|open| *open -= 1);
+        let is_announced = calls.our_fault.is_some();
+        if !is_announced && *calls.open.borrow() == 0 {
+            entry.remove();
+        }
+        is_announced
+    }
 }
 
 impl Drop for CallGuard {
     fn drop(&mut self) {
-        let mut runs = self.tracker.lock();
-        let Entry::Occupied(mut entry) = runs.calls.entry(self.token) else {
-            return;
-        };
-        let calls = entry.get_mut();
-        if calls.number != self.number {
-            return;
-        }
-        calls.our_fault = calls.our_fault.map(|before| self.leaves_our_fault(before));
-        calls.open.send_modify(|open| *open -= 1);
-        let is_over = calls.our_fault.is_none() && *calls.open.borrow() == 0;
-        if is_over {
-            entry.remove();
+        let is_announced = self.end_in(&mut self.tracker.lock());
+        if !is_announced && self.end == Some(false) {
+            self.tracker.note_answered(self.token);
         }
     }
 }
@@ -247,6 +306,26 @@ mod tests {
         assert!(idle.is_err(), "the call of the successor is still open");
         new.answered();
         tracker.idle(TOKEN).await;
+    }
+
+    #[test]
+    fn a_run_that_is_not_known_is_excused_only_by_a_young_process_that_has_not_answered_it() {
+        let young = CallTracker::new();
+        assert!(young.excuses(TOKEN), "the process before may have cut it");
+        young.begin(TOKEN, false).answered();
+        assert!(!young.excuses(TOKEN), "it has been answered since");
+        let old = CallTracker::since(Instant::now().checked_sub(YOUTH).unwrap());
+        assert!(!old.excuses(TOKEN), "it is a run of another node");
+        assert!(old.is_our_fault(TOKEN), "of an exit nobody knows");
+    }
+
+    #[test]
+    fn a_run_that_is_known_is_excused_by_what_is_known() {
+        let tracker = CallTracker::new();
+        tracker.announce(TOKEN, false);
+        assert!(!tracker.excuses(TOKEN));
+        tracker.begin(TOKEN, false).failed();
+        assert!(tracker.excuses(TOKEN));
     }
 
     #[tokio::test]
