@@ -18,6 +18,7 @@ use tokio::sync::Mutex;
 
 use super::launcher::{ANSWER_BYTES, NAME, REQUEST_BYTES, SOCKET_VARIABLE};
 use super::look::Shim;
+use super::open_files;
 use super::orphans;
 use super::watch::watch;
 use crate::RunDirectory;
@@ -174,6 +175,7 @@ fn spawn(path: &Path) -> io::Result<(Child, OwnedFd)> {
         .arg0(NAME)
         .env_clear()
         .env(SOCKET_VARIABLE, "0")
+        .envs(open_files::before().map(|soft| (open_files::VARIABLE, soft)))
         .stdin(Stdio::from(theirs))
         .stdout(Stdio::null())
         .stderr(Stdio::null())

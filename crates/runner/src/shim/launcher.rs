@@ -15,7 +15,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, SockType, getsockopt, recvmsg, 
 
 use super::process::boot_id;
 use super::sys::{self, Child, Waited};
-use super::{parent, process::ProcessId};
+use super::{open_files, parent, process::ProcessId};
 
 /// By this name of its own, and by a socket in [`SOCKET_VARIABLE`], a process knows that it is meant to be the launcher.
 pub(crate) const NAME: &str = "runtara-launcher";
@@ -51,6 +51,7 @@ pub(crate) fn serve(fd: RawFd) -> ! {
 /// Becomes a process that nothing of the server's surroundings reaches.
 fn settle(fd: RawFd) -> io::Result<(OwnedFd, String)> {
     sys::quiet_signals()?;
+    open_files::lower();
     sys::close_from(FIRST_FREE.cast_unsigned())?;
     let socket = sys::duplicate(fd)?;
     // Numbers 0 to 2 are taken for good, so that no later descriptor gets one of them.

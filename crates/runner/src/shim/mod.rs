@@ -30,6 +30,7 @@ mod launcher;
 mod leftover;
 mod logs;
 mod look;
+mod open_files;
 mod opening;
 mod orphans;
 mod parent;
@@ -47,6 +48,7 @@ pub use client::{Launcher, ShimError, ShimProgram};
 pub use files::{ExitRecord, ProcessLimits, Program, write_run_file, write_slept};
 pub use logs::{LogChunk, LogExtent, LogReader, LogStream};
 pub use look::{Found, Shim, is_locked, look, read_program};
+pub use open_files::raise_open_files;
 pub use orphans::reap_orphans;
 
 /// Whether [`init`] ran, so that this program may be executed as launcher.
