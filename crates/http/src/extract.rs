@@ -1,28 +1,25 @@
 //! Reads requests, and answers in JSON what cannot be read.
 
-use std::time::Duration;
-
-use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::request::Parts;
 use http::{StatusCode, header};
-use http_body_util::BodyExt as _;
 use runtara_domain::limits;
 use serde::de::DeserializeOwned;
-use tokio::time::timeout;
+use tokio::task::spawn_blocking;
 
 use crate::ApiError;
+use crate::body::BodyReader;
 
-/// How long a client may take between two parts of a body.
-const BODY_PAUSE: Duration = Duration::from_secs(30);
+/// From this size on a body is parsed on a thread of its own: shorter ones take less than the change of the thread.
+const LARGE_BYTES: usize = 256 * 1024;
 
 /// A JSON body of at most [`limits::BODY_BYTES`].
 pub(crate) struct Json<T>(pub(crate) T);
 
-impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Json<T> {
+impl<T: DeserializeOwned + Send + 'static, S: Sync> FromRequest<S> for Json<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
@@ -40,8 +37,13 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Json<T> {
                 "the body must be JSON; send it with the header `Content-Type: application/json`",
             ));
         }
-        let body = read_body(request.into_body(), limits::BODY_BYTES).await?;
-        parse_json(&body).map(Self)
+        let body = BodyReader::new(request.into_body());
+        let body = body.whole(limits::BODY_BYTES).await?;
+        if body.len() < LARGE_BYTES {
+            return parse_json(&body).map(Self);
+        }
+        let parsed = spawn_blocking(move || parse_json(&body)).await;
+        parsed.map_err(|_| ApiError::internal())?.map(Self)
     }
 }
 
@@ -54,53 +56,6 @@ fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
         ),
         _ => ApiError::bad_request("INVALID_JSON", format!("the body is not JSON: {error}")),
     })
-}
-
-/// Reads a whole body within a bound; a client that stops sending is given up.
-pub(crate) async fn read_body(mut body: Body, limit: usize) -> Result<Bytes, ApiError> {
-    let mut whole = BytesMut::new();
-    while let Some(part) = next_part(&mut body).await? {
-        if whole.len() + part.len() > limit {
-            return Err(too_large(limit as u64));
-        }
-        whole.extend_from_slice(&part);
-    }
-    Ok(whole.freeze())
-}
-
-/// The next part of a body; `None` at its end.
-pub(crate) async fn next_part(body: &mut Body) -> Result<Option<Bytes>, ApiError> {
-    loop {
-        let frame = timeout(BODY_PAUSE, body.frame()).await.map_err(|_| {
-            ApiError::new(
-                StatusCode::REQUEST_TIMEOUT,
-                "REQUEST_TIMEOUT",
-                format!("no part of the body came for {} s", BODY_PAUSE.as_secs()),
-            )
-        })?;
-        match frame {
-            None => return Ok(None),
-            Some(Err(error)) => {
-                return Err(ApiError::bad_request(
-                    "BODY_BROKEN",
-                    format!("the body broke off: {error}"),
-                ));
-            }
-            Some(Ok(frame)) => {
-                if let Ok(part) = frame.into_data() {
-                    return Ok(Some(part));
-                }
-            }
-        }
-    }
-}
-
-pub(crate) fn too_large(limit: u64) -> ApiError {
-    ApiError::new(
-        StatusCode::PAYLOAD_TOO_LARGE,
-        "BODY_TOO_LARGE",
-        format!("the body has more than the {limit} bytes that are allowed"),
-    )
 }
 
 /// The pairs of a query, in their order, decoded once.

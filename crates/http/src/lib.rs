@@ -6,6 +6,7 @@
 //!
 //! Every answer, also to what no route knows, is JSON. An error's HTTP form is made in one place: `error`.
 
+mod body;
 pub mod core;
 pub mod environment;
 mod error;
@@ -13,6 +14,7 @@ mod extract;
 mod guard;
 mod json_stream;
 pub mod server;
+mod standing;
 
 pub use error::ApiError;
 pub use guard::HostPolicy;

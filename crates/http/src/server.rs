@@ -1,15 +1,15 @@
 //! Accepts connections, bounds them, and lets them finish when the process goes away.
 
+mod head;
+mod timed;
+
 use std::any::Any;
 use std::convert::Infallible;
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -19,16 +19,18 @@ use futures_util::FutureExt as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 use tracing::{debug, error, warn};
 
 use crate::ApiError;
+
+use timed::{AnswerBody, Phase, TimedStream};
 
 /// Bounds on connections.
 #[derive(Debug, Clone)]
@@ -40,6 +42,8 @@ pub struct ServerLimits {
     /// How long a connection may be idle. Published clients keep connections in a pool and do not repeat what fails on one that
     /// was just closed, so this must be longer than any pool keeps one (90 seconds is common).
     pub idle: Duration,
+    /// How long a client may take nothing at all of an answer that waits for it.
+    pub untaken: Duration,
 }
 
 impl Default for ServerLimits {
@@ -48,6 +52,7 @@ impl Default for ServerLimits {
             connections: 10_000,
             head: Duration::from_secs(30),
             idle: Duration::from_secs(600),
+            untaken: Duration::from_secs(60),
         }
     }
 }
@@ -80,20 +85,40 @@ impl Peer {
     }
 }
 
+/// The address of ours that a connection arrived at; an extension of each of its requests, unless it came over a socket in the file
+/// system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalAddress(pub SocketAddr);
+
+/// The two ends of a connection.
+#[derive(Debug, Clone, Copy)]
+struct Ends {
+    peer: Peer,
+    local: Option<LocalAddress>,
+}
+
 trait Connection: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Connection for T {}
 
 impl Listener {
-    async fn accept(&self) -> io::Result<(Box<dyn Connection>, Peer)> {
+    async fn accept(&self) -> io::Result<(Box<dyn Connection>, Ends)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                Ok((Box::new(stream), Peer::Tcp(address)))
+                let ends = Ends {
+                    peer: Peer::Tcp(address),
+                    local: stream.local_addr().ok().map(LocalAddress),
+                };
+                Ok((Box::new(stream), ends))
             }
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
-                Ok((Box::new(stream), Peer::Unix))
+                let ends = Ends {
+                    peer: Peer::Unix,
+                    local: None,
+                };
+                Ok((Box::new(stream), ends))
             }
         }
     }
@@ -163,8 +188,8 @@ async fn accept<S>(
             accepted = accepted => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => {
-                let connection = serve(stream, peer, service.clone(), limits.clone(), stop.clone());
+            Ok((stream, ends)) => {
+                let connection = serve(stream, ends, service.clone(), limits.clone(), stop.clone());
                 tasks.spawn(async move {
                     connection.await;
                     drop(place);
@@ -181,7 +206,7 @@ async fn accept<S>(
 
 async fn serve<S>(
     stream: Box<dyn Connection>,
-    peer: Peer,
+    ends: Ends,
     service: S,
     limits: ServerLimits,
     stop: CancellationToken,
@@ -196,21 +221,30 @@ async fn serve<S>(
     let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
         phase.set(Phase::SERVED);
         let mut request = request.map(Body::new);
-        request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(ends.peer);
+        if let Some(local) = ends.local {
+            request.extensions_mut().insert(local);
+        }
         let mut service = service.clone();
         let phase = Arc::clone(&phase);
         async move {
-            let answer = async move { service.call(request).await };
+            let answer = async move {
+                match head::check(&request) {
+                    Ok(()) => service.call(request).await,
+                    Err(refused) => Ok(refused.into_response()),
+                }
+            };
             // Nothing of the request is used after a panic.
             let answer = AssertUnwindSafe(answer).catch_unwind().await;
-            phase.set(Phase::IDLE);
-            answer.unwrap_or_else(|panic| Ok(after_panic(panic.as_ref())))
+            let answer = answer.unwrap_or_else(|panic| Ok(after_panic(panic.as_ref())))?;
+            Ok::<_, Infallible>(answer.map(|body| AnswerBody::new(body, phase)))
         }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         // Counted by the stream itself: hyper's own timer counts idle time, too.
         .header_read_timeout(None)
+        .max_headers(head::HEADERS_READ)
         .keep_alive(true)
         .half_close(false)
         .serve_connection(TokioIo::new(io), service);
@@ -235,121 +269,6 @@ fn after_panic(panic: &(dyn Any + Send)) -> Response {
         .or_else(|| panic.downcast_ref::<&str>().copied());
     error!(panic = text.unwrap_or("no text"), "a handler panicked");
     ApiError::internal().into_response()
-}
-
-/// What a connection is about to do, shared between its stream and its service.
-#[derive(Debug, Default)]
-struct Phase(AtomicU8);
-
-impl Phase {
-    /// No request is under way.
-    const IDLE: u8 = 0;
-    /// The head of a request has begun to come.
-    const HEAD: u8 = 1;
-    /// A request is being served.
-    const SERVED: u8 = 2;
-
-    fn set(&self, phase: u8) {
-        self.0.store(phase, Ordering::Release);
-    }
-
-    fn get(&self) -> u8 {
-        self.0.load(Ordering::Acquire)
-    }
-}
-
-/// A stream that gives up on clients who are idle for too long, or send the head of a request too slowly.
-struct TimedStream {
-    stream: Box<dyn Connection>,
-    phase: Arc<Phase>,
-    limits: ServerLimits,
-    timed: u8,
-    deadline: Pin<Box<Sleep>>,
-}
-
-impl TimedStream {
-    fn new(stream: Box<dyn Connection>, phase: Arc<Phase>, limits: ServerLimits) -> Self {
-        Self {
-            stream,
-            phase,
-            timed: Phase::IDLE,
-            // A new connection is expected to send something soon.
-            deadline: Box::pin(sleep(limits.head)),
-            limits,
-        }
-    }
-
-    /// Arms the deadline anew when the phase has changed.
-    fn follow_phase(&mut self) {
-        let phase = self.phase.get();
-        if phase == self.timed {
-            return;
-        }
-        self.timed = phase;
-        let limit = match phase {
-            Phase::HEAD => self.limits.head,
-            _ => self.limits.idle,
-        };
-        self.deadline.as_mut().reset(Instant::now() + limit);
-    }
-}
-
-impl AsyncRead for TimedStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        this.follow_phase();
-        let before = buffer.filled().len();
-        match Pin::new(&mut this.stream).poll_read(context, buffer) {
-            Poll::Ready(answer) => {
-                if buffer.filled().len() > before && this.phase.get() == Phase::IDLE {
-                    this.phase.set(Phase::HEAD);
-                    this.follow_phase();
-                }
-                Poll::Ready(answer)
-            }
-            Poll::Pending => {
-                if this.timed == Phase::SERVED {
-                    return Poll::Pending;
-                }
-                ready!(this.deadline.as_mut().poll(context));
-                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-            }
-        }
-    }
-}
-
-impl AsyncWrite for TimedStream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Every input has a limit, every wait an end, and whoever is over it is told so.
 
+mod bodies;
+
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
@@ -99,6 +101,7 @@ fn what_is_too_large_is_refused_and_changes_nothing(store: Store) {
         ),
         (json!({ "max_attempts": 1_001 }), "INVALID_MAX_ATTEMPTS"),
         (json!({ "delay_ms": u64::MAX }), "INVALID_START_TIME"),
+        (json!({ "start_at_ms": i64::MAX }), "INVALID_START_TIME"),
     ] {
         server.try_launch(&image, &more).refuses(400, code);
     }

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
-use http::StatusCode;
 use serde_json::json;
 use tokio::time::timeout;
 
 use super::EnvironmentState;
+use crate::standing;
 
 /// How long the store may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -16,14 +16,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 async fn store_answers(state: &EnvironmentState) -> bool {
     let ping = timeout(PATIENCE, state.control.store().ping()).await;
     matches!(ping, Ok(Ok(())))
-}
-
-fn status_of(good: bool) -> StatusCode {
-    if good {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    }
 }
 
 /// `GET /api/v1/health`, as published clients read it.
@@ -36,7 +28,7 @@ pub(super) async fn health(State(state): State<EnvironmentState>) -> Response {
         "uptime_ms": uptime,
         "active_instances": state.report.active_runs(),
     });
-    (status_of(healthy), axum::Json(body)).into_response()
+    standing::answer(healthy, body)
 }
 
 /// `GET /health`: the process is alive and answers.
@@ -48,14 +40,7 @@ pub(super) async fn alive() -> Response {
 /// says `true`, or why those are refused: a server that launches none still keeps what there is, and answers for it.
 pub(super) async fn ready(State(state): State<EnvironmentState>) -> Response {
     let ready = store_answers(&state).await;
-    let runners = state.report.runners();
-    let runners: serde_json::Map<String, serde_json::Value> = runners
-        .into_iter()
-        .map(|(kind, ready, detail)| {
-            let stands = if ready { true.into() } else { detail.into() };
-            (kind, stands)
-        })
-        .collect();
+    let runners = standing::runners(state.report.as_ref());
     let body = json!({
         "ready": ready,
         "database": ready,
@@ -63,5 +48,5 @@ pub(super) async fn ready(State(state): State<EnvironmentState>) -> Response {
         "runners": runners,
         "active_instances": state.report.active_runs(),
     });
-    (status_of(ready), axum::Json(body)).into_response()
+    standing::answer(ready, body)
 }

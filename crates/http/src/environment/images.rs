@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, StatusCode};
@@ -17,7 +16,8 @@ use serde_json::{Value, json};
 use super::page::{OrderedBy, PageInfo, labels, page_request};
 use super::{EnvironmentState, scope, tenant_mismatch};
 use crate::ApiError;
-use crate::extract::{PathId, Query, next_part, parse_id, too_large};
+use crate::body::{BodyReader, too_large};
+use crate::extract::{PathId, Query, parse_id};
 use crate::json_stream::BinaryField;
 
 #[derive(Deserialize)]
@@ -83,11 +83,12 @@ pub(super) async fn register(
     query: Query,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let mut body: Body = request.into_body();
-    let mut registration = state.control.begin_image().await?;
+    let mut body = BodyReader::new(request.into_body());
+    // Begun with the first of the content: a client that sends none yet takes no place of those who do.
+    let mut registration = None;
     let mut field = BinaryField::new("binary");
     let (mut text, mut received) = (Vec::new(), 0);
-    while let Some(part) = next_part(&mut body).await? {
+    while let Some(part) = body.next().await? {
         received += part.len();
         if received > limits::BODY_BYTES {
             return Err(too_large(limits::BODY_BYTES as u64));
@@ -96,7 +97,14 @@ pub(super) async fn register(
         field
             .push(&part, &mut text)
             .map_err(|error| ApiError::bad_request("INVALID_JSON", error))?;
-        registration.write_base64(&text).await?;
+        if text.is_empty() {
+            continue;
+        }
+        let under_way = match &mut registration {
+            Some(under_way) => under_way,
+            none => none.insert(state.control.begin_image().await?),
+        };
+        under_way.write_base64(&text).await?;
     }
     let rest = field.rest();
     let body: RegisterBody = serde_json::from_slice(rest).map_err(|error| {
@@ -114,6 +122,8 @@ pub(super) async fn register(
         labels: check_labels(body.labels.unwrap_or_default())?,
         expected: None,
     };
+    let registration =
+        registration.ok_or_else(|| ApiError::bad_request("EMPTY_BINARY", "the binary is empty"))?;
     let image = registration.finish(request).await?;
     Ok(registered(&image))
 }

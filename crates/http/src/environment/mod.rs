@@ -2,6 +2,7 @@
 
 mod agents;
 mod events;
+mod feed;
 mod health;
 mod images;
 mod instances;
@@ -93,8 +94,9 @@ pub fn service(state: EnvironmentState, hosts: HostPolicy) -> EnvironmentService
         .with_state(state);
     let service = service_fn(move |request: Request| {
         let router = router.clone();
+        let checked = hosts.check(&request);
         async move {
-            match hosts.check(&request) {
+            match checked {
                 Ok(()) => router.oneshot(request).await,
                 Err(error) => Ok(error.into_response()),
             }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
 use multer::{Constraints, Field, Multipart, SizeLimit};
 use runtara_control::{ImageRegistration, RegisterImage};
@@ -12,17 +13,24 @@ use runtara_domain::{ImageDigest, limits};
 use serde_json::value::RawValue;
 
 use super::EnvironmentState;
+use super::feed::Feed;
 use super::images::{check_labels, check_name, check_tenant, registered, runner_kind};
 use crate::ApiError;
-use crate::extract::{Query, next_part};
+use crate::body::BodyReader;
+use crate::extract::Query;
 
 /// Most parts of a form: those that are known, and some that other clients may add.
 const PARTS: usize = 64;
+/// Most bytes of all parts that are not known.
+const UNKNOWN_BYTES: usize = 1024 * 1024;
+/// Most bytes of a form beside the content of its image.
+const BESIDE_BYTES: u64 = 8 * 1024 * 1024;
 
 /// What the parts of a form hold, in whatever order they come.
 #[derive(Default)]
 struct Form {
     texts: BTreeMap<&'static str, String>,
+    has_content: bool,
     content: Option<ImageRegistration>,
 }
 
@@ -48,18 +56,15 @@ pub(super) async fn register(
     let missing = |code: &'static str, part: &str| {
         ApiError::bad_request(code, format!("the form has no part '{part}'"))
     };
-    let Some(content) = form.content else {
+    if !form.has_content {
         return Err(missing("MISSING_BINARY", "binary"));
-    };
+    }
     let text = |part| form.texts.get(part).filter(|text| !text.is_empty());
     let tenant = text("tenant_id").ok_or_else(|| missing("MISSING_TENANT_ID", "tenant_id"))?;
     let name = text("name").ok_or_else(|| missing("MISSING_NAME", "name"))?;
-    if content.received() == 0 {
-        return Err(ApiError::bad_request(
-            "MISSING_BINARY",
-            "the part 'binary' is empty",
-        ));
-    }
+    let content = form
+        .content
+        .ok_or_else(|| ApiError::bad_request("MISSING_BINARY", "the part 'binary' is empty"))?;
     let metadata = text("metadata").map(|text| {
         serde_json::from_str::<Box<RawValue>>(text)
             .map(|json| json.get().to_owned())
@@ -91,8 +96,103 @@ pub(super) async fn register(
     Ok(registered(&image))
 }
 
-fn broken(error: &multer::Error) -> ApiError {
+/// Reads a form part by part.
+struct FormReader<'a> {
+    state: &'a EnvironmentState,
+    feed: Feed,
+    form: Form,
+    /// How much has come of parts that are not known.
+    unknown: usize,
+}
+
+impl FormReader<'_> {
+    fn broken(&self, error: &multer::Error) -> ApiError {
+        self.feed.failure().unwrap_or_else(|| unreadable(error))
+    }
+
+    async fn chunk(&self, field: &mut Field<'_>) -> Result<Option<Bytes>, ApiError> {
+        let chunk = field.chunk().await.map_err(|error| self.broken(&error))?;
+        self.feed.parsed();
+        Ok(chunk)
+    }
+
+    async fn read(mut self, mut multipart: Multipart<'_>) -> Result<Form, ApiError> {
+        for _ in 0..PARTS {
+            let field = multipart.next_field().await;
+            let Some(field) = field.map_err(|error| self.broken(&error))? else {
+                return Ok(self.form);
+            };
+            self.feed.parsed();
+            self.read_part(field).await?;
+        }
+        Err(ApiError::bad_request(
+            "UPLOAD_ERROR",
+            format!("the form has more than {PARTS} parts"),
+        ))
+    }
+
+    async fn read_part(&mut self, mut field: Field<'_>) -> Result<(), ApiError> {
+        let part = field.name().unwrap_or_default().to_owned();
+        if part == "binary" {
+            return self.read_content(field).await;
+        }
+        let Some((known, _)) = TEXTS.iter().find(|(known, _)| *known == part) else {
+            // Parts of other clients are read over.
+            while let Some(chunk) = self.chunk(&mut field).await? {
+                self.unknown += chunk.len();
+                if self.unknown > UNKNOWN_BYTES {
+                    return Err(ApiError::bad_request(
+                        "UPLOAD_ERROR",
+                        format!(
+                            "the form has more than {UNKNOWN_BYTES} bytes in parts that mean nothing here, such as '{part}'"
+                        ),
+                    ));
+                }
+            }
+            return Ok(());
+        };
+        let mut bytes = BytesMut::new();
+        while let Some(chunk) = self.chunk(&mut field).await? {
+            bytes.extend_from_slice(&chunk);
+        }
+        let text = String::from_utf8(bytes.to_vec()).map_err(|_| {
+            ApiError::bad_request("UPLOAD_ERROR", format!("the part '{part}' is not UTF-8"))
+        })?;
+        match self.form.texts.insert(known, text) {
+            None => Ok(()),
+            Some(_) => Err(twice(&part)),
+        }
+    }
+
+    async fn read_content(&mut self, mut field: Field<'_>) -> Result<(), ApiError> {
+        if self.form.has_content {
+            return Err(twice("binary"));
+        }
+        self.form.has_content = true;
+        while let Some(piece) = self.chunk(&mut field).await? {
+            if piece.is_empty() {
+                continue;
+            }
+            // Begun with the first of the content: a client that sends none yet takes no place of those who do.
+            let content = match &mut self.form.content {
+                Some(content) => content,
+                none => none.insert(self.state.control.begin_image().await?),
+            };
+            content.write(&piece).await?;
+        }
+        Ok(())
+    }
+}
+
+fn unreadable(error: &multer::Error) -> ApiError {
     ApiError::bad_request("UPLOAD_ERROR", format!("the form cannot be read: {error}"))
+}
+
+fn twice(part: &str) -> ApiError {
+    ApiError::bad_request(
+        "UPLOAD_ERROR",
+        format!("the form has the part '{part}' twice"),
+    )
 }
 
 async fn read_form(
@@ -104,77 +204,20 @@ async fn read_form(
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default();
-    let boundary = multer::parse_boundary(kind).map_err(|error| broken(&error))?;
-    let parts = futures_util::stream::unfold(Some(body), |body| async {
-        let mut body = body?;
-        match next_part(&mut body).await {
-            Ok(Some(part)) => Some((Ok(part), Some(body))),
-            Ok(None) => None,
-            Err(error) => Some((Err(std::io::Error::other(error.message().to_owned())), None)),
-        }
+    let boundary = multer::parse_boundary(kind).map_err(|error| unreadable(&error))?;
+    let sizes = TEXTS.iter().fold(SizeLimit::new(), |limit, (part, size)| {
+        limit.for_field(*part, *size as u64)
     });
-    let constraints = Constraints::new().size_limit(
-        TEXTS.iter().fold(SizeLimit::new(), |limit, (part, size)| {
-            limit.for_field(*part, *size as u64)
-        }),
-    );
-    let mut multipart = Multipart::with_constraints(parts, boundary, constraints);
-    let mut form = Form::default();
-    for _ in 0..PARTS {
-        let Some(field) = multipart
-            .next_field()
-            .await
-            .map_err(|error| broken(&error))?
-        else {
-            return Ok(form);
-        };
-        read_part(state, &mut form, field).await?;
-    }
-    Err(ApiError::bad_request(
-        "UPLOAD_ERROR",
-        format!("the form has more than {PARTS} parts"),
-    ))
-}
-
-async fn read_part(
-    state: &EnvironmentState,
-    form: &mut Form,
-    mut field: Field<'_>,
-) -> Result<(), ApiError> {
-    let twice = |part: &str| {
-        ApiError::bad_request(
-            "UPLOAD_ERROR",
-            format!("the form has the part '{part}' twice"),
-        )
+    let feed = Feed::default();
+    let limit = state.control.max_image_bytes().saturating_add(BESIDE_BYTES);
+    let parts = feed.stream(BodyReader::new(body), limit);
+    let constraints = Constraints::new().size_limit(sizes);
+    let multipart = Multipart::with_constraints(parts, boundary, constraints);
+    let reader = FormReader {
+        state,
+        feed,
+        form: Form::default(),
+        unknown: 0,
     };
-    let part = field.name().unwrap_or_default().to_owned();
-    if part == "binary" {
-        if form.content.is_some() {
-            return Err(twice(&part));
-        }
-        let mut registration = state.control.begin_image().await?;
-        while let Some(piece) = field.chunk().await.map_err(|error| broken(&error))? {
-            registration.write(&piece).await?;
-        }
-        form.content = Some(registration);
-        return Ok(());
-    }
-    let Some((known, _)) = TEXTS.iter().find(|(known, _)| *known == part) else {
-        // Parts of other clients are read over; the connection's own bounds hold.
-        while field
-            .chunk()
-            .await
-            .map_err(|error| broken(&error))?
-            .is_some()
-        {}
-        return Ok(());
-    };
-    let bytes = field.bytes().await.map_err(|error| broken(&error))?;
-    let text = String::from_utf8(bytes.to_vec()).map_err(|_| {
-        ApiError::bad_request("UPLOAD_ERROR", format!("the part '{part}' is not UTF-8"))
-    })?;
-    match form.texts.insert(known, text) {
-        None => Ok(()),
-        Some(_) => Err(twice(&part)),
-    }
+    reader.read(multipart).await
 }
