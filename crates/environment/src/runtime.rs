@@ -12,7 +12,7 @@ use runtara_http::core::{CoreState, Tokenless};
 use runtara_http::environment::EnvironmentState;
 use runtara_http::server::{Listener, Server, ServerLimits};
 use runtara_images::{BlobOptions, BlobStore};
-use runtara_runner::CallTracker;
+use runtara_runner::{CallTracker, shim};
 use runtara_scheduler::{Scheduler, SchedulerConfig, SchedulerParts};
 use runtara_store::{Nudges, Store};
 use tokio::net::{TcpListener, UnixListener};
@@ -81,6 +81,8 @@ impl EnvironmentRuntime {
         let nudges = Nudges::new();
         let store = store::open(&config, data_dir.path(), nudges).await?;
         let database_id = store.database_id().await?;
+        // Before the launcher is started, which is told what the limit was.
+        open_files();
         if let CorePlace::Elsewhere { address, taken } = &sockets.core {
             check_elsewhere(address, *taken, database_id).await?;
         }
@@ -133,22 +135,24 @@ impl EnvironmentRuntime {
                 variable: "RUNTARA_ENV_HTTP_PORT",
                 source,
             })?;
-        let core_state = CoreState {
-            calls: Arc::clone(&core) as _,
+        let report = Arc::new(Report {
+            scheduler: scheduler.clone(),
+            runners: native.report,
+        });
+        let core_state = CoreState::new(
+            Arc::clone(&core) as _,
             tracker,
-            store: Arc::clone(&store),
+            Arc::clone(&store),
             database_id,
-        };
+            Arc::clone(&report) as _,
+        );
         let environment_state = EnvironmentState {
             control: control.clone(),
-            report: Arc::new(Report {
-                scheduler: scheduler.clone(),
-                runners: native.report,
-            }),
+            report,
             started: std::time::Instant::now(),
             version: env!("CARGO_PKG_VERSION"),
         };
-        let servers = sockets.serve(&config, core_state, environment_state);
+        let servers = sockets.serve(&config, &core_state, environment_state)?;
         scheduler.start();
         info!(environment = %addr, core = %core_addr, "serving");
         Ok(RuntimeHandle {
@@ -233,33 +237,91 @@ impl Sockets {
         address.iter().map(ToString::to_string).collect()
     }
 
-    fn serve(self, config: &Config, core: CoreState, environment: EnvironmentState) -> Servers {
-        let limits = ServerLimits::default();
-        let hosts = if config.allow_unauthenticated {
-            HostPolicy::NoOrigin
-        } else {
-            HostPolicy::AddressOnly
+    fn serve(
+        self,
+        config: &Config,
+        core: &CoreState,
+        environment: EnvironmentState,
+    ) -> Result<Servers, Error> {
+        let shares = Shares::of(open_files());
+        let hosts = |listener: &TcpListener| {
+            let address = listener.local_addr().map_err(|source| Error::Part {
+                what: "a listening socket",
+                source: source.into(),
+            })?;
+            Ok::<_, Error>(HostPolicy::of_port(address, &config.allowed_hosts))
         };
-        let start_core = |listener, tokenless| {
+        let start_core = |listener, tokenless, hosts, connections| {
             let service = runtara_http::core::service(core.clone(), tokenless, hosts);
-            Server::start(listener, service, limits.clone())
+            Server::start(listener, service, limits(connections))
         };
+        let socket = Listener::Unix(self.core_socket);
+        let hosts_of_socket = HostPolicy::of_socket();
         let mut servers = vec![start_core(
-            Listener::Unix(self.core_socket),
+            socket,
             Tokenless::Nobody,
+            hosts_of_socket,
+            shares.other,
         )];
-        if let CorePlace::Here(listener) = self.core {
-            servers.push(start_core(Listener::Tcp(listener), Tokenless::Local));
+        let second = self.second_core.map(|listener| (listener, shares.other));
+        let first = match self.core {
+            CorePlace::Here(listener) => Some((listener, shares.core)),
+            CorePlace::Elsewhere { .. } => None,
+        };
+        for (listener, connections) in first.into_iter().chain(second) {
+            let hosts = hosts(&listener)?;
+            let listener = Listener::Tcp(listener);
+            servers.push(start_core(listener, Tokenless::Local, hosts, connections));
         }
-        if let Some(listener) = self.second_core {
-            servers.push(start_core(Listener::Tcp(listener), Tokenless::Local));
-        }
-        let service = runtara_http::environment::service(environment, hosts);
-        Servers {
-            environment: Server::start(Listener::Tcp(self.environment), service, limits.clone()),
+        let service = runtara_http::environment::service(environment, hosts(&self.environment)?);
+        let listener = Listener::Tcp(self.environment);
+        Ok(Servers {
+            environment: Server::start(listener, service, limits(shares.environment)),
             core: servers,
+        })
+    }
+}
+
+/// How many connections each listener may have. Each has its own share, so that callers of one port cannot keep those of another out;
+/// what is left of the descriptors is for files, runs and the database.
+struct Shares {
+    /// Of the address that launched programs are given: up to a few each, some held open while they sleep.
+    core: usize,
+    /// Of the environment protocol.
+    environment: usize,
+    /// Of the second port and of the socket of the instance protocol.
+    other: usize,
+}
+
+impl Shares {
+    fn of(open_files: u64) -> Self {
+        let of_eighths = |eighths| {
+            let share = usize::try_from(open_files / 32 * 3 * eighths).unwrap_or(usize::MAX);
+            share.clamp(16, ServerLimits::default().connections)
+        };
+        Self {
+            core: of_eighths(4),
+            environment: of_eighths(2),
+            other: of_eighths(1),
         }
     }
+}
+
+fn limits(connections: usize) -> ServerLimits {
+    ServerLimits {
+        connections,
+        ..ServerLimits::default()
+    }
+}
+
+/// How many descriptors this process may have, after it has asked for all that it can get.
+fn open_files() -> u64 {
+    /// What every system gives.
+    const USUAL: u64 = 1_024;
+    shim::raise_open_files().unwrap_or_else(|error| {
+        warn!(%error, "the limit on open files could not be raised; there are few places for connections");
+        USUAL
+    })
 }
 
 async fn bind_tcp(
@@ -401,4 +463,19 @@ pub async fn migrate(config: &Config) -> Result<(), Error> {
     let store = store::open(config, data_dir.path(), Nudges::new()).await?;
     store.close().await;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_shares_together_leave_descriptors_for_other_things() {
+        for open_files in [1_024, 4_096, 1 << 20] {
+            let shares = Shares::of(open_files);
+            let all = shares.core + shares.environment + 2 * shares.other;
+            assert!(all as u64 <= open_files * 3 / 4, "{open_files}: {all}");
+            assert!(shares.core > shares.environment || shares.core == 10_000);
+        }
+    }
 }

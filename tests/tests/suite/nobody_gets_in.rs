@@ -1,5 +1,6 @@
 //! A tenant sees its own, an instance speaks for itself, secrets stay where they belong.
 
+mod callers;
 mod secrets;
 
 use runtara_tests::http::{Request, exchange};

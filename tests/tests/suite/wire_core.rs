@@ -46,6 +46,7 @@ fn health_answers(store: Store) {
     let body = server.ask_core(&Request::get("/health")).expect(200);
     assert_eq!(body["status"], "healthy");
     let ready = server.ask_core(&Request::get("/ready")).expect(200);
+    assert_eq!(ready["runners"]["native"], true, "{ready}");
     assert_eq!(ready["ready"], true, "{ready}");
 }
 

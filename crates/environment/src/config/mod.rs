@@ -70,6 +70,8 @@ pub struct Config {
     pub core_http_port: Option<u16>,
     /// Whether others than this machine may call although nobody is asked who he is.
     pub allow_unauthenticated: bool,
+    /// Names and addresses under which others know the ports that are not on loopback.
+    pub allowed_hosts: Vec<String>,
     /// What people call this node.
     pub node_name: String,
     /// Most runs at once.
@@ -161,6 +163,7 @@ impl Config {
             core_mode: reader.core_mode(),
             core_http_port,
             allow_unauthenticated: reader.flag("RUNTARA_ALLOW_UNAUTHENTICATED", false),
+            allowed_hosts: reader.allowed_hosts(),
             node_name: reader.text("RUNTARA_NODE_NAME").unwrap_or_else(host_name),
             max_runs: reader.number("RUNTARA_MAX_RUNS", 1_000, 1, 1_000_000) as usize,
             max_image_bytes: reader.number("RUNTARA_MAX_IMAGE_BYTES", 2 << 30, 1, 1 << 50),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 use tracing_subscriber::EnvFilter;
@@ -122,6 +123,36 @@ impl<'a> Reader<'a> {
             self.problem(name, format!("found {address:?}; host:port is wanted"));
         }
         address
+    }
+
+    pub(super) fn allowed_hosts(&mut self) -> Vec<String> {
+        let name = "RUNTARA_ALLOWED_HOSTS";
+        let text = self.text(name).unwrap_or_default();
+        let mut hosts = Vec::new();
+        for host in text
+            .split(',')
+            .map(str::trim)
+            .filter(|host| !host.is_empty())
+        {
+            // An IPv6 address stands in brackets in a Host header.
+            let host = match host.parse::<Ipv6Addr>() {
+                Ok(address) => format!("[{address}]"),
+                Err(_) => host.to_owned(),
+            };
+            let is_name = |host: &str| {
+                host.chars()
+                    .all(|letter| letter.is_ascii_alphanumeric() || "-._".contains(letter))
+            };
+            if is_name(&host) || host.starts_with('[') {
+                hosts.push(host);
+            } else {
+                let text = format!(
+                    "found {host:?}; a host name or an IP address, without a port, is wanted"
+                );
+                self.problem(name, text);
+            }
+        }
+        hosts
     }
 
     pub(super) fn passed_env(&mut self) -> BTreeMap<String, String> {

@@ -33,6 +33,7 @@ fn every_problem_is_told_at_once() {
             ("RUNTARA_CORE_ADDR", "nowhere"),
             ("RUNTARA_MAX_RUNS", "0"),
             ("RUNTARA_ALLOW_UNAUTHENTICATED", "maybe"),
+            ("RUNTARA_ALLOWED_HOSTS", "good.example, http://bad.example"),
             ("RUST_LOG", "runtara=loud=="),
         ],
     )
@@ -44,13 +45,14 @@ fn every_problem_is_told_at_once() {
         "RUNTARA_CORE_ADDR",
         "RUNTARA_MAX_RUNS",
         "RUNTARA_ALLOW_UNAUTHENTICATED",
+        "RUNTARA_ALLOWED_HOSTS",
         "RUST_LOG",
     ] {
         assert!(text.contains(name), "{name} is missing in {text}");
     }
     assert!(!text.contains("hunter2"), "a password is shown: {text}");
     assert!(
-        text.starts_with("the configuration has 6 problems:\n"),
+        text.starts_with("the configuration has 7 problems:\n"),
         "{text}"
     );
 }

@@ -59,6 +59,11 @@ pub const VARIABLES: &[Variable] = &[
         "allow listening on anything but loopback although nobody is asked who he is",
     ),
     variable(
+        "RUNTARA_ALLOWED_HOSTS",
+        "-",
+        "names and addresses, with commas between them, by which others call ports that are not on loopback",
+    ),
+    variable(
         "RUNTARA_SKIP_CERT_VERIFICATION",
         "false",
         "handed on to instances: skip TLS verification",

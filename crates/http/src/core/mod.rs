@@ -4,6 +4,8 @@
 //! says who calls. Instances that registered themselves call without one, and only from this machine.
 
 mod routes;
+mod session;
+mod tenants;
 mod wire;
 
 use std::convert::Infallible;
@@ -21,6 +23,8 @@ use runtara_store::Store;
 use tower::util::BoxCloneSyncService;
 use tower::{ServiceExt as _, service_fn};
 
+use self::tenants::Tenants;
+use crate::environment::ServerReport;
 use crate::extract::{unknown_method, unknown_route};
 use crate::server::Peer;
 use crate::{ApiError, HostPolicy};
@@ -28,14 +32,34 @@ use crate::{ApiError, HostPolicy};
 /// What the routes work with.
 #[derive(Clone)]
 pub struct CoreState {
-    /// The instance protocol.
-    pub calls: Arc<dyn InstanceCalls>,
-    /// Which calls of which runs are open.
-    pub tracker: CallTracker,
-    /// Durable state, for health.
-    pub store: Arc<dyn Store>,
-    /// Tells the database from others.
-    pub database_id: DatabaseId,
+    calls: Arc<dyn InstanceCalls>,
+    tracker: CallTracker,
+    store: Arc<dyn Store>,
+    database_id: DatabaseId,
+    report: Arc<dyn ServerReport>,
+    tenants: Tenants,
+}
+
+impl CoreState {
+    /// The instance protocol, which calls of which runs are open, durable state for health, what tells its database from others, and
+    /// what the server is doing.
+    #[must_use]
+    pub fn new(
+        calls: Arc<dyn InstanceCalls>,
+        tracker: CallTracker,
+        store: Arc<dyn Store>,
+        database_id: DatabaseId,
+        report: Arc<dyn ServerReport>,
+    ) -> Self {
+        Self {
+            calls,
+            tracker,
+            store,
+            database_id,
+            report,
+            tenants: Tenants::default(),
+        }
+    }
 }
 
 /// A service that can be served.
@@ -86,8 +110,9 @@ pub fn service(state: CoreState, tokenless: Tokenless, hosts: HostPolicy) -> Cor
         .with_state(state);
     let service = service_fn(move |mut request: Request| {
         let router = router.clone();
+        let admitted = admit(&mut request, tokenless, &hosts);
         async move {
-            match admit(&mut request, tokenless, hosts) {
+            match admitted {
                 Ok(()) => router.oneshot(request).await,
                 Err(error) => Ok(error.into_response()),
             }
@@ -97,7 +122,7 @@ pub fn service(state: CoreState, tokenless: Tokenless, hosts: HostPolicy) -> Cor
 }
 
 /// Takes the token out of the path, and turns away who may not call.
-fn admit(request: &mut Request, tokenless: Tokenless, hosts: HostPolicy) -> Result<(), ApiError> {
+fn admit(request: &mut Request, tokenless: Tokenless, hosts: &HostPolicy) -> Result<(), ApiError> {
     if let Some((token, rest)) = split_token(request.uri().path()) {
         let token = RunToken::parse(token).ok_or_else(|| {
             ApiError::new(

@@ -1,154 +1,68 @@
 //! The routes of the instance protocol, in the order of the protocol.
 
-use std::future::Future;
 use std::time::Duration;
 
 use axum::Extension;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::HeaderMap;
 use runtara_domain::{
-    Caller, CheckpointId, EventKind, Fence, InstanceId, NewEvent, Refusal, SaveCheckpoint,
-    SignalId, SignalKind, SignalWait, Sleep, TenantId, Timestamp, Word,
+    CheckpointId, EventKind, Fence, InstanceId, NewEvent, Refusal, SaveCheckpoint, SignalId,
+    SignalKind, SignalWait, Sleep, TenantId, Timestamp, Word,
 };
 use runtara_runner::CallError;
 use serde_json::json;
 use tokio::time::timeout;
 
 use super::CoreState;
+use super::session::{Session, foreign_tenant, named_tenant};
 use super::wire::{
     AcknowledgeBody, CheckpointAnswer, CheckpointBody, CompletedBody, EventBody, FailedBody,
     InputAnswer, RegisterBody, RetryBody, SignalAnswer, SignalWaitAnswer, SignalWaitBody,
     SleepBody, StatusAnswer, Success, WaitedSignal, WakePayload, WireCustomSignal,
 };
 use crate::ApiError;
-use crate::extract::{Json, PathId, PathIds, decode, encode, parse_id};
+use crate::extract::{Json, PathId, PathIds, decode, encode, parse_id, unknown_route};
+use crate::standing;
 
 type Answer<T> = Result<axum::Json<T>, ApiError>;
 
 /// How long the store may take to answer a health check.
 const HEALTH: Duration = Duration::from_secs(2);
 
-/// Who calls, and the bookkeeping of the call.
-struct Session<'a> {
-    state: &'a CoreState,
-    caller: Caller,
-}
-
-impl<'a> Session<'a> {
-    /// # Errors
-    /// 403 if the headers name another instance than the path.
-    fn new(
-        state: &'a CoreState,
-        fence: Fence,
-        instance_id: InstanceId,
-        headers: &HeaderMap,
-    ) -> Result<Self, ApiError> {
-        let named = headers
-            .get("x-runtara-instance-id")
-            .and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
-        if named.is_some_and(|named| named != instance_id.as_str()) {
-            return Err(ApiError::new(
-                StatusCode::FORBIDDEN,
-                "INSTANCE_FORBIDDEN",
-                "the header X-Runtara-Instance-Id names another instance than the path",
-            ));
-        }
-        let caller = Caller { instance_id, fence };
-        Ok(Self { state, caller })
-    }
-
-    /// Makes a call and keeps account of how it was answered.
-    async fn call<T>(
-        &self,
-        act: impl Future<Output = Result<T, CallError>>,
-    ) -> Result<T, ApiError> {
-        self.account(false, act).await
-    }
-
-    /// Makes a call that is meant to be answered late.
-    async fn wait<T>(
-        &self,
-        act: impl Future<Output = Result<T, CallError>>,
-    ) -> Result<T, ApiError> {
-        self.account(true, act).await
-    }
-
-    async fn account<T>(
-        &self,
-        waits: bool,
-        act: impl Future<Output = Result<T, CallError>>,
-    ) -> Result<T, ApiError> {
-        let Fence::Run(token) = self.caller.fence else {
-            return act.await.map_err(ApiError::from);
-        };
-        let guard = self.state.tracker.begin(token, waits);
-        match act.await {
-            Ok(answer) => {
-                guard.answered();
-                Ok(answer)
-            }
-            Err(CallError::Refused(Refusal::RunSuperseded)) => {
-                guard.answered();
-                Err(self.superseded().await)
-            }
-            Err(error) => {
-                let error = ApiError::from(error);
-                if error.is_ours() {
-                    guard.failed();
-                } else {
-                    guard.answered();
-                }
-                Err(error)
-            }
-        }
-    }
-
-    /// Tells a run that is over from one that speaks for another instance.
-    async fn superseded(&self) -> ApiError {
-        if let Fence::Run(token) = self.caller.fence
-            && let Ok(Some(owner)) = self.state.store.run_of_token(token).await
-            && owner.instance_id != self.caller.instance_id
-        {
-            return ApiError::new(
-                StatusCode::FORBIDDEN,
-                "INSTANCE_FORBIDDEN",
-                "the run that calls is not one of this instance",
-            );
-        }
-        Refusal::RunSuperseded.into()
-    }
-}
-
 /// A launched run is told that we live, whatever the store does: its further calls wait for the store, while a program that is told
-/// otherwise gives up. Its answer says nothing about them either, so that it leaves the account of its calls alone.
+/// otherwise gives up. Only if the store says that there is no such run, it is told so. The answer says nothing about its calls, so that
+/// it leaves the account of them alone.
 pub(super) async fn health(
     State(state): State<CoreState>,
     Extension(fence): Extension<Fence>,
-) -> Response {
-    if matches!(fence, Fence::Run(_)) {
-        return axum::Json(json!({ "status": "healthy" })).into_response();
+) -> Result<Response, ApiError> {
+    let Fence::Run(token) = fence else {
+        let healthy = matches!(timeout(HEALTH, state.store.ping()).await, Ok(Ok(())));
+        let word = if healthy { "healthy" } else { "unhealthy" };
+        return Ok(standing::answer(healthy, json!({ "status": word })));
+    };
+    if let Ok(Ok(None)) = timeout(HEALTH, state.store.run_of_token(token)).await {
+        return Err(Refusal::RunSuperseded.into());
     }
-    match timeout(HEALTH, state.store.ping()).await {
-        Ok(Ok(())) => axum::Json(json!({ "status": "healthy" })).into_response(),
-        _ => {
-            let body = axum::Json(json!({ "status": "unhealthy" }));
-            (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
-        }
-    }
+    Ok(standing::answer(true, json!({ "status": "healthy" })))
 }
 
-/// Says whether the core can serve, and which database it serves.
-pub(super) async fn ready(State(state): State<CoreState>) -> Response {
+/// Says whether the core can serve, which database it serves, and which runners work beside it.
+pub(super) async fn ready(
+    State(state): State<CoreState>,
+    Extension(fence): Extension<Fence>,
+    request: Request,
+) -> Response {
+    if matches!(fence, Fence::Run(_)) {
+        // What a program needs to know is whether it may go on.
+        return unknown_route(request).await.into_response();
+    }
     let ready = matches!(timeout(HEALTH, state.store.ping()).await, Ok(Ok(())));
-    let status = if ready {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    let body = json!({ "ready": ready, "database_id": state.database_id });
-    (status, axum::Json(body)).into_response()
+    let runners = standing::runners(state.report.as_ref());
+    let body = json!({ "ready": ready, "database_id": state.database_id, "runners": runners });
+    standing::answer(ready, body)
 }
 
 pub(super) async fn register(
@@ -160,6 +74,9 @@ pub(super) async fn register(
 ) -> Answer<Success> {
     let tenant: TenantId = parse_id(&body.tenant_id)?;
     let checkpoint = optional_id(body.checkpoint_id.as_deref())?;
+    if named_tenant(&headers).is_some_and(|named| named != body.tenant_id) {
+        return Err(foreign_tenant());
+    }
     let session = Session::new(&state, fence, id, &headers)?;
     let calls = &state.calls;
     session
@@ -450,13 +367,7 @@ pub(super) async fn status(
         Some(value) => parse_id(&String::from_utf8_lossy(value.as_bytes()))?,
         None => of.clone(),
     };
-    let session = Session {
-        state: &state,
-        caller: Caller {
-            instance_id: caller_id,
-            fence,
-        },
-    };
+    let session = Session::of_caller(&state, fence, caller_id, &headers);
     let found = session.call(async {
         match state.calls.status(&session.caller, &of).await {
             Err(CallError::Refused(Refusal::InstanceUnknown)) => Ok(None),
