@@ -39,6 +39,9 @@ pub const ARGS: usize = 512;
 pub const ARGS_BYTES: usize = 128 * 1024;
 /// Most rows of one page; a larger `limit` is brought down to it.
 pub const PAGE_ROWS: u32 = 1_000;
+/// A page of events or steps ends with the row by which what they carry reaches so many bytes; each row may carry
+/// [`EVENT_PAYLOAD_BYTES`].
+pub const PAGE_BYTES: u64 = 8 * 1024 * 1024;
 /// Rows of a page when none are named, as published clients expect.
 pub const PAGE_ROWS_DEFAULT: u32 = 100;
 /// Up to this many matches a total is counted exactly; above it, see the store's `Total`.

@@ -9,7 +9,8 @@
 //! | checkpoints, events, steps | `None` | the row's `seq`, as decimal text |
 //!
 //! Texts are compared byte by byte. A page has a `next` only if more rows follow it, and at most
-//! [`limits::PAGE_ROWS`] rows, whatever was asked for.
+//! [`limits::PAGE_ROWS`] rows, whatever was asked for. One of events or steps also ends where what they carry reaches
+//! [`limits::PAGE_BYTES`]; no store reads more than that.
 
 use runtara_domain::{Cursor, limits};
 
@@ -44,13 +45,27 @@ pub fn total(counted: u64, kept: Option<u64>) -> Total {
 /// Makes a page of the rows from its beginning on: as many as it may have, and one more if there are more.
 #[must_use]
 pub fn page<T>(
+    found: Vec<T>,
+    request: &PageRequest,
+    total: Total,
+    cursor: impl Fn(&T) -> Cursor,
+) -> Page<T> {
+    let there = found.len();
+    page_of(found, there, request, total, cursor)
+}
+
+/// Makes a page of rows of which only the first were read, as many as [`within_bytes`] lets pass. `there` is how many there would have
+/// been, and one more if there are more.
+#[must_use]
+pub fn page_of<T>(
     mut found: Vec<T>,
+    there: usize,
     request: &PageRequest,
     total: Total,
     cursor: impl Fn(&T) -> Cursor,
 ) -> Page<T> {
     let most = rows(request) as usize;
-    let more = found.len() > most;
+    let more = there > most || found.len() < there;
     found.truncate(most);
     let next = found.last().filter(|_| more).map(cursor);
     Page {
@@ -58,6 +73,19 @@ pub fn page<T>(
         next,
         total,
     }
+}
+
+/// How many rows of these sizes a page has: it ends with the row that reaches [`limits::PAGE_BYTES`].
+#[must_use]
+pub fn within_bytes(sizes: impl Iterator<Item = u64>) -> usize {
+    let mut before = 0;
+    sizes
+        .take_while(|size| {
+            let fits = before < limits::PAGE_BYTES;
+            before += size;
+            fits
+        })
+        .count()
 }
 
 /// The place of a row that has a number within its instance.
@@ -135,6 +163,19 @@ mod tests {
         let none = PageRequest::first(0);
         let empty = page(vec![1], &none, total(3, None), |seq| cursor_at(*seq));
         assert_eq!((empty.rows.len(), empty.next), (0, None));
+    }
+
+    #[test]
+    fn a_page_that_ends_by_its_bytes_names_the_next() {
+        let large = limits::PAGE_BYTES / 2;
+        assert_eq!(within_bytes([large, large, 1].into_iter()), 2);
+        assert_eq!(within_bytes([2 * limits::PAGE_BYTES, 1].into_iter()), 1);
+        assert_eq!(within_bytes([1, 1].into_iter()), 2);
+        let request = PageRequest::first(9);
+        let cut = page_of(vec![1, 2], 3, &request, total(3, None), |seq| {
+            cursor_at(*seq)
+        });
+        assert_eq!(cut.next, Some(cursor_at(2)));
     }
 
     #[test]

@@ -18,13 +18,13 @@ use bytes::Bytes;
 use node::Node;
 use postgres_support::{Schema, execute};
 use runtara_domain::{
-    Caller, CheckpointId, Cursor, Fence, ImageId, InstanceId, LabelFilter, NewEvent, NodeId,
-    RunToken, RunnerKind, SaveCheckpoint, SignalId, Status, TenantId, Timestamp, TokenHash,
+    Caller, CheckpointId, Cursor, EventKind, Fence, ImageId, InstanceId, LabelFilter, NewEvent,
+    NodeId, RunToken, RunnerKind, SaveCheckpoint, SignalId, Status, TenantId, Timestamp, TokenHash,
 };
 use runtara_store::postgres::{PostgresOptions, PostgresStore};
 use runtara_store::{
     CheckpointFilter, Claim, EventFilter, InstanceFilter, InstanceOrder, MetricsQuery, PageRequest,
-    PageStart, StepFilter, Store,
+    PageStart, StepFilter, StepStatus, Store,
 };
 use sqlx::{Connection as _, PgConnection};
 
@@ -62,6 +62,14 @@ const FILL: &str = "
            '{}', n, 1, 'scope-' || n / 3, 'scope-' || n / 3 - 1,
            case when n % 3 > 0 then 'step-' || n / 3 end, case when n % 3 > 0 then 'step-' || n / 3 end,
            case when n % 3 = 2 then false end
+      from generate_series(1, 30000) n;
+    insert into runtara_events
+           (instance_id, seq, kind, subtype, payload, created_at, run_number, parent_scope_id, step_id, step_type, step_key, step_failed)
+    select 'rare', n, case when n % 10000 = 3 then 'failed' else 'custom' end,
+           case n % 3 when 1 then 'step_debug_start' when 2 then 'step_debug_end' end, '{}', n, 1,
+           case when n % 10000 = 5 then 'parent' end, case when n % 3 > 0 then 'step-' || n / 3 end,
+           case when n % 9999 = 1 then 'rare' else 'usual' end, case when n % 3 > 0 then 'step-' || n / 3 end,
+           case when n % 3 = 2 then n % 9999 = 2 end
       from generate_series(1, 30000) n;
     insert into runtara_waits
     select 'n-' || lpad(n::text, 6, '0'), 'sleep', '', 1, 5, sha256('x'), 1, null from generate_series(1, 120000) n;
@@ -147,6 +155,20 @@ fn of_tenant(status: Option<Status>) -> InstanceFilter {
         status,
         ..InstanceFilter::default()
     }
+}
+
+async fn rare_events(store: &PostgresStore, filter: EventFilter, count: u64) {
+    let rare = InstanceId::new("rare").unwrap();
+    let page = PageRequest::first(50);
+    let found = store.list_events(&rare, &filter, &page).await.unwrap();
+    assert_eq!(found.total.count, count, "{filter:?}");
+}
+
+async fn rare_steps(store: &PostgresStore, filter: StepFilter, count: u64) {
+    let rare = InstanceId::new("rare").unwrap();
+    let page = PageRequest::first(50);
+    let found = store.list_steps(&rare, &filter, &page).await.unwrap();
+    assert_eq!(found.total.count, count, "{filter:?}");
 }
 
 /// Two pages with their totals, each counted to 10,001, and their rows.
@@ -461,6 +483,78 @@ const CASES: &[Case] = &[
                 assert_eq!(found.rows.len(), 50);
                 assert!(found.rows.iter().all(|step| step.end.is_some()));
             })
+        },
+    },
+    Case {
+        what: "events of a type",
+        index: "runtara_events_kind",
+        entries: 30,
+        call: |store, _| {
+            let filter = EventFilter {
+                kind: Some(EventKind::Failed),
+                ..EventFilter::default()
+            };
+            Box::pin(rare_events(store, filter, 3))
+        },
+    },
+    Case {
+        what: "events of a subtype",
+        index: "runtara_events_subtype",
+        entries: PAGES,
+        call: |store, _| {
+            let filter = EventFilter {
+                subtype: Some("step_debug_end".to_owned()),
+                ..EventFilter::default()
+            };
+            Box::pin(rare_events(store, filter, 10_000))
+        },
+    },
+    Case {
+        what: "events of a time",
+        index: "runtara_events_created",
+        entries: 90,
+        call: |store, _| {
+            let filter = EventFilter {
+                created_after: Some(Timestamp(29_990)),
+                ..EventFilter::default()
+            };
+            Box::pin(rare_events(store, filter, 11))
+        },
+    },
+    Case {
+        what: "events in scopes inside a scope",
+        index: "runtara_events_parent_scope",
+        entries: 30,
+        call: |store, _| {
+            let filter = EventFilter {
+                parent_scope_id: Some("parent".to_owned()),
+                ..EventFilter::default()
+            };
+            Box::pin(rare_events(store, filter, 3))
+        },
+    },
+    Case {
+        what: "steps of a type",
+        index: "runtara_events_step_type",
+        entries: 60,
+        call: |store, _| {
+            let filter = StepFilter {
+                step_type: Some("rare".to_owned()),
+                ..StepFilter::default()
+            };
+            Box::pin(rare_steps(store, filter, 4))
+        },
+    },
+    Case {
+        what: "steps that failed",
+        index: "runtara_events_step_failed",
+        entries: 60,
+        call: |store, _| {
+            let filter = StepFilter {
+                status: Some(StepStatus::Failed),
+                ..StepFilter::default()
+            };
+            Box::pin(rare_steps(store, filter, 4))
         },
     },
     Case {

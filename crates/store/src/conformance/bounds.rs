@@ -6,7 +6,10 @@ use runtara_domain::{ImageName, InstanceId, NewEvent, TenantId, WaitKind, Word, 
 use super::Harness;
 use super::make::{checkpoint, exit_code, instance, new_image, save, signal, sleep};
 use super::world::World;
-use crate::{EventFilter, ImageFilter, InstanceFilter, InstanceOrder, PageRequest, WaitKey};
+use crate::{
+    EventFilter, ImageFilter, InstanceFilter, InstanceOrder, PageRequest, PageStart, StepFilter,
+    WaitKey,
+};
 
 /// As many letters of several bytes as fit.
 fn longest(bytes: usize) -> String {
@@ -55,6 +58,52 @@ pub async fn the_longest_ids_serve(harness: &dyn Harness) {
         .await;
     assert_eq!(found.unwrap().rows[0].instance_id, new.instance_id);
     assert_eq!(world.record(run.id()).await.image_name, Some(longest(255)));
+}
+
+/// A page of events, or of steps, ends with the row by which what they carry reaches its bound; the next one goes on behind it.
+pub async fn a_page_ends_by_what_its_rows_carry(harness: &dyn Harness) {
+    let world = World::new(harness).await;
+    let run = world.launch("order-1").await;
+    let large = vec![b'x'; limits::EVENT_PAYLOAD_BYTES];
+    for _ in 0..10 {
+        run.event("large", &large).await;
+    }
+    run.event("small", b"x").await;
+    for ascending in [true, false] {
+        let filter = EventFilter {
+            ascending,
+            ..EventFilter::default()
+        };
+        let (mut page, mut sizes) = (PageRequest::first(1_000), Vec::new());
+        loop {
+            let found = world.store.list_events(run.id(), &filter, &page).await;
+            let found = found.expect("events are listed");
+            assert_eq!(found.total.count, 11);
+            sizes.push(found.rows.len());
+            let Some(next) = found.next else { break };
+            page.start = PageStart::After(next);
+        }
+        let wanted = if ascending { [8, 3] } else { [9, 2] };
+        assert_eq!(sizes, wanted, "ascending: {ascending}");
+    }
+    let half = "x".repeat(limits::EVENT_PAYLOAD_BYTES / 2);
+    for number in 0..9 {
+        let step = serde_json::json!({ "step_id": format!("s-{number}"), "a": half }).to_string();
+        run.event("step_debug_start", step.as_bytes()).await;
+        run.event("step_debug_end", step.as_bytes()).await;
+    }
+    let filter = StepFilter::default();
+    let page = PageRequest::first(1_000);
+    let found = world.store.list_steps(run.id(), &filter, &page).await;
+    let found = found.expect("steps are listed");
+    assert_eq!((found.rows.len(), found.total.count), (8, 9));
+    let rest = PageRequest {
+        start: PageStart::After(found.next.expect("there is one more")),
+        limit: 1_000,
+    };
+    let rest = world.store.list_steps(run.id(), &filter, &rest).await;
+    let rest = rest.expect("steps are listed");
+    assert_eq!((rest.rows.len(), rest.next), (1, None));
 }
 
 /// Names differ by every byte: case, accents, spaces, and how letters are composed.

@@ -247,6 +247,7 @@ cases! { $
     }
     bounds {
         the_longest_ids_serve,
+        a_page_ends_by_what_its_rows_carry,
         names_differ_by_every_byte,
         large_states_are_saved_whole,
         bytes_are_kept_as_they_are,

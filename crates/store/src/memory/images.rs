@@ -102,10 +102,17 @@ impl Model {
                 (Some(image.created_at), image.image_id.as_str()) < at
             }
         };
-        cut(found, page, None, is_after, |image| Cursor {
-            value: Some(image.created_at.0),
-            key: image.image_id.as_str().to_owned(),
-        })
+        cut(
+            found,
+            page,
+            None,
+            is_after,
+            |image| Cursor {
+                value: Some(image.created_at.0),
+                key: image.image_id.as_str().to_owned(),
+            },
+            |_| 0,
+        )
     }
 
     /// See [`crate::Store::delete_image`].

@@ -20,6 +20,7 @@ pub(super) fn cut<T>(
     kept: Option<u64>,
     is_after: impl Fn(&T) -> bool,
     cursor: impl Fn(&T) -> Cursor,
+    size: impl Fn(&T) -> usize,
 ) -> Page<T> {
     let total = paging::total((found.len() as u64).min(COUNTED), kept);
     let skipped = match request.start {
@@ -32,7 +33,11 @@ pub(super) fn cut<T>(
         .filter(is_after)
         .skip(skipped)
         .take(one_more);
-    paging::page(rows.collect(), request, total, cursor)
+    let mut found: Vec<_> = rows.collect();
+    let there = found.len();
+    let sizes = found.iter().map(|row| size(row) as u64);
+    found.truncate(paging::within_bytes(sizes));
+    paging::page_of(found, there, request, total, cursor)
 }
 
 /// Cuts a page out of matches that are numbered within their instance.
@@ -41,6 +46,7 @@ pub(super) fn cut_numbered<T>(
     ascending: bool,
     request: &PageRequest,
     seq: impl Fn(&T) -> u64,
+    size: impl Fn(&T) -> usize,
 ) -> Page<T> {
     found.sort_by_key(|row| seq(row));
     if !ascending {
@@ -53,7 +59,8 @@ pub(super) fn cut_numbered<T>(
         Ok(Some(after)) => seq(row) < after,
         Err(_) => false,
     };
-    cut(found, request, None, is_after, |row| cursor_at(seq(row)))
+    let cursor = |row: &T| cursor_at(seq(row));
+    cut(found, request, None, is_after, cursor, size)
 }
 
 fn is_within(at: Option<Timestamp>, after: Option<Timestamp>, before: Option<Timestamp>) -> bool {
@@ -194,10 +201,17 @@ impl Model {
                 order.compare(place(order, row), end) == Ordering::Greater
             }
         };
-        cut(found, page, kept, is_after, |row| Cursor {
-            value: order.value(row),
-            key: row.instance_id.as_str().to_owned(),
-        })
+        cut(
+            found,
+            page,
+            kept,
+            is_after,
+            |row| Cursor {
+                value: order.value(row),
+                key: row.instance_id.as_str().to_owned(),
+            },
+            |_| 0,
+        )
     }
 
     /// See [`crate::Store::list_checkpoints`].
@@ -231,7 +245,7 @@ impl Model {
                     filter.created_before,
                 )
         });
-        cut_numbered(matching.collect(), false, page, |row| row.seq)
+        cut_numbered(matching.collect(), false, page, |row| row.seq, |_| 0)
     }
 
     /// See [`crate::Store::checkpoint`].
@@ -276,6 +290,7 @@ impl Model {
                 && !(filter.root_scopes_only && event.keys.parent_scope_id.is_some())
         });
         let found = matching.map(|(_, stored)| stored).collect();
-        cut_numbered(found, filter.ascending, page, |row| row.seq)
+        let size = |row: &StoredEvent| row.payload.as_ref().map_or(0, Bytes::len);
+        cut_numbered(found, filter.ascending, page, |row| row.seq, size)
     }
 }

@@ -96,7 +96,8 @@ impl Model {
                 && (filter.step_ids.is_empty() || id.is_some_and(|id| filter.step_ids.contains(id)))
         });
         let found = matching.map(|(_, step)| step).collect();
-        cut_numbered(found, filter.ascending, page, |row| row.seq)
+        let size = |row: &StepSummary| row.start.len() + row.end.as_ref().map_or(0, Bytes::len);
+        cut_numbered(found, filter.ascending, page, |row| row.seq, size)
     }
 
     /// See [`crate::Store::scope_ancestors`].

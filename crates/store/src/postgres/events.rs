@@ -1,7 +1,7 @@
 //! Questions about events, and what is derived from them: steps and scopes.
 
 use bytes::Bytes;
-use runtara_domain::{InstanceId, Timestamp};
+use runtara_domain::{EventKind, InstanceId, Timestamp};
 use sqlx::postgres::PgRow;
 use sqlx::{Postgres, QueryBuilder};
 
@@ -26,6 +26,10 @@ fn push_filter(sql: &mut QueryBuilder<Postgres>, id: &InstanceId, filter: &Event
     if let Some(kind) = filter.kind {
         sql.push(" and e.kind = ");
         sql.push_bind(kind.as_str());
+        if kind != EventKind::Custom {
+            // Said in the words of the index, so that it serves whatever plan is made.
+            sql.push(" and e.kind <> 'custom'");
+        }
     }
     push_text(sql, "e.subtype", filter.subtype.as_ref());
     numbered::push_time(
@@ -59,23 +63,27 @@ fn event(found: &PgRow) -> Answer<StoredEvent> {
     })
 }
 
-/// Events by their number, along the primary key, `runtara_events_subtype` or `runtara_events_scope`.
+/// Events by their number, along the primary key, or the index of a filter: `runtara_events_kind`, `…_subtype`, `…_scope`,
+/// `…_parent_scope`, `…_created`.
 pub(super) async fn list(
     store: &PostgresStore,
     id: &InstanceId,
     filter: &EventFilter,
     page: &PageRequest,
 ) -> Answer<Page<StoredEvent>> {
-    let mut sql = QueryBuilder::new(
-        "select e.seq, e.kind::text as kind, e.subtype, e.checkpoint_id, e.payload, e.created_at, e.run_number",
-    );
-    push_filter(&mut sql, id, filter);
-    let rows = numbered::rows(store, sql, "e.seq", filter.ascending, page).await?;
+    let heavy = numbered::Heavy {
+        selected: "e.seq, coalesce(octet_length(e.payload), 0) as size",
+        seq: "e.seq",
+        read: "s.seq, s.kind::text as kind, s.subtype, s.checkpoint_id, s.payload, s.created_at, s.run_number
+                 from page join runtara_events s on s.seq = page.seq",
+    };
+    let push = |sql: &mut QueryBuilder<Postgres>| push_filter(sql, id, filter);
+    let (rows, there) = heavy.rows(store, push, id, filter.ascending, page).await?;
     let mut sql = QueryBuilder::new("select count(*) from (select 1");
     push_filter(&mut sql, id, filter);
     let total = numbered::total(store, sql).await?;
     let found: Vec<_> = rows.iter().map(event).collect::<Answer<_>>()?;
-    Ok(paging::page(found, page, total, |row| {
+    Ok(paging::page_of(found, there, page, total, |row| {
         paging::cursor_at(row.seq)
     }))
 }
@@ -83,26 +91,27 @@ pub(super) async fn list(
 /// A step is a start with the first end of the same step that follows it before the next start of the same: the next event of the
 /// same key, if that is an end.
 fn push_steps(sql: &mut QueryBuilder<Postgres>, id: &InstanceId, filter: &StepFilter) {
-    sql.push(
-        " from runtara_events s
-          left join lateral (
-               select n.subtype, n.payload, n.created_at, n.step_failed from runtara_events n
-                where n.instance_id = s.instance_id and n.step_key = s.step_key and n.seq > s.seq
-                order by n.seq limit 1) n on n.subtype = 'step_debug_end'
-         where s.instance_id = ",
-    );
-    sql.push_bind(id.as_str().to_owned());
-    sql.push(" and s.subtype = 'step_debug_start' and s.step_key is not null");
+    if filter.status == Some(StepStatus::Failed) {
+        push_failed(sql, id);
+    } else {
+        sql.push(
+            " from runtara_events s
+              left join lateral (
+                   select n.seq, n.subtype, n.payload, n.step_failed from runtara_events n
+                    where n.instance_id = s.instance_id and n.step_key = s.step_key and n.seq > s.seq
+                    order by n.seq limit 1) n on n.subtype = 'step_debug_end'
+             where s.instance_id = ",
+        );
+        sql.push_bind(id.as_str().to_owned());
+        sql.push(" and s.subtype = 'step_debug_start' and s.step_key is not null");
+    }
     match filter.status {
-        None => {}
+        None | Some(StepStatus::Failed) => {}
         Some(StepStatus::Running) => {
             sql.push(" and n.subtype is null");
         }
         Some(StepStatus::Completed) => {
             sql.push(" and not n.step_failed");
-        }
-        Some(StepStatus::Failed) => {
-            sql.push(" and n.step_failed");
         }
     }
     push_text(sql, "s.step_type", filter.step_type.as_ref());
@@ -117,6 +126,22 @@ fn push_steps(sql: &mut QueryBuilder<Postgres>, id: &InstanceId, filter: &StepFi
         sql.push_bind(ids.cloned().collect::<Vec<_>>());
         sql.push(")");
     }
+}
+
+/// Few steps fail: they are found from their ends, along `runtara_events_step_failed`. The start is the event of the same key before
+/// it, if that is one.
+fn push_failed(sql: &mut QueryBuilder<Postgres>, id: &InstanceId) {
+    sql.push(
+        " from runtara_events n
+          join lateral (
+               select b.instance_id, b.seq, b.subtype, b.payload, b.step_type, b.scope_id, b.parent_scope_id, b.step_id
+                 from runtara_events b
+                where b.instance_id = n.instance_id and b.step_key = n.step_key and b.seq < n.seq
+                order by b.seq desc limit 1) s on s.subtype = 'step_debug_start'
+         where n.instance_id = ",
+    );
+    sql.push_bind(id.as_str().to_owned());
+    sql.push(" and n.subtype = 'step_debug_end' and n.step_failed");
 }
 
 fn step(found: &PgRow) -> Answer<StepSummary> {
@@ -139,24 +164,30 @@ fn step(found: &PgRow) -> Answer<StepSummary> {
     })
 }
 
-/// Steps by the number of their start, along `runtara_events_subtype`, each with its end along `runtara_events_step`.
+/// Steps by the number of their start, along `runtara_events_subtype`, or the index of a filter: `runtara_events_step_type`,
+/// `runtara_events_step_failed`; each with its end along `runtara_events_step`.
 pub(super) async fn steps(
     store: &PostgresStore,
     id: &InstanceId,
     filter: &StepFilter,
     page: &PageRequest,
 ) -> Answer<Page<StepSummary>> {
-    let mut sql = QueryBuilder::new(
-        "select s.seq, s.payload as start_payload, s.created_at as started_at, n.payload as end_payload,
-                n.created_at as ended_at, n.step_failed",
-    );
-    push_steps(&mut sql, id, filter);
-    let rows = numbered::rows(store, sql, "s.seq", filter.ascending, page).await?;
+    let heavy = numbered::Heavy {
+        selected: "s.seq, n.seq as end_seq,
+                   coalesce(octet_length(s.payload), 0) + coalesce(octet_length(n.payload), 0) as size",
+        seq: "s.seq",
+        read: "s.seq, s.payload as start_payload, s.created_at as started_at, n.payload as end_payload,
+               n.created_at as ended_at, n.step_failed
+                 from page join runtara_events s on s.seq = page.seq
+                 left join runtara_events n on n.instance_id = s.instance_id and n.seq = page.end_seq",
+    };
+    let push = |sql: &mut QueryBuilder<Postgres>| push_steps(sql, id, filter);
+    let (rows, there) = heavy.rows(store, push, id, filter.ascending, page).await?;
     let mut sql = QueryBuilder::new("select count(*) from (select 1");
     push_steps(&mut sql, id, filter);
     let total = numbered::total(store, sql).await?;
     let found: Vec<_> = rows.iter().map(step).collect::<Answer<_>>()?;
-    Ok(paging::page(found, page, total, |row| {
+    Ok(paging::page_of(found, there, page, total, |row| {
         paging::cursor_at(row.seq)
     }))
 }

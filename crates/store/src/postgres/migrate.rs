@@ -24,6 +24,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "lean_saves",
         sql: include_str!("../../migrations/postgres/0002_lean_saves.sql"),
     },
+    Migration {
+        version: 3,
+        name: "filters",
+        sql: include_str!("../../migrations/postgres/0003_filters.sql"),
+    },
 ];
 
 /// The key of the advisory lock under which one server migrates and others wait: "runtara" in ASCII.

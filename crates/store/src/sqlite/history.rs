@@ -2,15 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use runtara_domain::{CheckpointId, InstanceId, RunNumber};
+use runtara_domain::{CheckpointId, EventKind, InstanceId, RunNumber};
 use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
 
-use super::images::{count, offset};
 use super::lists::{numbers, within};
+use super::numbered::{Driver, Numbered, Question};
 use super::sql::{Columns, Sql, json_text};
-use super::state::{place, seq_of};
-use crate::paging::{self, COUNTED, cursor_at, seq_after};
+use super::state::seq_of;
+use crate::paging::{self, cursor_at};
 use crate::{
     CheckpointFilter, CheckpointSummary, EventFilter, MetricsBucket, MetricsQuery, Page,
     PageRequest, Scope, StepFilter, StepStatus, StepSummary, StoreResult, StoredCheckpoint,
@@ -20,94 +20,34 @@ use crate::{
 /// Most scopes of one answer.
 const SCOPES: usize = 1_000;
 
-/// Rows of one instance, numbered in the order of their places.
-struct Numbered<'a> {
-    instance: i64,
-    /// How many there are, if all of them match: they are numbered from 1 without a gap then.
-    all: Option<u64>,
-    ascending: bool,
-    page: &'a PageRequest,
-}
+const CHECKPOINTS: Question = Question {
+    table: "runtara_checkpoints c",
+    instance: "c.instance",
+    place: "c.place",
+    size: "0",
+    columns: "c.place, c.checkpoint_id, c.created_at, c.size, c.run_number",
+};
 
-impl Numbered<'_> {
-    /// Selects the places of the page, after the conditions, with its order and its limit.
-    fn cut(&self, sql: &mut Sql, column: &'static str) -> Result<(), paging::NoSuchPlace> {
-        let mut skipped = offset(self.page);
-        let (mut first, mut last) = (place(self.instance, 0), place(self.instance + 1, 0) - 1);
-        let whole = i64::from(u32::MAX);
-        if let Some(after) = seq_after(&self.page.start)? {
-            let after = i64::try_from(after).unwrap_or(whole).min(whole);
-            if self.ascending {
-                first = place(self.instance, after) + 1;
-            } else {
-                last = place(self.instance, after) - 1;
-            }
-        } else if let Some(all) = self.all {
-            let before = i64::try_from(skipped.min(all)).unwrap_or(whole);
-            if self.ascending {
-                first = place(self.instance, before) + 1;
-            } else {
-                let kept = i64::try_from(all).unwrap_or(whole) - before;
-                last = place(self.instance, kept);
-            }
-            skipped = 0;
-        }
-        sql.push(" and ")
-            .push(column)
-            .push(" between ? and ?")
-            .bind(first)
-            .bind(last);
-        let direction = if self.ascending { "" } else { " desc" };
-        sql.push(" order by ").push(column).push(direction);
-        sql.push(" limit ? offset ?")
-            .bind(paging::rows(self.page) + 1)
-            .bind_u64(skipped);
-        Ok(())
-    }
+pub(super) const EVENTS: Question = Question {
+    table: "runtara_events e",
+    instance: "e.instance",
+    place: "e.place",
+    size: "coalesce(length(e.payload), 0)",
+    columns: "e.place, e.kind, e.subtype, e.checkpoint_id, e.payload, e.created_at, e.run_number",
+};
 
-    fn span(&self, sql: &mut Sql, column: &'static str) {
-        sql.push(" and ")
-            .push(column)
-            .push(" between ? and ? limit ?)")
-            .bind(place(self.instance, 0))
-            .bind(place(self.instance + 1, 0) - 1)
-            .bind_u64(COUNTED);
-    }
-
-    /// Asks for a page and its total.
-    async fn ask<T>(
-        &self,
-        connection: &mut SqliteConnection,
-        (columns, from): (&'static str, &'static str),
-        column: &'static str,
-        conditions: impl Fn(&mut Sql) -> StoreResult<()>,
-        read: impl Fn(&SqliteRow) -> StoreResult<T>,
-        seq: impl Fn(&T) -> u64,
-    ) -> StoreResult<Page<T>> {
-        let counted = match self.all {
-            Some(all) => all.min(COUNTED),
-            None => {
-                let mut sql = Sql::new("select count(*) from (select 1");
-                sql.push(from).push(" where 1");
-                conditions(&mut sql)?;
-                self.span(&mut sql, column);
-                count(connection, sql).await?
-            }
-        };
-        let mut sql = Sql::new(columns);
-        sql.push(from).push(" where 1");
-        conditions(&mut sql)?;
-        let rows = match self.cut(&mut sql, column) {
-            Ok(()) => sql.rows(connection, "listing a history").await?,
-            Err(paging::NoSuchPlace) => Vec::new(),
-        };
-        let found = rows.iter().map(read).collect::<StoreResult<Vec<_>>>()?;
-        let total = paging::total(counted, None);
-        Ok(paging::page(found, self.page, total, |row| {
-            cursor_at(seq(row))
-        }))
-    }
-}
+pub(super) const STEPS: Question = Question {
+    table: "runtara_steps t",
+    instance: "t.instance",
+    place: "t.place",
+    size: "coalesce((select length(s.payload) from runtara_events s where s.place = t.place), 0) \
+           + coalesce((select length(e.payload) from runtara_events e where e.place = t.end_place), 0)",
+    columns: "t.place, t.status, \
+               (select s.payload from runtara_events s where s.place = t.place), \
+               (select s.created_at from runtara_events s where s.place = t.place), \
+               (select e.payload from runtara_events e where e.place = t.end_place), \
+               (select e.created_at from runtara_events e where e.place = t.end_place)",
+};
 
 fn empty<T>(page: &PageRequest) -> Page<T> {
     paging::page(Vec::new(), page, paging::total(0, None), |_| cursor_at(0))
@@ -131,8 +71,9 @@ pub(super) async fn list_checkpoints(
         all: (*filter == CheckpointFilter::default()).then_some(saved),
         ascending: false,
         page,
+        // The index of names is found without being told.
+        driver: None,
     };
-    let columns = "select c.place, c.checkpoint_id, c.created_at, c.size, c.run_number";
     let conditions = |sql: &mut Sql| {
         if let Some(name) = &filter.checkpoint_id {
             sql.push(" and c.instance = ? and c.checkpoint_id = ?")
@@ -157,8 +98,7 @@ pub(super) async fn list_checkpoints(
             run_number: RunNumber(columns.number()?),
         })
     };
-    let from = (columns, " from runtara_checkpoints c");
-    list.ask(connection, from, "c.place", conditions, read, |row| row.seq)
+    list.ask(connection, &CHECKPOINTS, conditions, read, |row| row.seq)
         .await
 }
 
@@ -203,9 +143,8 @@ pub(super) async fn list_events(
         all: (*filter == all).then_some(recorded),
         ascending: filter.ascending,
         page,
+        driver: Driver::of_events(filter),
     };
-    let columns = "select e.place, e.kind, e.subtype, e.checkpoint_id, e.payload, e.created_at, \
-                   e.run_number";
     let read = |row: &SqliteRow| {
         let mut columns = Columns::of(row);
         Ok(StoredEvent {
@@ -222,14 +161,17 @@ pub(super) async fn list_events(
         event_conditions(sql, filter);
         Ok(())
     };
-    let from = (columns, " from runtara_events e");
-    list.ask(connection, from, "e.place", conditions, read, |row| row.seq)
+    list.ask(connection, &EVENTS, conditions, read, |row| row.seq)
         .await
 }
 
-fn event_conditions(sql: &mut Sql, filter: &EventFilter) {
+pub(super) fn event_conditions(sql: &mut Sql, filter: &EventFilter) {
     if let Some(kind) = filter.kind {
         sql.push(" and e.kind = ?").bind(kind.as_str());
+        if kind != EventKind::Custom {
+            // Said in the words of the index: it does not serve otherwise.
+            sql.push(" and e.kind <> 'custom'");
+        }
     }
     for (condition, value) in [
         (" and e.subtype = ?", &filter.subtype),
@@ -267,7 +209,7 @@ fn status_word(status: StepStatus) -> &'static str {
     }
 }
 
-fn step_conditions(sql: &mut Sql, filter: &StepFilter) -> StoreResult<()> {
+pub(super) fn step_conditions(sql: &mut Sql, filter: &StepFilter) -> StoreResult<()> {
     if let Some(status) = filter.status {
         sql.push(" and t.status = ?").bind(status_word(status));
     }
@@ -304,12 +246,8 @@ pub(super) async fn list_steps(
         all: None,
         ascending: filter.ascending,
         page,
+        driver: Driver::of_steps(filter),
     };
-    let columns = "select t.place, t.status, \
-                   (select s.payload from runtara_events s where s.place = t.place), \
-                   (select s.created_at from runtara_events s where s.place = t.place), \
-                   (select e.payload from runtara_events e where e.place = t.end_place), \
-                   (select e.created_at from runtara_events e where e.place = t.end_place)";
     let read = |row: &SqliteRow| {
         let mut columns = Columns::of(row);
         let seq = seq(&mut columns)?;
@@ -332,8 +270,7 @@ pub(super) async fn list_steps(
         })
     };
     let conditions = |sql: &mut Sql| step_conditions(sql, filter);
-    let from = (columns, " from runtara_steps t");
-    list.ask(connection, from, "t.place", conditions, read, |row| row.seq)
+    list.ask(connection, &STEPS, conditions, read, |row| row.seq)
         .await
 }
 

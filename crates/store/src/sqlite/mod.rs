@@ -17,6 +17,7 @@ mod images;
 mod instances;
 mod lists;
 mod nodes;
+mod numbered;
 #[cfg(test)]
 mod plans;
 mod readers;

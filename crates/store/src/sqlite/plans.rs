@@ -1,19 +1,21 @@
 //! Whether each question is carried out by the index that it is meant to use, on a filled table.
 
 use runtara_domain::{
-    ImageId, InstanceId, LabelFilter, NodeId, RunnerKind, Status, TenantId, Timestamp, TokenHash,
+    EventKind, ImageId, InstanceId, LabelFilter, NodeId, RunnerKind, Status, TenantId, Timestamp,
+    TokenHash,
 };
 use sqlx::SqliteConnection;
 
 use super::lists::{From, Part, count_sql, in_order, part_sql, selective};
+use super::numbered::{Driver, Numbered, Question};
 use super::sql::{Columns, Sql};
 use super::{
     SqliteOptions, SqliteStore, calls, connect, file, history, images, instances, lists, runs,
     state,
 };
 use crate::{
-    Claim, ImageFilter, InstanceFilter, InstanceOrder, MetricsQuery, PageRequest, PageStart,
-    Store as _,
+    Claim, EventFilter, ImageFilter, InstanceFilter, InstanceOrder, MetricsQuery, PageRequest,
+    PageStart, StepFilter, StepStatus, Store as _,
 };
 
 const FILL: &str = "with recursive n(n) as (select 1 union all select n + 1 from n where n < 3000)
@@ -304,6 +306,127 @@ async fn a_narrow_filter_selects_by_its_own_index() {
         "SEARCH runtara_counts USING PRIMARY KEY (tenant_id=?",
     )
     .await;
+}
+
+/// The plans of a list of events or steps: how its rows are counted, and how those of a page are found.
+async fn numbered_plans(
+    connection: &mut SqliteConnection,
+    question: &Question,
+    driver: Option<Driver>,
+    conditions: impl Fn(&mut Sql) -> crate::StoreResult<()>,
+) -> [String; 2] {
+    let page = PageRequest::first(10);
+    let list = Numbered {
+        instance: 7,
+        all: None,
+        ascending: false,
+        page: &page,
+        driver,
+    };
+    let count = list.count_sql(question, &conditions).unwrap();
+    let rows = list.page_sql(question, driver, &conditions).unwrap();
+    [
+        plan(connection, count).await,
+        plan(connection, rows.unwrap()).await,
+    ]
+}
+
+#[tokio::test]
+async fn each_filter_of_events_is_served_by_its_index() {
+    let (_directory, mut connection) = filled().await;
+    let none = EventFilter::default;
+    let text = || Some("a".to_owned());
+    for (filter, index) in [
+        (
+            EventFilter {
+                kind: Some(EventKind::Failed),
+                ..none()
+            },
+            "kind (instance=? AND kind=?",
+        ),
+        (
+            EventFilter {
+                subtype: text(),
+                ..none()
+            },
+            "subtype (instance=? AND subtype=?",
+        ),
+        (
+            EventFilter {
+                scope_id: text(),
+                ..none()
+            },
+            "scope (instance=? AND scope_id=?",
+        ),
+        (
+            EventFilter {
+                parent_scope_id: text(),
+                ..none()
+            },
+            "parent_scope (instance=? AND parent_scope_id=?",
+        ),
+        (
+            EventFilter {
+                created_after: Some(Timestamp(7)),
+                ..none()
+            },
+            "created (instance=? AND created_at>?",
+        ),
+    ] {
+        let conditions = |sql: &mut Sql| {
+            history::event_conditions(sql, &filter);
+            Ok(())
+        };
+        let driver = Driver::of_events(&filter);
+        let index = format!("INDEX runtara_events_{index}");
+        for plan in numbered_plans(&mut connection, &history::EVENTS, driver, conditions).await {
+            assert!(plan.contains(&index), "wanted {index}:\n{plan}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_filter_of_steps_is_served_by_its_index() {
+    let (_directory, mut connection) = filled().await;
+    let none = StepFilter::default;
+    let text = || Some("a".to_owned());
+    for (filter, index) in [
+        (
+            StepFilter {
+                status: Some(StepStatus::Running),
+                ..none()
+            },
+            "status (instance=? AND status=?",
+        ),
+        (
+            StepFilter {
+                step_type: text(),
+                ..none()
+            },
+            "type (instance=? AND step_type=?",
+        ),
+        (
+            StepFilter {
+                scope_id: text(),
+                ..none()
+            },
+            "scope (instance=? AND scope_id=?",
+        ),
+        (
+            StepFilter {
+                parent_scope_id: text(),
+                ..none()
+            },
+            "parent_scope (instance=? AND parent_scope_id=?",
+        ),
+    ] {
+        let conditions = |sql: &mut Sql| history::step_conditions(sql, &filter);
+        let driver = Driver::of_steps(&filter);
+        let index = format!("INDEX runtara_steps_{index}");
+        for plan in numbered_plans(&mut connection, &history::STEPS, driver, conditions).await {
+            assert!(plan.contains(&index), "wanted {index}:\n{plan}");
+        }
+    }
 }
 
 #[tokio::test]

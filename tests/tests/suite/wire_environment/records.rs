@@ -10,6 +10,7 @@ on_both_stores!(
     events_are_filtered_in_every_way,
     steps_are_told_with_their_true_durations,
     ancestors_lead_from_a_scope_outward,
+    a_page_of_events_ends_by_what_they_carry,
     logs_are_read_by_stream_run_and_offset,
     logs_can_be_followed_to_the_end_of_the_run,
 );
@@ -267,6 +268,28 @@ fn ancestors_lead_from_a_scope_outward(store: Store) {
         run.get("/scopes/none/ancestors").expect(200)["ancestors"],
         json!([])
     );
+}
+
+fn a_page_of_events_ends_by_what_they_carry(store: Store) {
+    let server = Server::start(store);
+    server.self_register("own-1");
+    let payload = base64(vec![b'x'; 1024 * 1024]);
+    let event = json!({ "event_type": "custom", "subtype": "large", "payload": payload });
+    for _ in 0..10 {
+        assert_eq!(
+            server.say("own-1", "events", &event).expect(200)["success"],
+            true
+        );
+    }
+    let run = server.instance("own-1");
+    let page = run.get("/events?limit=1000&subtype=large").expect(200);
+    assert_eq!(page["events"].as_array().map(Vec::len), Some(8));
+    assert_eq!(page["total_count"], 10);
+    let cursor = page["next_cursor"].as_str().expect("there are more");
+    let rest = run.get(&format!("/events?limit=1000&subtype=large&cursor={cursor}"));
+    let rest = rest.expect(200);
+    assert_eq!(rest["events"].as_array().map(Vec::len), Some(2));
+    assert_eq!(rest["next_cursor"], Value::Null);
 }
 
 fn logs_are_read_by_stream_run_and_offset(store: Store) {
