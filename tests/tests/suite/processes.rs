@@ -5,6 +5,7 @@ mod ends;
 use std::fs;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use runtara_tests::{
     Server, Setup, Store, TENANT, base64, eventually, from_base64, on_both_stores,
 };
@@ -359,4 +360,21 @@ fn a_run_may_not_stay_after_its_last_word() {
         "it has ten seconds to leave and took {took:?}"
     );
     assert_eq!(run.output(), 1);
+}
+
+#[test]
+fn the_server_takes_all_descriptors_that_it_can_and_programs_keep_the_usual_limit() {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("it can be asked");
+    let usual = hard.min(1_000);
+    // What the server inherits.
+    setrlimit(Resource::RLIMIT_NOFILE, usual, hard).expect("less is always allowed");
+    let server = Server::start(Store::Sqlite);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.pid()));
+    let limits = limits.expect("it runs");
+    let line = limits.lines().find(|line| line.starts_with("Max open files"));
+    let mut numbers = line.expect("the kernel says so").split_whitespace().skip(3);
+    assert_eq!(numbers.next(), numbers.next(), "soft and hard: {limits}");
+    let run = server.launch(&server.shell("ulimit -Sn; ulimit -Hn"), &json!({}));
+    run.wait_for("completed");
+    assert_eq!(run.logs("stream=stdout").text(), format!("{usual}\n{hard}\n"));
 }
