@@ -369,12 +369,17 @@ fn the_server_takes_all_descriptors_that_it_can_and_programs_keep_the_usual_limi
     // What the server inherits.
     setrlimit(Resource::RLIMIT_NOFILE, usual, hard).expect("less is always allowed");
     let server = Server::start(Store::Sqlite);
-    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.pid()));
+    let limits = fs::read_to_string(format!("/proc/{}/limits", server.pid()));
     let limits = limits.expect("it runs");
-    let line = limits.lines().find(|line| line.starts_with("Max open files"));
+    let line = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
     let mut numbers = line.expect("the kernel says so").split_whitespace().skip(3);
     assert_eq!(numbers.next(), numbers.next(), "soft and hard: {limits}");
     let run = server.launch(&server.shell("ulimit -Sn; ulimit -Hn"), &json!({}));
     run.wait_for("completed");
-    assert_eq!(run.logs("stream=stdout").text(), format!("{usual}\n{hard}\n"));
+    assert_eq!(
+        run.logs("stream=stdout").text(),
+        format!("{usual}\n{hard}\n")
+    );
 }

@@ -148,7 +148,8 @@ fn an_input_of_very_many_values_costs_little_more_than_its_text() {
     let request = Request::new("POST", "/api/v1/instances")
         .header("Content-Type", "application/json")
         .body(body);
-    server.ask(&request).expect(201);
+    let started = server.ask(&request).expect(201);
+    assert_eq!(started["success"], true, "{started}");
     let grown = most_memory(server.pid()) - before;
     // Body, text and what the store writes are some 12 MiB each; a tree of values would be more than 192.
     assert!(grown < 160 * 1024, "the server grew by {grown} KiB");
