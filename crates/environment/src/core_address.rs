@@ -165,3 +165,29 @@ async fn ask_ready(address: &str) -> io::Result<serde_json::Value> {
         .ok_or_else(invalid)?;
     serde_json::from_slice(body).map_err(|_| invalid())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Mode;
+
+    #[tokio::test]
+    async fn a_host_name_of_this_machine_is_served_here() {
+        let variables =
+            |name: &str| (name == "RUNTARA_CORE_ADDR").then(|| "localhost:0".to_owned().into());
+        let config = Config::read(Mode::Dev, &variables).unwrap();
+        let CorePlace::Here(listener) = find(&config).await.unwrap() else {
+            panic!("localhost is taken for another machine");
+        };
+        assert!(listener.local_addr().unwrap().ip().is_loopback());
+    }
+
+    #[test]
+    fn an_address_of_another_machine_is_none_of_ours() {
+        // Kept for documentation by RFC 5737.
+        assert!(of_this_machine("192.0.2.1:8001").unwrap().is_empty());
+        // Some resolvers have an answer for everything.
+        let invalid = of_this_machine("core.invalid:8001");
+        assert!(invalid.map_or(true, |here| here.is_empty()));
+    }
+}
