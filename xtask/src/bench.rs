@@ -5,6 +5,7 @@
 //! a PostgreSQL of its own that waits for the disk, and is gone at the end.
 
 mod checkpoints;
+mod crowd;
 mod database;
 mod figure;
 mod load;

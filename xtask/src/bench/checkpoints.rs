@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::crowd::{self, Member};
 use super::database::{Database, STATE_BYTES};
 use super::figure::{Bound, Figure};
-use super::load::{Load, drive, median};
+use super::load::{Load, median};
 use super::server::{Server, TENANT, id_prefix};
 use super::wire::Connection;
 use super::{Bench, process, say};
@@ -188,26 +189,25 @@ impl Saver<'_> {
     /// Lets as many instances save checkpoint after checkpoint, each over a connection of its own.
     fn save(&self, name: &str, connections: usize, time: Duration) -> Result<Saves, Error> {
         let state = "WlpaWlpaWlpa".repeat(STATE_DIGITS / 12);
-        let worker = |run: &String| {
+        let members: Vec<_> = self.runs[..connections]
+            .iter()
+            .map(|run| Member {
+                port: self.server.core,
+                path: format!("{run}/checkpoint"),
+            })
+            .collect();
+        for run in &self.runs[..connections] {
             let mut connection = Connection::open(self.server.core)?;
             connection.post(&format!("{run}/register"), &json!({"tenant_id": TENANT}))?;
-            let path = format!("{run}/checkpoint");
-            let (state, mut step) = (&state, 0_u64);
-            Ok(move || {
-                step += 1;
-                let body = format!(r#"{{"checkpoint_id":"{name}-{step}","state":"{state}"}}"#);
-                connection.call("POST", &path, body.as_bytes())
-            })
-        };
-        let workers: Result<Vec<_>, Error> =
-            self.runs.iter().take(connections).map(worker).collect();
-        let workers = workers?;
+        }
         let used = || {
             let server = process::cpu_seconds(self.server.pid())?;
             Ok::<_, Error>((server, self.database.cpu_seconds()?))
         };
         let before = used()?;
-        let load = drive(workers, time)?;
+        let load = crowd::drive(&members, time, |step| {
+            format!(r#"{{"checkpoint_id":"{name}-{step}","state":"{state}"}}"#)
+        })?;
         let after = used()?;
         let calls = load.millis.len() as f64;
         Ok(Saves {

@@ -41,12 +41,33 @@ pub(super) fn drive<W>(workers: Vec<W>, time: Duration) -> Result<Load, Error>
 where
     W: FnMut() -> Result<(), Error> + Send,
 {
+    let works = workers
+        .into_iter()
+        .map(|worker| move |over: &dyn Fn() -> bool| repeat(worker, over))
+        .collect();
+    drive_threads(works, time)
+}
+
+/// Lets every work go on in a thread of its own until it is told that the time is over; each gives the milliseconds of its calls.
+///
+/// # Errors
+/// The first failure of a work, and the developer's wish to end.
+pub(super) fn drive_threads<W>(works: Vec<W>, time: Duration) -> Result<Load, Error>
+where
+    W: FnOnce(&dyn Fn() -> bool) -> Result<Vec<f64>, Error> + Send,
+{
     let over = AtomicBool::new(false);
-    let ready = Barrier::new(workers.len() + 1);
+    let ready = Barrier::new(works.len() + 1);
     let outcome = thread::scope(|scope| {
-        let threads: Vec<_> = workers
+        let (over, ready) = (&over, &ready);
+        let threads: Vec<_> = works
             .into_iter()
-            .map(|worker| scope.spawn(|| repeat(worker, &ready, &over)))
+            .map(|work| {
+                scope.spawn(move || {
+                    ready.wait();
+                    work(&|| over.load(Ordering::Relaxed))
+                })
+            })
             .collect();
         ready.wait();
         let (began, cpu_before) = (Instant::now(), own_cpu_seconds());
@@ -86,15 +107,13 @@ fn own_cpu_seconds() -> f64 {
 
 fn repeat(
     mut worker: impl FnMut() -> Result<(), Error>,
-    ready: &Barrier,
-    over: &AtomicBool,
+    over: &dyn Fn() -> bool,
 ) -> Result<Vec<f64>, Error> {
     let mut millis = Vec::with_capacity(1 << 16);
-    ready.wait();
     loop {
         let began = Instant::now();
         let outcome = worker();
-        if over.load(Ordering::Relaxed) {
+        if over() {
             return Ok(millis);
         }
         outcome?;
