@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use runtara_domain::{Change, InstanceId, InstanceState, limits};
+use runtara_domain::{Change, InstanceId, InstanceState, RunNumber, Status, limits};
 use runtara_store::{InstanceRecord, InstanceValues, Purge};
 use tokio::time::{Instant, timeout_at};
 
@@ -20,6 +20,32 @@ pub struct InstanceView {
     pub record: InstanceRecord,
     /// What is.
     pub values: InstanceValues,
+}
+
+/// What a caller waits for.
+#[derive(Debug, Clone, Copy)]
+enum Wanted {
+    /// The end of the instance.
+    End,
+    /// That the process of this run is gone.
+    Gone(RunNumber),
+}
+
+impl Wanted {
+    fn is(self, state: &InstanceState) -> bool {
+        match self {
+            Self::End => state.status.is_end(),
+            Self::Gone(run) => state.live_node.is_none() || state.run_number != run,
+        }
+    }
+
+    /// Whether it may have come with a change to this status.
+    fn may_be(self, status: Option<Status>) -> bool {
+        match self {
+            Self::End => status.is_none_or(Status::is_end),
+            Self::Gone(_) => true,
+        }
+    }
 }
 
 /// What came of a stop.
@@ -44,10 +70,11 @@ impl Control {
         wait: Duration,
     ) -> ControlResult<InstanceView> {
         let deadline = Instant::now() + wait.min(LONGEST_WAIT);
-        let record = self
-            .watch_until(scope, id, deadline, |state| state.status.is_end())
-            .await?;
-        let values = self.store.instance_values(id).await?.unwrap_or_default();
+        let (record, values) = self.watch_until(scope, id, deadline, Wanted::End).await?;
+        let values = match values {
+            Some(values) => values,
+            None => self.store.instance_values(id).await?.unwrap_or_default(),
+        };
         Ok(InstanceView { record, values })
     }
 
@@ -57,21 +84,22 @@ impl Control {
         scope: &Scope,
         id: &InstanceId,
         deadline: Instant,
-        is_wanted: impl Fn(&InstanceState) -> bool,
-    ) -> ControlResult<InstanceRecord> {
+        wanted: Wanted,
+    ) -> ControlResult<(InstanceRecord, Option<InstanceValues>)> {
         // Changes made by other processes nudge nobody here: look from time to time.
         const SLOW_LOOK: Duration = Duration::from_secs(2);
         let mut watch = self.store.nudges().watch(id);
         loop {
-            let found = self.find(scope, id).await?;
+            let (found, values) = self.find_at_its_end(scope, id).await?;
             let now = Instant::now();
             let is_over = now >= deadline || self.closing.is_cancelled();
-            if is_over || is_wanted(&found.state) {
-                return Ok(found);
+            if is_over || wanted.is(&found.state) {
+                return Ok((found, values));
             }
             let nudged = async {
+                let matters = async { while !wanted.may_be(watch.changed().await) {} };
                 tokio::select! {
-                    () = watch.changed() => {}
+                    () = matters => {}
                     () = self.closing.cancelled() => {}
                 }
             };
@@ -113,12 +141,10 @@ impl Control {
         }
         let patience = Duration::from_millis(grace_ms.saturating_add(2_000)).min(LONGEST_STOP);
         let deadline = Instant::now() + patience;
-        let run_number = changed.state.run_number;
-        let is_gone =
-            |state: &InstanceState| state.live_node.is_none() || state.run_number != run_number;
-        let found = self.watch_until(scope, id, deadline, is_gone).await?;
+        let gone = Wanted::Gone(changed.state.run_number);
+        let (found, _) = self.watch_until(scope, id, deadline, gone).await?;
         Ok(StopOutcome {
-            process_gone: is_gone(&found.state),
+            process_gone: gone.is(&found.state),
             state: found.state,
         })
     }

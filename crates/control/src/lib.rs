@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use runtara_domain::{InstanceId, RunnerKind, TenantId};
 use runtara_images::BlobStore;
-use runtara_store::{InstanceRecord, Store};
+use runtara_store::{InstanceRecord, InstanceValues, Store};
 use tokio_util::sync::CancellationToken;
 
 pub use error::{ControlError, ControlResult};
@@ -87,11 +87,25 @@ impl Control {
     async fn find(&self, scope: &Scope, id: &InstanceId) -> ControlResult<InstanceRecord> {
         let found = self.store.instance(id).await?;
         found
-            .filter(|found| {
-                scope
-                    .as_ref()
-                    .is_none_or(|tenant| found.state.tenant_id == *tenant)
-            })
+            .filter(|found| is_seen(scope, found))
             .ok_or_else(|| ControlError::instance_not_found(id))
     }
+
+    /// The same, with its large values if it has ended.
+    async fn find_at_its_end(
+        &self,
+        scope: &Scope,
+        id: &InstanceId,
+    ) -> ControlResult<(InstanceRecord, Option<InstanceValues>)> {
+        let found = self.store.instance_at_its_end(id).await?;
+        found
+            .filter(|(found, _)| is_seen(scope, found))
+            .ok_or_else(|| ControlError::instance_not_found(id))
+    }
+}
+
+fn is_seen(scope: &Scope, found: &InstanceRecord) -> bool {
+    scope
+        .as_ref()
+        .is_none_or(|tenant| found.state.tenant_id == *tenant)
 }

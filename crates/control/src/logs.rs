@@ -171,7 +171,7 @@ impl Follow {
         let either = async {
             tokio::select! {
                 () = self.files.changed() => {}
-                () = self.instance.changed() => {}
+                _ = self.instance.changed() => {}
             }
         };
         let _slowly = timeout(SLOW_LOOK, either).await;

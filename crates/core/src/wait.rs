@@ -112,7 +112,7 @@ impl Core {
         };
         tokio::select! {
             () = elapsed => false,
-            () = watch.changed() => false,
+            _ = watch.changed() => false,
             _ = closing.wait_for(|closing| *closing) => true,
         }
     }

@@ -228,6 +228,21 @@ pub trait Store: Send + Sync + 'static {
     /// An instance without its large values.
     async fn instance(&self, id: &InstanceId) -> StoreResult<Option<InstanceRecord>>;
 
+    /// An instance, with its large values if it has ended.
+    async fn instance_at_its_end(
+        &self,
+        id: &InstanceId,
+    ) -> StoreResult<Option<(InstanceRecord, Option<InstanceValues>)>> {
+        let Some(record) = self.instance(id).await? else {
+            return Ok(None);
+        };
+        let values = match record.state.status.is_end() {
+            true => self.instance_values(id).await?,
+            false => None,
+        };
+        Ok(Some((record, values)))
+    }
+
     /// The large values of an instance.
     async fn instance_values(&self, id: &InstanceId) -> StoreResult<Option<InstanceValues>>;
 

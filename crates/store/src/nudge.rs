@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use runtara_domain::{InstanceId, InstanceState};
+use runtara_domain::{InstanceId, InstanceState, Status};
 use tokio::sync::{Notify, watch};
 
 /// Tells waiting tasks of this process that something changed.
@@ -18,7 +18,7 @@ struct Inner {
     due: Notify,
     runs: Notify,
     runs_to_look_at: Mutex<HashSet<InstanceId>>,
-    watched: Mutex<HashMap<InstanceId, watch::Sender<()>>>,
+    watched: Mutex<HashMap<InstanceId, watch::Sender<Option<Status>>>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -42,7 +42,7 @@ impl Nudges {
         if state.live_node.is_some() && (run.leave_by.is_some() || run.slept_ms > 0) {
             self.look_at_run(&state.instance_id);
         }
-        self.changed(&state.instance_id);
+        self.tell(&state.instance_id, Some(state.status));
     }
 
     /// Says that an instance may be due earlier than anybody thought.
@@ -74,8 +74,22 @@ impl Nudges {
 
     /// Says that an instance changed.
     pub fn changed(&self, id: &InstanceId) {
+        self.tell(id, None);
+    }
+
+    /// Says that an instance was claimed.
+    pub fn claimed(&self, id: &InstanceId) {
+        self.tell(id, Some(Status::Running));
+    }
+
+    fn tell(&self, id: &InstanceId, status: Option<Status>) {
         if let Some(watched) = lock(&self.0.watched).get(id) {
-            watched.send_replace(());
+            watched.send_modify(|known| {
+                // Nudges may overtake each other: an end that was told is not hidden by what came before it.
+                if !known.is_some_and(Status::is_end) {
+                    *known = status;
+                }
+            });
         }
     }
 
@@ -84,7 +98,7 @@ impl Nudges {
     pub fn watch(&self, id: &InstanceId) -> Watch {
         let receiver = lock(&self.0.watched)
             .entry(id.clone())
-            .or_insert_with(|| watch::Sender::new(()))
+            .or_insert_with(|| watch::Sender::new(None))
             .subscribe();
         Watch {
             id: id.clone(),
@@ -98,15 +112,18 @@ impl Nudges {
 #[derive(Debug)]
 pub struct Watch {
     id: InstanceId,
-    receiver: watch::Receiver<()>,
+    receiver: watch::Receiver<Option<Status>>,
     nudges: Nudges,
 }
 
 impl Watch {
     /// Waits until the instance changes; at once if it has since the watch began or this was last asked.
-    pub async fn changed(&mut self) {
+    ///
+    /// Gives the status that it has now, where whoever said so knew it: so that who waits for one need not look for others.
+    pub async fn changed(&mut self) -> Option<Status> {
         // The sender stays in the map for as long as a watch exists.
         let _closed = self.receiver.changed().await;
+        *self.receiver.borrow_and_update()
     }
 }
 
@@ -151,6 +168,16 @@ mod tests {
                 .await
                 .is_ok()
         );
+    }
+
+    #[tokio::test]
+    async fn who_is_told_of_a_claim_need_not_look() {
+        let nudges = Nudges::new();
+        let mut watch = nudges.watch(&id("a"));
+        nudges.claimed(&id("a"));
+        assert_eq!(watch.changed().await, Some(Status::Running));
+        nudges.changed(&id("a"));
+        assert_eq!(watch.changed().await, None);
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use runtara_domain::{RunExit, Word};
+use runtara_domain::{RunExit, Status, Word};
 use tokio::time::timeout;
 
 use super::Harness;
@@ -12,8 +12,9 @@ use super::world::World;
 /// Longer than any nudge takes, so that a lost one fails the case and does not hang it.
 const LONG: Duration = Duration::from_secs(20);
 
-async fn heard(what: &str, nudge: impl Future<Output = ()>) {
-    assert!(timeout(LONG, nudge).await.is_ok(), "no nudge came: {what}");
+async fn heard<T>(what: &str, nudge: impl Future<Output = T>) -> T {
+    let heard = timeout(LONG, nudge).await;
+    heard.unwrap_or_else(|_| panic!("no nudge came: {what}"))
 }
 
 /// Who waits for due instances hears of a start, of a resume, of a signal and of an exit that lets an instance be launched again.
@@ -64,7 +65,11 @@ pub async fn a_watcher_hears_of_every_change(harness: &dyn Harness) {
     world.pause(&id).await;
     heard("a pause", watch.changed()).await;
     run.complete(b"1").await;
-    heard("the end", watch.changed()).await;
+    let status = heard("the end", watch.changed()).await;
+    assert!(
+        matches!(status, None | Some(Status::Completed)),
+        "{status:?}"
+    );
     run.exit(RunExit::lost()).await;
     heard("an exit", watch.changed()).await;
     world.store.purge_instance(&id).await.unwrap();

@@ -120,7 +120,7 @@ pub(super) async fn claim(store: &PostgresStore, claim: Claim) -> Answer<Vec<Cla
     let rows = statement.all_on(&store.connections).await?;
     let claimed: Vec<_> = rows.iter().map(claimed).collect::<Answer<_>>()?;
     for run in &claimed {
-        store.nudges.changed(&run.instance_id);
+        store.nudges.claimed(&run.instance_id);
     }
     Ok(claimed)
 }

@@ -10,6 +10,8 @@ use runtara_domain::{
 
 use crate::{Changed, InstanceRecord, InstanceValues, Purge, Started};
 
+use sqlx::postgres::PgRow;
+
 use super::PostgresStore;
 use super::connections::Fetch as _;
 use super::error::{Answer, Fault};
@@ -284,6 +286,25 @@ pub(super) async fn purge(store: &PostgresStore, id: &InstanceId) -> Answer<Purg
     Err(Fault::Contended)
 }
 
+macro_rules! record_columns {
+    () => {
+        concat!(
+            state_columns!(),
+            ", m.name as image_name,
+                (select json_object_agg(l.key, l.value)::text
+                   from runtara_instance_labels l where l.instance_id = i.instance_id) as labels"
+        )
+    };
+}
+
+fn record_of(found: &PgRow) -> Answer<InstanceRecord> {
+    Ok(InstanceRecord {
+        state: row::state(found)?,
+        image_name: row::get(found, "image_name")?,
+        labels: row::labels(found)?,
+    })
+}
+
 /// An instance without its large values, by its primary key.
 pub(super) async fn record(
     store: &PostgresStore,
@@ -291,11 +312,33 @@ pub(super) async fn record(
 ) -> Answer<Option<InstanceRecord>> {
     let found = sqlx::query(concat!(
         "select ",
-        state_columns!(),
-        ", m.name as image_name,
-                (select json_object_agg(l.key, l.value)::text
-                   from runtara_instance_labels l where l.instance_id = i.instance_id) as labels
-           from runtara_instances i left join runtara_images m on m.image_id = i.image_id
+        record_columns!(),
+        " from runtara_instances i left join runtara_images m on m.image_id = i.image_id
+          where i.instance_id = $1"
+    ))
+    .bind(id.as_str())
+    .optional_on(&store.connections)
+    .await?;
+    found.as_ref().map(record_of).transpose()
+}
+
+/// An instance, and if it has ended its large values, by primary keys.
+pub(super) async fn record_at_its_end(
+    store: &PostgresStore,
+    id: &InstanceId,
+) -> Answer<Option<(InstanceRecord, Option<InstanceValues>)>> {
+    let found = sqlx::query(concat!(
+        "select ",
+        record_columns!(),
+        ", v.input, v.output, v.error, v.stderr
+           from runtara_instances i
+           left join runtara_images m on m.image_id = i.image_id
+           left join lateral (
+                select b.input, r.output, r.error, r.stderr
+                  from (select) one
+                  left join runtara_instance_inputs b on b.instance_id = i.instance_id
+                  left join runtara_instance_results r on r.instance_id = i.instance_id
+                 where i.status in ('completed', 'failed', 'cancelled')) v on true
           where i.instance_id = $1"
     ))
     .bind(id.as_str())
@@ -304,11 +347,19 @@ pub(super) async fn record(
     let Some(found) = found else {
         return Ok(None);
     };
-    Ok(Some(InstanceRecord {
-        state: row::state(&found)?,
-        image_name: row::get(&found, "image_name")?,
-        labels: row::labels(&found)?,
-    }))
+    let record = record_of(&found)?;
+    let ended = record.state.status.is_end();
+    let values = ended.then(|| values_of(&found)).transpose()?;
+    Ok(Some((record, values)))
+}
+
+fn values_of(found: &PgRow) -> Answer<InstanceValues> {
+    Ok(InstanceValues {
+        input: row::bytes(found, "input")?,
+        output: row::bytes(found, "output")?,
+        error: row::get(found, "error")?,
+        stderr: row::get(found, "stderr")?,
+    })
 }
 
 /// The large values of an instance, by primary keys.
@@ -326,15 +377,7 @@ pub(super) async fn values(
     .bind(id.as_str())
     .optional_on(&store.connections)
     .await?;
-    let Some(found) = found else {
-        return Ok(None);
-    };
-    Ok(Some(InstanceValues {
-        input: row::bytes(&found, "input")?,
-        output: row::bytes(&found, "output")?,
-        error: row::get(&found, "error")?,
-        stderr: row::get(&found, "stderr")?,
-    }))
+    found.as_ref().map(values_of).transpose()
 }
 
 /// The input of an instance, by primary keys.

@@ -346,6 +346,14 @@ impl Store for PostgresStore {
         found.map_err(|fault| fault.during("reading an instance"))
     }
 
+    async fn instance_at_its_end(
+        &self,
+        id: &InstanceId,
+    ) -> StoreResult<Option<(InstanceRecord, Option<InstanceValues>)>> {
+        let found = instances::record_at_its_end(self, id).await;
+        found.map_err(|fault| fault.during("reading an instance"))
+    }
+
     async fn instance_values(&self, id: &InstanceId) -> StoreResult<Option<InstanceValues>> {
         let found = instances::values(self, id).await;
         found.map_err(|fault| fault.during("reading the values of an instance"))

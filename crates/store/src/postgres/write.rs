@@ -176,8 +176,9 @@ fn was_written(answer: Result<PgRow, sqlx::Error>) -> Answer<bool> {
     }
 }
 
-fn statement<'q>(loaded: &Loaded, write: &Write<'_>) -> Statement<'q> {
-    let statement = sqlx::query(
+/// What every change writes: the row, what is recorded of it, and what it ended with. Parameters 1 to 56.
+macro_rules! changed {
+    () => {
         "with changed as (
              update runtara_instances
                 set version = version + 1,
@@ -197,65 +198,88 @@ fn statement<'q>(loaded: &Loaded, write: &Write<'_>) -> Statement<'q> {
              insert into runtara_events
                     (instance_id, seq, kind, subtype, checkpoint_id, payload, created_at, run_number,
                      scope_id, parent_scope_id, step_id, step_type, step_key, step_failed, request_key)
-             select instance_id, $52 + e.n, e.kind, e.subtype, e.checkpoint_id, e.payload, $40, $8,
+             select instance_id, $53 + e.n, e.kind, e.subtype, e.checkpoint_id, e.payload, $40, $8,
                     e.scope_id, e.parent_scope_id, e.step_id, e.step_type, e.step_key, e.step_failed, e.request_key
                from changed,
                     unnest($41::text[], $42::text[], $43::text[], $44::bytea[], $45::text[], $46::text[], $47::text[],
-                           $48::text[], $49::text[], $50::bytea[], $75::boolean[]) with ordinality
+                           $48::text[], $49::text[], $50::bytea[], $51::boolean[]) with ordinality
                     as e (kind, subtype, checkpoint_id, payload, scope_id, parent_scope_id, step_id, step_type, step_key,
                           request_key, step_failed, n)
          ),
          ended as (
              insert into runtara_instance_results as r (instance_id, output, error, stderr)
-             select instance_id, $53, $54, $55 from changed where $51 <> 'keep' or $55 is not null
+             select instance_id, $54, $55, $56 from changed where $52 <> 'keep' or $56 is not null
              on conflict (instance_id) do update
-                set output = case $51 when 'keep' then r.output else excluded.output end,
-                    error = case $51 when 'keep' then r.error else excluded.error end,
+                set output = case $52 when 'keep' then r.output else excluded.output end,
+                    error = case $52 when 'keep' then r.error else excluded.error end,
                     stderr = coalesce(excluded.stderr, r.stderr)
          ),
-         saved as (
+"
+    };
+}
+
+/// A change that brings nothing of its own. Each part of a statement costs the server time, also where there is nothing for it to do.
+const PLAIN: &str = concat!(
+    changed!(),
+    "         dropped as (
+             delete from runtara_signals s using changed
+              where s.instance_id = changed.instance_id
+                and ($57 or s.read_by = $58)
+         )
+         select count(*) from changed"
+);
+
+/// A change with a checkpoint, a custom signal or a wait.
+const WHOLE: &str = concat!(
+    changed!(),
+    "         saved as (
              insert into runtara_checkpoints
                     (instance_id, seq, checkpoint_id, version, state, size, created_at, run_number, request_id)
              select instance_id, nextval('runtara_checkpoint_seq'), c.checkpoint_id, c.version, c.state, length(c.state), $40, $8, c.request_id
                from changed,
-                    unnest($56::text[], $57::integer[], $58::bytea[], $59::text[])
+                    unnest($59::text[], $60::integer[], $61::bytea[], $62::text[])
                     as c (checkpoint_id, version, state, request_id)
          ),
          dropped as (
              delete from runtara_signals s using changed
               where s.instance_id = changed.instance_id
-                and ($60 or s.read_by = $61 or (s.signal_id = $65 and coalesce(s.read_by < $8, true)))
+                and ($57 or s.read_by = $58 or (s.signal_id = $66 and coalesce(s.read_by < $8, true)))
          ),
          taken as (
-             update runtara_signals s set read_by = $8, read_request = $64 from changed
-              where s.instance_id = changed.instance_id and s.signal_id = $62 and s.n = $63
+             update runtara_signals s set read_by = $8, read_request = $65 from changed
+              where s.instance_id = changed.instance_id and s.signal_id = $63 and s.n = $64
          ),
          sent as (
              insert into runtara_signals (instance_id, signal_id, n, payload)
-             select instance_id, $65, $66, $67 from changed where $65 is not null
+             select instance_id, $66, $67, $68 from changed where $66 is not null
          ),
          waited as (
              insert into runtara_waits (instance_id, kind, key, n, until, state_hash, met_by, request_id)
-             select instance_id, $69, $70, $71, $72, $73, $8, $74 from changed where $68 = 'insert'
+             select instance_id, $70, $71, $72, $73, $74, $8, $75 from changed where $69 = 'insert'
          ),
          met as (
-             update runtara_waits w set met_by = $8, request_id = $74 from changed
-              where $68 = 'met' and w.instance_id = changed.instance_id and w.kind = $69 and w.key = $70 and w.n = $71
+             update runtara_waits w set met_by = $8, request_id = $75 from changed
+              where $69 = 'met' and w.instance_id = changed.instance_id and w.kind = $70 and w.key = $71 and w.n = $72
          )
-         select count(*) from changed",
-    );
+         select count(*) from changed"
+);
+
+fn statement<'q>(loaded: &Loaded, write: &Write<'_>) -> Statement<'q> {
+    let plain = write.checkpoint.is_none()
+        && write.take.is_none()
+        && write.send.is_none()
+        && matches!(write.record, None | Some((_, RecordChange::None)));
+    let statement = sqlx::query(if plain { PLAIN } else { WHOLE });
     let statement = bind_state(statement, loaded, &write.transition.state);
     let statement = bind_events(statement, loaded, write);
     let statement = bind_result(statement, loaded, write.transition);
+    let statement = bind_confirmed(statement, write.transition);
+    if plain {
+        return statement;
+    }
     let statement = bind_checkpoint(statement, write.checkpoint.as_ref());
     let statement = bind_signals(statement, write);
-    let statement = bind_record(statement, write.record);
-    let failed = write
-        .transition
-        .events
-        .iter()
-        .map(|event| StepMark::of(event).failed);
-    statement.bind(failed.collect::<Vec<_>>())
+    bind_record(statement, write.record)
 }
 
 fn millis(time: Option<Timestamp>) -> Option<i64> {
@@ -318,7 +342,7 @@ fn bind_state<'q>(
         .bind(row::signed(usage.running_ms))
 }
 
-/// Parameters 40 to 50.
+/// Parameters 40 to 51.
 fn bind_events<'q>(statement: Statement<'q>, loaded: &Loaded, write: &Write<'_>) -> Statement<'q> {
     let events = &write.transition.events;
     let key = write.request_id.map(request_key);
@@ -332,7 +356,11 @@ fn bind_events<'q>(statement: Statement<'q>, loaded: &Loaded, write: &Write<'_>)
         .map(|event| event.payload.as_deref().map(<[u8]>::to_vec))
         .collect();
     let kinds: Vec<&'static str> = events.iter().map(|event| event.kind.as_str()).collect();
-    let step_keys: Vec<Option<String>> = events.iter().map(|e| StepMark::of(e).key).collect();
+    let (step_keys, failed): (Vec<_>, Vec<_>) = events
+        .iter()
+        .map(StepMark::of)
+        .map(|mark| (mark.key, mark.failed))
+        .unzip();
     statement
         .bind(loaded.now.0)
         .bind(kinds)
@@ -347,9 +375,10 @@ fn bind_events<'q>(statement: Statement<'q>, loaded: &Loaded, write: &Write<'_>)
         .bind(texts(|event| event.keys.step_type.as_deref()))
         .bind(step_keys)
         .bind(vec![key; events.len()])
+        .bind(failed)
 }
 
-/// Parameters 51 to 55.
+/// Parameters 52 to 56.
 fn bind_result<'q>(
     statement: Statement<'q>,
     loaded: &Loaded,
@@ -373,7 +402,7 @@ fn bind_result<'q>(
         )
 }
 
-/// Parameters 56 to 59.
+/// Parameters 59 to 62.
 fn bind_checkpoint<'q>(
     statement: Statement<'q>,
     checkpoint: Option<&NewCheckpoint>,
@@ -390,33 +419,31 @@ fn bind_checkpoint<'q>(
         .bind(requests)
 }
 
-/// Parameters 60 to 67.
-fn bind_signals<'q>(statement: Statement<'q>, write: &Write<'_>) -> Statement<'q> {
-    let transition = write.transition;
+/// Parameters 57 and 58.
+fn bind_confirmed<'q>(statement: Statement<'q>, transition: &Transition) -> Statement<'q> {
     let confirmed = transition
         .confirm_read_signals
         .then_some(row::stored_small(transition.state.run_number.0));
+    statement.bind(transition.clear_signals).bind(confirmed)
+}
+
+/// Parameters 63 to 68.
+fn bind_signals<'q>(statement: Statement<'q>, write: &Write<'_>) -> Statement<'q> {
+    let take = write.take.as_ref();
     let (sent, payload) = match &write.send {
         Some((place, payload)) => (Some(place), payload.as_deref()),
         None => (None, None),
     };
     statement
-        .bind(transition.clear_signals)
-        .bind(confirmed)
-        .bind(write.take.as_ref().map(|place| place.signal_id.clone()))
-        .bind(write.take.as_ref().map(|place| place.n))
-        .bind(
-            write
-                .take
-                .as_ref()
-                .and_then(|place| place.request_id.clone()),
-        )
+        .bind(take.map(|place| place.signal_id.clone()))
+        .bind(take.map(|place| place.n))
+        .bind(take.and_then(|place| place.request_id.clone()))
         .bind(sent.map(|place| place.signal_id.clone()))
         .bind(sent.map(|place| place.n))
         .bind(payload.map(<[u8]>::to_vec))
 }
 
-/// Parameters 68 to 74.
+/// Parameters 69 to 75.
 fn bind_record<'q>(
     statement: Statement<'q>,
     record: Option<(&WaitKey, &RecordChange)>,
