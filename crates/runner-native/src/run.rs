@@ -80,31 +80,34 @@ impl NativeRun {
     }
 
     async fn settle(&self) -> io::Result<RunExit> {
-        let record = match self.state().await? {
-            State::Ended(record) => Some(record.clone()),
-            State::Gone => None,
-            State::Live(shim) => {
-                shim.ended().await?;
-                self.record().await?
+        match self.state().await? {
+            State::Ended(record) => {
+                let (places, record) = (self.places.clone(), record.clone());
+                return blocking(move || Ok(outcome::of(&places, record))).await;
             }
-        };
-        let Some(record) = record else {
             // Its shim was killed, or never began.
-            return Ok(RunExit::lost());
-        };
-        let places = self.places.clone();
-        blocking(move || Ok(outcome::of(&places, record))).await
-    }
-
-    /// The record of a run whose shim has ended.
-    async fn record(&self) -> io::Result<Option<ExitRecord>> {
+            State::Gone => return Ok(RunExit::lost()),
+            State::Live(shim) => shim.ended().await?,
+        }
         loop {
-            match self.look().await? {
-                Found::Exited(record) => return Ok(Some(record)),
-                Found::Gone => return Ok(None),
-                Found::Alive(other) => other.ended().await?,
+            match self.outcome().await? {
+                Ok(exit) => return Ok(exit),
+                Err(other) => other.ended().await?,
             }
         }
+    }
+
+    /// How a run ended whose shim has, or the other shim that it has.
+    async fn outcome(&self) -> io::Result<Result<RunExit, Shim>> {
+        let places = self.places.clone();
+        blocking(move || {
+            Ok(match shim::look(&places.directory)? {
+                Found::Exited(record) => Ok(outcome::of(&places, record)),
+                Found::Gone => Ok(RunExit::lost()),
+                Found::Alive(other) => Err(other),
+            })
+        })
+        .await
     }
 }
 

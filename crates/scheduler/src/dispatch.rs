@@ -17,6 +17,8 @@ use crate::{Shared, launch, reconcile};
 const BATCH: usize = 32;
 /// How long to wait at most although nothing is known to be due: a safety net under the nudges.
 const SLOW_LOOK: Duration = Duration::from_secs(20);
+/// How often at most the store is asked what is due next: so much later may an instance be launched that became due meanwhile.
+const ASK_EVERY: Duration = Duration::from_millis(4);
 /// How long to wait after the store failed.
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
 /// How often at most a claim leaves out tenants.
@@ -27,22 +29,36 @@ const MOST_SERVED: usize = 1_000;
 /// Dispatches until the scheduler closes.
 pub(crate) async fn run(shared: Arc<Shared>) {
     let mut fairness = Fairness::default();
+    let mut ask_at = Instant::now();
     while !shared.closing.is_cancelled() {
-        let pause = match claim_and_launch(&shared, &mut fairness).await {
+        match claim_and_launch(&shared, &mut fairness).await {
             Ok(true) => continue,
-            Ok(false) => until_next_due(&shared).await,
+            Ok(false) => {}
             Err(error) => {
                 warn!(%error, "due instances could not be claimed");
                 // The claim may have been made although its answer was lost.
                 reconcile::soon(&shared);
-                AFTER_FAILURE
+                nudged_within(&shared, AFTER_FAILURE).await;
+                continue;
             }
-        };
-        tokio::select! {
-            () = shared.closing.cancelled() => {}
-            () = shared.store.nudges().due_came() => {}
-            () = sleep(pause) => {}
         }
+        // In a throng of starts each comes with a nudge, and need not be followed by a question of its own.
+        let early = ask_at.saturating_duration_since(Instant::now());
+        if !early.is_zero() && nudged_within(&shared, early).await {
+            continue;
+        }
+        let pause = until_next_due(&shared).await;
+        ask_at = Instant::now() + ASK_EVERY;
+        nudged_within(&shared, pause).await;
+    }
+}
+
+/// Waits for a nudge, or the end, for so long at most; false if neither came.
+async fn nudged_within(shared: &Shared, time: Duration) -> bool {
+    tokio::select! {
+        () = shared.closing.cancelled() => true,
+        () = shared.store.nudges().due_came() => true,
+        () = sleep(time) => false,
     }
 }
 

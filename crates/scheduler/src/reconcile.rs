@@ -123,6 +123,8 @@ async fn mind_adopted(shared: Arc<Shared>, live: Arc<Live>, row: LiveRun) {
             }
             info!("adopted");
             live.set_run(run);
+            // What happened to its row while nobody minded it has been nudged to nobody.
+            live.look();
             return supervise::mind(&shared, &live, row.kind).await;
         }
         Ok(Adoption::Exited(exit)) => exit,

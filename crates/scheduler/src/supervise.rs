@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use runtara_domain::{Change, EndedBy, Refusal, RunExit, RunnerKind};
+use runtara_domain::{Change, EndedBy, InstanceId, Refusal, RunExit, RunnerKind};
 use runtara_runner::Run;
 use runtara_store::{LiveRun, StoreError};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -27,10 +27,20 @@ pub(crate) async fn pass_nudges(shared: Arc<Shared>) {
             () = shared.leaving.cancelled() => return,
             ids = shared.store.nudges().runs_to_look_at() => ids,
         };
-        for live in ids.iter().filter_map(|id| shared.live.get(id)) {
-            live.look();
+        if !ids.iter().all(|id| look_at(&shared, id)) {
+            // Those that are being claimed are known once the claim is noted.
+            drop(shared.claiming.lock().await);
+            for id in &ids {
+                look_at(&shared, id);
+            }
         }
     }
+}
+
+/// Has a run looked at by its minder; false if nobody minds it.
+fn look_at(shared: &Shared, id: &InstanceId) -> bool {
+    let live = shared.live.get(id);
+    live.inspect(|live| live.look()).is_some()
 }
 
 /// Waits until every run is gone whose row says that it is killed now: those that sleep or wait from here on. Runs that may stay are
@@ -109,8 +119,7 @@ async fn wait(shared: &Shared, live: &Live, run: &dyn Run) -> Option<RunExit> {
     let exit = run.wait();
     tokio::pin!(exit);
     let mut minder = Minder::new(live, run);
-    // What happened between the claim and now has been nudged to nobody.
-    let mut look_at = Some(Instant::now());
+    let mut look_at = None;
     let mut is_ending = false;
     loop {
         tokio::select! {
