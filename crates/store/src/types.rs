@@ -370,6 +370,20 @@ pub enum InstanceOrder {
     FinishedAscending,
 }
 
+impl InstanceOrder {
+    /// Whether it goes by the time of the end, not by that of the start.
+    #[must_use]
+    pub fn is_by_finish(self) -> bool {
+        matches!(self, Self::FinishedDescending | Self::FinishedAscending)
+    }
+
+    /// Whether the latest comes first.
+    #[must_use]
+    pub fn is_descending(self) -> bool {
+        matches!(self, Self::CreatedDescending | Self::FinishedDescending)
+    }
+}
+
 /// One row of a list of instances.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InstanceSummary {

@@ -1,7 +1,8 @@
 //! Kept counts and places, which spare long lists the counting and the skipping of a million rows.
 //!
 //! Up to [`runtara_domain::limits::EXACT_TOTAL`] everything is counted and skipped for each page, and exact. Above that a list by
-//! tenant and status alone has a kept count, and each thousandth of its rows, newest first, has a kept place. Both are as of the
+//! tenant and status alone has a kept count. Each thousandth row of it, newest first, has a kept place, and so have lists by image
+//! and those of a tenant in the order of their ends; from either end of a list a place is found by its number. All are as of the
 //! last time that [`refresh`] found something changed: a page that begins by offset far down the list may be off by the
 //! instances that came or changed since.
 
@@ -9,7 +10,7 @@ use std::time::Instant;
 
 use runtara_domain::{Cursor, limits};
 
-use crate::{InstanceFilter, paging};
+use crate::{InstanceFilter, InstanceOrder, paging};
 
 use super::PostgresStore;
 use super::connections::Fetch as _;
@@ -53,33 +54,81 @@ pub(super) async fn kept(store: &PostgresStore, filter: &InstanceFilter) -> Answ
     Ok(count.map(row::unsigned))
 }
 
-/// The last kept place before an offset, and how many rows lie up to it, by primary key.
+/// The list whose places serve a filter and an order: what it is ordered by, tenant, status, image. `None` if there are none.
+fn places_of(
+    filter: &InstanceFilter,
+    order: InstanceOrder,
+) -> Option<(&'static str, &str, &'static str, &str)> {
+    let by_finish = order.is_by_finish();
+    if let Some(image) = &filter.image_id {
+        let by_image_alone = InstanceFilter {
+            // An image has one tenant: whoever names another finds nothing anywhere.
+            tenant_id: filter.tenant_id.clone(),
+            image_id: filter.image_id.clone(),
+            ..InstanceFilter::default()
+        };
+        let kept = !by_finish && *filter == by_image_alone;
+        return kept.then_some(("created", "", "", image.as_str()));
+    }
+    let (tenant, status) = key(filter)?;
+    match by_finish {
+        false => Some(("created", tenant, status, "")),
+        true if status.is_empty() => Some(("finished", tenant, "", "")),
+        true => None,
+    }
+}
+
+/// A kept place from which a page that begins far down a list is found, and how many rows are left to be skipped from there. By primary
+/// key.
 pub(super) async fn place_before(
     store: &PostgresStore,
     filter: &InstanceFilter,
+    order: InstanceOrder,
     offset: u64,
-) -> Answer<Option<(u64, Cursor)>> {
-    let Some((tenant, status)) = key(filter) else {
+) -> Answer<Option<(Cursor, u64)>> {
+    let Some((ordered_by, tenant, status, image)) = places_of(filter, order) else {
         return Ok(None);
     };
-    let found = sqlx::query(
-        "select place, created_at, instance_id from runtara_places
-          where tenant_id = $1 and status = $2 and place <= $3
-          order by place desc limit 1",
-    )
+    let from_newest = order.is_descending();
+    // Counted from the oldest, the row before the page has the number `length - offset + 1`.
+    let found = sqlx::query(if from_newest {
+        "select place, at, instance_id, place as length from runtara_places
+          where ordered_by = $1 and tenant_id = $2 and status = $3 and image_id = $4 and place <= $5
+            and exists (select from runtara_places f
+                         where f.ordered_by = $1 and f.tenant_id = $2 and f.status = $3 and f.image_id = $4 and f.place > $5)
+          order by place desc limit 1"
+    } else {
+        "select p.place, p.at, p.instance_id, l.length
+           from (select max(place) as length from runtara_places
+                  where ordered_by = $1 and tenant_id = $2 and status = $3 and image_id = $4) l
+          cross join lateral (
+                select place, at, instance_id from runtara_places
+                 where ordered_by = $1 and tenant_id = $2 and status = $3 and image_id = $4 and place > l.length - $5
+                   and l.length > $5
+                 order by place limit 1) p"
+    })
+    .bind(ordered_by)
     .bind(tenant)
     .bind(status)
+    .bind(image)
     .bind(row::signed(offset))
     .optional_on(&store.connections)
     .await?;
     let Some(found) = found else {
         return Ok(None);
     };
+    let place = row::unsigned(row::get(&found, "place")?);
+    let length = row::unsigned(row::get(&found, "length")?);
+    let up_to = if from_newest {
+        place
+    } else {
+        length - place + 1
+    };
     let cursor = Cursor {
-        value: Some(row::get(&found, "created_at")?),
+        value: Some(row::get(&found, "at")?),
         key: row::get(&found, "instance_id")?,
     };
-    Ok(Some((row::unsigned(row::get(&found, "place")?), cursor)))
+    Ok(Some((cursor, offset.saturating_sub(up_to))))
 }
 
 /// Brings counts and places up to date, if instances have changed since and the last time is long enough ago. One server at a time.
@@ -155,32 +204,78 @@ async fn due(store: &PostgresStore) -> Answer<Option<i64>> {
     Ok(changes)
 }
 
-/// Each walks one index for the lists that are long enough to need it. Parameters: the distance, and the length from which on.
+/// Keeps the places of long lists: each walks one index. Parameters: the distance, and the length from which on.
+macro_rules! places {
+    ($ordered_by:literal, $column:literal, $lists:literal, $names:literal, $filter:literal) => {
+        concat!(
+            "insert into runtara_places (ordered_by, tenant_id, status, image_id, place, at, instance_id)
+             select '",
+            $ordered_by,
+            "', ",
+            $names,
+            ", p.n, p.at, p.instance_id
+               from ",
+            $lists,
+            "
+              cross join lateral (
+                    select i.",
+            $column,
+            " as at, i.instance_id,
+                           row_number() over w as n, lead(i.instance_id) over w is null as is_last
+                      from runtara_instances i where ",
+            $filter,
+            " window w as (order by i.",
+            $column,
+            " desc, i.instance_id desc)) p
+              where p.n >= $2 and (p.n % $1 = 0 or p.is_last)"
+        )
+    };
+}
+
+/// The statements of all lists.
 const PLACES: &[&str] = &[
-    "insert into runtara_places (tenant_id, status, place, created_at, instance_id)
-     select '', '', n, created_at, instance_id
-       from (select created_at, instance_id, row_number() over (order by created_at desc, instance_id desc) as n
-               from runtara_instances) numbered
-      where n % $1 = 0 and n >= $2",
-    "insert into runtara_places (tenant_id, status, place, created_at, instance_id)
-     select c.tenant_id, '', p.n, p.created_at, p.instance_id
-       from runtara_counts c
-      cross join lateral (
-            select created_at, instance_id, row_number() over (order by created_at desc, instance_id desc) as n
-              from runtara_instances i where i.tenant_id = c.tenant_id) p
-      where c.tenant_id <> '' and c.status = '' and p.n % $1 = 0 and p.n >= $2",
-    "insert into runtara_places (tenant_id, status, place, created_at, instance_id)
-     select '', c.status, p.n, p.created_at, p.instance_id
-       from runtara_counts c
-      cross join lateral (
-            select created_at, instance_id, row_number() over (order by created_at desc, instance_id desc) as n
-              from runtara_instances i where i.status = c.status) p
-      where c.tenant_id = '' and c.status <> '' and p.n % $1 = 0 and p.n >= $2",
-    "insert into runtara_places (tenant_id, status, place, created_at, instance_id)
-     select c.tenant_id, c.status, p.n, p.created_at, p.instance_id
-       from runtara_counts c
-      cross join lateral (
-            select created_at, instance_id, row_number() over (order by created_at desc, instance_id desc) as n
-              from runtara_instances i where i.tenant_id = c.tenant_id and i.status = c.status) p
-      where c.tenant_id <> '' and c.status <> '' and p.n % $1 = 0 and p.n >= $2",
+    places!("created", "created_at", "(select) c", "'', '', ''", "true"),
+    places!(
+        "created",
+        "created_at",
+        "(select tenant_id from runtara_counts where tenant_id <> '' and status = '') c",
+        "c.tenant_id, '', ''",
+        "i.tenant_id = c.tenant_id"
+    ),
+    places!(
+        "created",
+        "created_at",
+        "(select status from runtara_counts where tenant_id = '' and status <> '') c",
+        "'', c.status, ''",
+        "i.status = c.status"
+    ),
+    places!(
+        "created",
+        "created_at",
+        "(select tenant_id, status from runtara_counts where tenant_id <> '' and status <> '') c",
+        "c.tenant_id, c.status, ''",
+        "i.tenant_id = c.tenant_id and i.status = c.status"
+    ),
+    places!(
+        "created",
+        "created_at",
+        "(select image_id from runtara_instances where image_id is not null
+           group by image_id having count(*) >= $2) c",
+        "'', '', c.image_id",
+        "i.image_id = c.image_id"
+    ),
+    places!(
+        "finished",
+        "finished_at",
+        "(select) c",
+        "'', '', ''",
+        "i.finished_at is not null"
+    ),
+    places!(
+        "finished",
+        "finished_at",
+        "(select tenant_id from runtara_counts where tenant_id <> '' and status = '') c",
+        "c.tenant_id, '', ''",
+        "i.tenant_id = c.tenant_id and i.finished_at is not null"
+    ),
 ];

@@ -37,20 +37,6 @@ fn summary(found: &PgRow) -> Answer<InstanceSummary> {
     })
 }
 
-fn is_by_finish(order: InstanceOrder) -> bool {
-    matches!(
-        order,
-        InstanceOrder::FinishedDescending | InstanceOrder::FinishedAscending
-    )
-}
-
-fn is_descending(order: InstanceOrder) -> bool {
-    matches!(
-        order,
-        InstanceOrder::CreatedDescending | InstanceOrder::FinishedDescending
-    )
-}
-
 fn push_filter(sql: &mut QueryBuilder<Postgres>, filter: &InstanceFilter) {
     sql.push(" from runtara_instances i where true");
     if let Some(tenant) = &filter.tenant_id {
@@ -108,7 +94,7 @@ enum Stretch {
 
 impl Stretch {
     fn of(order: InstanceOrder) -> &'static [Self] {
-        if is_by_finish(order) {
+        if order.is_by_finish() {
             &[Self::Finished, Self::Unfinished]
         } else {
             &[Self::ByCreation]
@@ -183,10 +169,10 @@ pub(super) async fn list(
             offset: 0,
         },
     };
-    if order == InstanceOrder::CreatedDescending && beginning.offset > limits::EXACT_TOTAL {
-        let kept = counts::place_before(store, filter, beginning.offset).await?;
-        if let Some((place, cursor)) = kept {
-            beginning.offset -= place;
+    if beginning.offset > limits::EXACT_TOTAL {
+        let kept = counts::place_before(store, filter, order, beginning.offset).await?;
+        if let Some((cursor, left)) = kept {
+            beginning.offset = left;
             beginning.after = Some(cursor);
         }
     }
@@ -220,7 +206,7 @@ pub(super) async fn list(
         found.extend(rows);
     }
     Ok(paging::page(found, page, total, |row| Cursor {
-        value: if is_by_finish(order) {
+        value: if order.is_by_finish() {
             row.finished_at.map(|at| at.0)
         } else {
             Some(row.created_at.0)
@@ -237,7 +223,7 @@ async fn stretch_rows(
     beginning: &Beginning,
     rows: usize,
 ) -> Answer<Vec<InstanceSummary>> {
-    let (beyond, direction) = if is_descending(order) {
+    let (beyond, direction) = if order.is_descending() {
         ("<", "desc")
     } else {
         (">", "asc")

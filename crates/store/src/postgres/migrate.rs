@@ -21,8 +21,8 @@ const MIGRATIONS: &[Migration] = &[
     },
     Migration {
         version: 2,
-        name: "lean_saves",
-        sql: include_str!("../../migrations/postgres/0002_lean_saves.sql"),
+        name: "lean_saves_and_far_pages",
+        sql: include_str!("../../migrations/postgres/0002_lean_saves_and_far_pages.sql"),
     },
     Migration {
         version: 3,
