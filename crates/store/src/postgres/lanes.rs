@@ -30,6 +30,8 @@ const QUEUE_ROWS: usize = 4_096;
 /// Most bytes that wait or are being written, in KiB.
 const QUEUE_KIB: usize = 64 * 1024;
 
+/// How often others are let go first while few rows are there of those that came at busy times of late.
+const YIELDS: usize = 8;
 /// How long rows are gathered at most while another statement is under way.
 const GATHERING: Duration = Duration::from_millis(2);
 
@@ -180,9 +182,14 @@ impl<B: Batch> Intake<B> {
             met: HashSet::new(),
         };
         let mut full = self.gather(&mut gathered, Some(first));
-        // Whoever is about to ask may do so: their requests are read by now.
-        tokio::task::yield_now().await;
-        full = full || self.gather(&mut gathered, None);
+        // Whoever is about to ask may do so: their requests are read meanwhile.
+        for _ in 0..YIELDS {
+            if full || gathered.rows.len() >= self.crowd / 2 {
+                break;
+            }
+            tokio::task::yield_now().await;
+            full = self.gather(&mut gathered, None);
+        }
         let deadline = Instant::now() + GATHERING;
         while !full
             && *self.under_way.borrow_and_update() > 0
