@@ -389,7 +389,7 @@ fn a_server_that_dies_between_claim_and_launch_loses_nothing(store: Store) {
     let mut server = Server::start(store);
     let image = server.shell("echo $RUNTARA_RUN_NUMBER");
     // A pipe that nobody writes to stands in for the program: the launch waits for it, with the claim made and nothing written yet.
-    let content = only_file(&server.data_dir().join("blobs"));
+    let content = only_file(&server.data_dir().join("blobs/sha256"));
     let aside = server.place().join("aside");
     fs::rename(&content, &aside).expect("the directory is ours");
     mkfifo(&content, Mode::S_IRUSR).expect("the directory is ours");

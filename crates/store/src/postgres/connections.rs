@@ -5,7 +5,7 @@
 //! pool, which minds their age and how many there are.
 
 use std::future::Future;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use sqlx::Postgres;
@@ -13,14 +13,36 @@ use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgConnection, PgPool, PgRow};
 use sqlx::query::{Query, QueryScalar};
 
+use super::error::{Kind, kind};
+
 /// A connection that was used within this time is taken to live; one that has rested for longer goes through the pool, which asks.
 const RESTED: Duration = Duration::from_millis(500);
 /// How long a connection is kept from the pool, which would close it if it has grown old.
 const ASIDE: Duration = Duration::from_secs(60);
 
+/// When a connection was last found lost: the server may have gone, and with it all that had been used before.
+#[derive(Clone, Default)]
+pub(super) struct Losses(Arc<Mutex<Option<Instant>>>);
+
+impl Losses {
+    fn note(&self) {
+        *self.lock() = Some(Instant::now());
+    }
+
+    /// Whether a connection that has rested so long must be asked whether it lives.
+    pub(super) fn cast_doubt_on(&self, rested: Duration) -> bool {
+        rested > RESTED || self.lock().is_some_and(|lost| lost.elapsed() <= rested)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The connections of a store.
 pub(super) struct Connections {
     pub(super) pool: PgPool,
+    losses: Losses,
     /// The one that was used last is at the end.
     idle: Mutex<Vec<Idle>>,
     most: usize,
@@ -33,11 +55,12 @@ struct Idle {
 }
 
 impl Connections {
-    pub(super) fn new(pool: PgPool) -> Self {
+    pub(super) fn new(pool: PgPool, losses: Losses) -> Self {
         // The others serve whoever needs one of the pool itself: transactions of several statements.
         let most = pool.options().get_max_connections() as usize / 2;
         Self {
             pool,
+            losses,
             idle: Mutex::default(),
             most,
         }
@@ -45,7 +68,8 @@ impl Connections {
 
     /// Gives all connections back to the pool.
     pub(super) fn release(&self) {
-        self.lock().clear();
+        let all = std::mem::take(&mut *self.lock());
+        drop(all);
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Idle>> {
@@ -93,15 +117,23 @@ impl Kept<'_> {
         &mut self.idle.connection
     }
 
-    /// Keeps the connection if the server has answered on it.
+    /// Keeps the connection if the server has answered on it. If it was lost, so are the others, most likely: the pool finds that
+    /// out before anybody else does.
     pub(super) fn answered<T>(self, answer: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
-        if matches!(answer, Ok(_) | Err(sqlx::Error::RowNotFound)) {
-            let Self { of, mut idle } = self;
-            idle.used = Instant::now();
-            let mut all = of.lock();
-            if all.len() < of.most {
-                all.push(idle);
+        let Self { of, mut idle } = self;
+        match &answer {
+            Ok(_) | Err(sqlx::Error::RowNotFound) => {
+                idle.used = Instant::now();
+                let mut all = of.lock();
+                if all.len() < of.most {
+                    all.push(idle);
+                }
             }
+            Err(error) if kind(error) == Kind::Away => {
+                of.losses.note();
+                of.release();
+            }
+            Err(_) => {}
         }
         answer
     }

@@ -47,7 +47,7 @@ use crate::{
     StoredCheckpoint, StoredEvent, TokenOwner, WaitRequest, Waiting,
 };
 
-use connections::{Connections, Fetch as _};
+use connections::{Connections, Fetch as _, Losses};
 use error::Fault;
 pub use options::PostgresOptions;
 use queued::Queues;
@@ -68,11 +68,12 @@ impl PostgresStore {
     /// [`crate::StoreError::Unavailable`] if the database cannot be reached; [`crate::StoreError::Broken`] if its URL is no URL, or if
     /// the database is not one that this server can use.
     pub async fn connect(options: PostgresOptions) -> StoreResult<Self> {
-        let pool = options.pool().await?;
+        let losses = Losses::default();
+        let pool = options.pool(losses.clone()).await?;
         if options.migrate {
             Self::migrate(&pool).await?;
         }
-        Ok(Self::from_pool(pool, options.nudges))
+        Ok(Self::with(pool, losses, options.nudges))
     }
 
     /// Brings a database to the schema of this build. Several servers may do so at once.
@@ -89,7 +90,11 @@ impl PostgresStore {
     /// Outside of a Tokio runtime, on which the committers are started.
     #[must_use]
     pub fn from_pool(pool: PgPool, nudges: Nudges) -> Self {
-        let connections = Arc::new(Connections::new(pool.clone()));
+        Self::with(pool, Losses::default(), nudges)
+    }
+
+    fn with(pool: PgPool, losses: Losses, nudges: Nudges) -> Self {
+        let connections = Arc::new(Connections::new(pool.clone(), losses));
         Self {
             herald: herald::Herald::new(pool),
             queues: Queues::start(&connections, &nudges),

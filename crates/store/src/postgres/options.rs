@@ -7,10 +7,8 @@ use sqlx::{ConnectOptions as _, Connection as _};
 
 use crate::{Nudges, StoreError, StoreResult};
 
+use super::connections::Losses;
 use super::error::Fault;
-
-/// A connection that has rested for longer is asked whether it still lives before it is used.
-const RESTED: Duration = Duration::from_millis(500);
 
 /// How a [`super::PostgresStore`] connects.
 ///
@@ -116,7 +114,7 @@ impl PostgresOptions {
             .disable_statement_logging())
     }
 
-    pub(super) async fn pool(&self) -> StoreResult<PgPool> {
+    pub(super) async fn pool(&self, losses: Losses) -> StoreResult<PgPool> {
         PgPoolOptions::new()
             .max_connections(self.max_connections)
             .acquire_timeout(self.acquire_timeout)
@@ -124,9 +122,10 @@ impl PostgresOptions {
             .max_lifetime(Duration::from_secs(3_600))
             // A question before each use would double the round trips of a busy store.
             .test_before_acquire(false)
-            .before_acquire(|connection, rested| {
+            .before_acquire(move |connection, rested| {
+                let is_doubtful = losses.cast_doubt_on(rested.idle_for);
                 Box::pin(async move {
-                    if rested.idle_for > RESTED {
+                    if is_doubtful {
                         connection.ping().await?;
                     }
                     Ok(true)
