@@ -30,6 +30,8 @@ async fn nothing_but_logs_stays_of_runs_that_are_over() {
     let files = |id: &InstanceId| world.directory.path().join("runs").join(id.letters());
     for id in [&over, &lives] {
         std::fs::create_dir_all(files(id).join("1")).unwrap();
+        // The first scheduler may have taken it for the directory of an instance without runs.
+        std::fs::write(files(id).join("instance"), id.as_str()).unwrap();
         std::fs::write(files(id).join("1/run.json"), "secret").unwrap();
     }
     *world.runner.unremovable.lock().unwrap() = 1;
