@@ -220,7 +220,8 @@ fn the_memory_of_the_server_does_not_grow_with_an_upload() {
         .status,
         201
     );
-    let grown = peak_memory(server.pid()) - before;
+    // The kernel counts in parts that it adds up later (proc_pid_status(5)): the peak may be told a little lower the second time.
+    let grown = peak_memory(server.pid()).saturating_sub(before);
     assert!(grown < 24 * 1024, "the server grew by {grown} KiB");
 }
 
