@@ -17,14 +17,18 @@ use crate::body::{BodyReader, too_large};
 /// How much may come before the parser makes something of it: the head of a part, or what stands before the first.
 const UNPARSED_BYTES: usize = 64 * 1024;
 
+/// How often the parser asks before it has surely looked at all that it has: it may ask twice each time it is polled, and take what it is
+/// given the second time without looking at it before it asks anew.
+const LAST_LOOKS: u8 = 3;
+
 /// What the reader of a form and the stream that feeds its parser know of each other.
 #[derive(Clone, Default)]
 pub(super) struct Feed(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
-    /// Whether the parser has come back for more without having made anything of what it has.
-    hungry: bool,
+    /// How often the parser has come back for more without having made anything of what it has.
+    asked: u8,
     /// How much it was given since something came of it.
     unparsed: usize,
     /// How much it was given in all.
@@ -54,7 +58,7 @@ impl Feed {
     /// Notes that the parser has given a field, or content of one.
     pub(super) fn parsed(&self) {
         let mut state = self.state();
-        state.hungry = false;
+        state.asked = 0;
         state.unparsed = 0;
     }
 
@@ -105,9 +109,14 @@ impl Stream for Pieces {
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         let mut state = this.feed.state();
-        if !state.hungry {
+        let enough = if state.unparsed > UNPARSED_BYTES {
+            LAST_LOOKS
+        } else {
+            1
+        };
+        if state.asked < enough {
             // Let it look at what it has first; it comes back at once if that is not enough.
-            state.hungry = true;
+            state.asked += 1;
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -125,7 +134,7 @@ impl Stream for Pieces {
             None => Poll::Ready(None),
             Some(Err(error)) => state.fail(error),
             Some(Ok(piece)) => {
-                state.hungry = false;
+                state.asked = 0;
                 state.unparsed += piece.len();
                 state.total += piece.len() as u64;
                 if state.total > this.limit {

@@ -226,6 +226,24 @@ fn the_memory_of_the_server_does_not_grow_with_an_upload() {
 }
 
 #[test]
+fn many_uploads_may_follow_each_other_on_one_connection() {
+    let server = Server::start(Store::Sqlite);
+    let mut connection = Connection::open(&server.environment()).expect("the port is served");
+    for size in [60_000, 66_000, 100_000, 300_000, 1_000_000, 6_000_000] {
+        let program = [SCRIPT, &vec![b'#'; size][..]].concat();
+        for round in 0..6 {
+            let form = Request::form(
+                "/api/v1/images/upload",
+                &usual(&[]),
+                &[("binary", &program)],
+            );
+            let answer = connection.exchange(&form).expect("it stays open");
+            assert_eq!(answer.status, 201, "{size} bytes, round {round}: {answer}");
+        }
+    }
+}
+
+#[test]
 fn an_image_over_the_limit_is_refused() {
     let server = Setup::new(Store::Sqlite)
         .variable("RUNTARA_MAX_IMAGE_BYTES", "100000")
