@@ -54,11 +54,14 @@ macro_rules! told_names {
     };
 }
 
-/// What each call that changes the row of its instance notes with it. `5000` is [`runtara_domain::limits::SIGN_OF_LIFE_MS`].
+/// What each call that changes the row of its instance notes with it.
 macro_rules! seen {
     () => {
-        "spoke = true,
-                last_seen_at = case when i.last_seen_at > runtara_now() - 5000 then i.last_seen_at else runtara_now() end,"
+        concat!(
+            "spoke = true, last_seen_at = case when ",
+            $crate::postgres::row::just_seen!(),
+            " then i.last_seen_at else runtara_now() end,"
+        )
     };
 }
 

@@ -27,6 +27,15 @@ macro_rules! state_columns {
 }
 pub(super) use state_columns;
 
+/// Whether the last sign of life of an instance `i` is so young that another need not be noted. `5000` is
+/// [`runtara_domain::limits::SIGN_OF_LIFE_MS`].
+macro_rules! just_seen {
+    () => {
+        "i.last_seen_at > runtara_now() - 5000"
+    };
+}
+pub(super) use just_seen;
+
 /// The name of the checkpoint that an instance `i` saved last, along the primary key of the checkpoints.
 macro_rules! last_checkpoint {
     () => {
@@ -283,4 +292,13 @@ pub(super) fn image(row: &PgRow) -> Answer<ImageRecord> {
         created_at: Timestamp(get(row, "created_at")?),
         current: get(row, "current")?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_condition_knows_how_long_a_sign_of_life_counts() {
+        let written = format!("- {}", runtara_domain::limits::SIGN_OF_LIFE_MS);
+        assert!(just_seen!().ends_with(&written), "{}", just_seen!());
+    }
 }

@@ -19,12 +19,15 @@ use super::error::Answer;
 use super::lanes::Batch;
 use super::row;
 
-/// Rows whose run holds the token and needs nothing noted. `5000` is [`runtara_domain::limits::SIGN_OF_LIFE_MS`]. `is true` keeps the planner
-/// from walking an index of states: while few instances run it takes that for a short way, and keeps the plan when there are many.
+/// Rows whose run holds the token and needs nothing noted. `is true` keeps the planner from walking an index of states: while few
+/// instances run it takes that for a short way, and keeps the plan when there are many.
 macro_rules! steady {
     () => {
-        "i.instance_id = n.instance_id and i.token_hash = n.token_hash and (i.status = 'running') is true and i.spoke
-            and i.cancel_at is null and i.pause_at is null and i.last_seen_at > runtara_now() - 5000"
+        concat!(
+            "i.instance_id = n.instance_id and i.token_hash = n.token_hash and (i.status = 'running') is true and i.spoke
+            and i.cancel_at is null and i.pause_at is null and ",
+            $crate::postgres::row::just_seen!()
+        )
     };
 }
 
@@ -179,13 +182,4 @@ pub(super) fn saved(found: &PgRow) -> Answer<Option<(Bytes, Option<String>)>> {
         Some(state) => Some((state, row::get(found, "saved_by")?)),
         None => None,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn the_condition_knows_how_long_a_sign_of_life_counts() {
-        let written = format!("- {}", runtara_domain::limits::SIGN_OF_LIFE_MS);
-        assert!(steady!().contains(&written), "{}", steady!());
-    }
 }

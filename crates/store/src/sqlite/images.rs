@@ -97,12 +97,8 @@ pub(super) async fn by_id(
     connection: &mut SqliteConnection,
     id: &ImageId,
 ) -> StoreResult<Option<ImageRecord>> {
-    let mut sql = Sql::new(concat!(
-        "select ",
-        image_columns!(),
-        " from runtara_images m where m.image_id = ? and m.deleted = 0"
-    ));
-    sql.bind(id.as_str());
+    let mut sql = of_id(id);
+    sql.push(" and m.deleted = 0");
     one(connection, sql).await
 }
 
@@ -110,13 +106,17 @@ pub(super) async fn by_id_even_deleted(
     connection: &mut SqliteConnection,
     id: &ImageId,
 ) -> StoreResult<Option<ImageRecord>> {
+    one(connection, of_id(id)).await
+}
+
+fn of_id(id: &ImageId) -> Sql {
     let mut sql = Sql::new(concat!(
         "select ",
         image_columns!(),
         " from runtara_images m where m.image_id = ?"
     ));
     sql.bind(id.as_str());
-    one(connection, sql).await
+    sql
 }
 
 pub(super) async fn by_name(
