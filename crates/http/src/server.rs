@@ -1,5 +1,6 @@
 //! Accepts connections, bounds them, and lets them finish when the process goes away.
 
+mod drive;
 mod head;
 mod timed;
 
@@ -30,6 +31,7 @@ use tracing::{debug, error, warn};
 
 use crate::ApiError;
 
+use drive::drive;
 use timed::{AnswerBody, Phase, TimedStream};
 
 /// Bounds on connections.
@@ -217,16 +219,17 @@ async fn serve<S>(
         + 'static,
 {
     let phase = Arc::new(Phase::default());
+    let of_requests = Arc::clone(&phase);
     let io = TimedStream::new(stream, Arc::clone(&phase), limits);
     let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
-        phase.set(Phase::SERVED);
+        of_requests.set(Phase::SERVED);
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ends.peer);
         if let Some(local) = ends.local {
             request.extensions_mut().insert(local);
         }
         let mut service = service.clone();
-        let phase = Arc::clone(&phase);
+        let phase = Arc::clone(&of_requests);
         async move {
             let answer = async move {
                 match head::check(&request) {
@@ -250,10 +253,11 @@ async fn serve<S>(
         .serve_connection(TokioIo::new(io), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
+        biased;
+        ended = drive(connection.as_mut(), || phase.is_idle_untimed()) => ended,
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            drive(connection, || phase.is_idle_untimed()).await
         }
     };
     if let Err(error) = ended {

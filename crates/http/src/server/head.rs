@@ -16,7 +16,7 @@ const HEADERS: usize = 100;
 const HEADER_BYTES: usize = 64 * 1024;
 
 /// Most headers that the library reads: enough that ours is the limit that is met.
-pub(super) const HEADERS_READ: usize = 512;
+pub(super) const HEADERS_READ: usize = 160;
 
 /// Checks the size of what came.
 ///

@@ -8,19 +8,18 @@ use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
 use bytes::Bytes;
-use futures_util::task::AtomicWaker;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::{Connection, ServerLimits};
 
-/// What a connection is about to do, shared between its stream and its service.
+/// What a connection is about to do, shared between its stream, its service and whoever drives it. All of them are one task.
 #[derive(Debug, Default)]
 pub(super) struct Phase {
     now: AtomicU8,
-    /// Who is to look at the phase when it has become idle: nothing else tells a reader that it may wait no longer than so long.
-    reader: AtomicWaker,
+    /// What the deadline of the stream was armed for.
+    timed: AtomicU8,
 }
 
 impl Phase {
@@ -32,14 +31,20 @@ impl Phase {
     pub(super) const SERVED: u8 = 2;
 
     pub(super) fn set(&self, phase: u8) {
-        self.now.store(phase, Ordering::Release);
-        if phase == Self::IDLE {
-            self.reader.wake();
-        }
+        self.now.store(phase, Ordering::Relaxed);
     }
 
     fn get(&self) -> u8 {
-        self.now.load(Ordering::Acquire)
+        self.now.load(Ordering::Relaxed)
+    }
+
+    fn timed(&self) -> u8 {
+        self.timed.load(Ordering::Relaxed)
+    }
+
+    /// Whether the connection has become idle and nobody minds for how long: its stream was not read since.
+    pub(super) fn is_idle_untimed(&self) -> bool {
+        self.get() == Self::IDLE && self.timed() != Self::IDLE
     }
 }
 
@@ -86,7 +91,6 @@ pub(super) struct TimedStream {
     stream: Box<dyn Connection>,
     phase: Arc<Phase>,
     limits: ServerLimits,
-    timed: u8,
     deadline: Pin<Box<Sleep>>,
     /// Armed while the client takes nothing of what there is for it.
     untaken: Option<Pin<Box<Sleep>>>,
@@ -101,7 +105,6 @@ impl TimedStream {
         Self {
             stream,
             phase,
-            timed: Phase::IDLE,
             // A new connection is expected to send something soon.
             deadline: Box::pin(sleep(limits.head)),
             untaken: None,
@@ -112,10 +115,10 @@ impl TimedStream {
     /// Arms the deadline anew when the phase has changed.
     fn follow_phase(&mut self) {
         let phase = self.phase.get();
-        if phase == self.timed {
+        if phase == self.phase.timed() {
             return;
         }
-        self.timed = phase;
+        self.phase.timed.store(phase, Ordering::Relaxed);
         let limit = match phase {
             Phase::HEAD => self.limits.head,
             _ => self.limits.idle,
@@ -158,13 +161,8 @@ impl AsyncRead for TimedStream {
                 Poll::Ready(answer)
             }
             Poll::Pending => {
-                if this.timed == Phase::SERVED {
-                    this.phase.reader.register(context.waker());
-                    // It may have become idle just before there was anybody to tell.
-                    this.follow_phase();
-                    if this.timed == Phase::SERVED {
-                        return Poll::Pending;
-                    }
+                if this.phase.timed() == Phase::SERVED {
+                    return Poll::Pending;
                 }
                 ready!(this.deadline.as_mut().poll(context));
                 Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
