@@ -8,6 +8,7 @@ mod wait;
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -53,6 +54,7 @@ pub struct Core {
     config: CoreConfig,
     closing: watch::Sender<bool>,
     held: watch::Sender<usize>,
+    names: CallNames,
 }
 
 impl Core {
@@ -65,6 +67,7 @@ impl Core {
             config,
             closing: watch::Sender::new(false),
             held: watch::Sender::new(0),
+            names: CallNames::new(),
         }
     }
 
@@ -81,12 +84,17 @@ impl Core {
         let _closed = held.wait_for(|held| *held == 0).await;
     }
 
-    fn patience(&self, caller: &Caller) -> Patience {
+    /// What a call is called by: by the name that it was given, or by a new one.
+    fn request_id(&self, given: Option<String>) -> Option<String> {
+        given.or_else(|| Some(self.names.next()))
+    }
+
+    fn patience(&self, caller: &Caller) -> Patience<'_> {
         let limit = match caller.fence {
             Fence::Run(_) => self.config.patience,
             Fence::SelfRegistered => self.config.patience_self_registered,
         };
-        Patience::new(limit, self.closing.subscribe())
+        Patience::new(limit, &self.closing)
     }
 
     /// Checks that a caller may read what belongs to its instance.
@@ -132,9 +140,27 @@ impl Core {
     }
 }
 
-/// A name for a call that has none of its own, so that its repetition within this process is recognised by the store.
-fn request_id(given: Option<String>) -> Option<String> {
-    given.or_else(|| Some(Uuid::new_v4().to_string()))
+/// Names for calls that have none of their own, so that their repetition within this process is recognised by the store.
+///
+/// One random number for all and a count: asking the kernel for randomness with each call costs as much as a tenth of the call.
+struct CallNames {
+    random: u64,
+    given: AtomicU64,
+}
+
+impl CallNames {
+    fn new() -> Self {
+        let (random, _) = Uuid::new_v4().as_u64_pair();
+        Self {
+            random,
+            given: AtomicU64::new(0),
+        }
+    }
+
+    fn next(&self) -> String {
+        let n = self.given.fetch_add(1, Ordering::Relaxed);
+        format!("{:016x}-{n:x}", self.random)
+    }
 }
 
 fn redact(bytes: Bytes) -> Bytes {
@@ -195,7 +221,7 @@ impl InstanceCalls for Core {
     ) -> Result<Checkpointed, CallError> {
         check_size("the state", request.state.len(), limits::STATE_BYTES)?;
         let request = SaveCheckpoint {
-            request_id: request_id(request.request_id),
+            request_id: self.request_id(request.request_id),
             ..request
         };
         self.patience(caller)
@@ -214,7 +240,7 @@ impl InstanceCalls for Core {
         caller: &Caller,
         signal_id: &SignalId,
     ) -> Result<Option<Option<Bytes>>, CallError> {
-        let request_id = request_id(None);
+        let request_id = self.request_id(None);
         self.patience(caller)
             .repeat(|| {
                 self.store
@@ -250,7 +276,7 @@ impl InstanceCalls for Core {
         }
         let payload = event.payload.map(redact);
         let event = NewEvent { payload, ..event };
-        let request_id = request_id(given);
+        let request_id = self.request_id(given);
         self.patience(caller)
             .repeat(|| {
                 self.store

@@ -14,13 +14,13 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Repeats what a store that is away could not do, until a deadline. Programs that speak the published protocol never repeat
 /// a call; so it is on us to wait.
-pub(crate) struct Patience {
+pub(crate) struct Patience<'a> {
     deadline: Instant,
-    closing: watch::Receiver<bool>,
+    closing: &'a watch::Sender<bool>,
 }
 
-impl Patience {
-    pub(crate) fn new(limit: Duration, closing: watch::Receiver<bool>) -> Self {
+impl<'a> Patience<'a> {
+    pub(crate) fn new(limit: Duration, closing: &'a watch::Sender<bool>) -> Self {
         Self {
             deadline: Instant::now() + limit,
             closing,
@@ -53,7 +53,7 @@ impl Patience {
         if until >= self.deadline || *self.closing.borrow() {
             return false;
         }
-        let mut closing = self.closing.clone();
+        let mut closing = self.closing.subscribe();
         timeout_at(until, closing.wait_for(|closing| *closing))
             .await
             .is_err()

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::{Core, request_id};
+use crate::Core;
 
 /// How long the connection of a parked run is kept open at most. Its process is killed at once, which ends it sooner.
 const PARKED: Duration = Duration::from_secs(60);
@@ -26,7 +26,7 @@ impl Core {
             kind: WaitKind::Sleep,
             duration_ms: Some(check_duration(request.duration_ms)?),
             state_hash: Sha256::digest(&request.state).into(),
-            request_id: request_id(request.request_id),
+            request_id: self.request_id(request.request_id),
             park: request.park,
         };
         let wait = WaitRequest {
@@ -49,7 +49,7 @@ impl Core {
             kind: WaitKind::Signal,
             duration_ms,
             state_hash: Sha256::digest(asked).into(),
-            request_id: request_id(request.request_id),
+            request_id: self.request_id(request.request_id),
             park: request.park,
         };
         let wait = WaitRequest {

@@ -247,7 +247,6 @@ async fn serve<S>(
         .timer(TokioTimer::new())
         // Counted by the stream itself: hyper's own timer counts idle time, too.
         .header_read_timeout(None)
-        .max_headers(head::HEADERS_READ)
         .keep_alive(true)
         .half_close(false)
         .serve_connection(TokioIo::new(io), service);

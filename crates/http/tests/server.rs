@@ -135,7 +135,7 @@ async fn a_client_that_takes_its_answer_slowly_is_borne() {
 async fn heads_that_are_too_large_are_answered_in_json() {
     let (_server, address) = serve().await;
     let mut many = String::new();
-    for number in 0..130 {
+    for number in 0..80 {
         many.push_str(&format!("X-{number}: 1\r\n"));
     }
     let large = format!("X-Large: {}\r\n", "x".repeat(70 * 1024));

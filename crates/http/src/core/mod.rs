@@ -31,7 +31,10 @@ use crate::{ApiError, HostPolicy};
 
 /// What the routes work with.
 #[derive(Clone)]
-pub struct CoreState {
+pub struct CoreState(Arc<Shared>);
+
+/// What all requests share.
+struct Shared {
     calls: Arc<dyn InstanceCalls>,
     tracker: CallTracker,
     store: Arc<dyn Store>,
@@ -51,14 +54,14 @@ impl CoreState {
         database_id: DatabaseId,
         report: Arc<dyn ServerReport>,
     ) -> Self {
-        Self {
+        Self(Arc::new(Shared {
             calls,
             tracker,
             store,
             database_id,
             report,
             tenants: Tenants::default(),
-        }
+        }))
     }
 }
 

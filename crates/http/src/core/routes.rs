@@ -6,7 +6,6 @@ use axum::Extension;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use http::HeaderMap;
 use runtara_domain::{
     CheckpointId, EventKind, Fence, InstanceId, NewEvent, Refusal, SaveCheckpoint, SignalId,
     SignalKind, SignalWait, Sleep, TenantId, Timestamp, Word,
@@ -16,14 +15,14 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use super::CoreState;
-use super::session::{Session, foreign_tenant, named_tenant};
+use super::session::{Session, Watcher};
 use super::wire::{
     AcknowledgeBody, CheckpointAnswer, CheckpointBody, CompletedBody, EventBody, FailedBody,
     InputAnswer, RegisterBody, RetryBody, SignalAnswer, SignalWaitAnswer, SignalWaitBody,
     SleepBody, StatusAnswer, Success, WaitedSignal, WakePayload, WireCustomSignal,
 };
 use crate::ApiError;
-use crate::extract::{Json, PathId, PathIds, decode, encode, parse_id, unknown_route};
+use crate::extract::{Json, PathIds, decode, encode, parse_id, unknown_route};
 use crate::standing;
 
 type Answer<T> = Result<axum::Json<T>, ApiError>;
@@ -39,11 +38,11 @@ pub(super) async fn health(
     Extension(fence): Extension<Fence>,
 ) -> Result<Response, ApiError> {
     let Fence::Run(token) = fence else {
-        let healthy = matches!(timeout(HEALTH, state.store.ping()).await, Ok(Ok(())));
+        let healthy = matches!(timeout(HEALTH, state.0.store.ping()).await, Ok(Ok(())));
         let word = if healthy { "healthy" } else { "unhealthy" };
         return Ok(standing::answer(healthy, json!({ "status": word })));
     };
-    if let Ok(Ok(None)) = timeout(HEALTH, state.store.run_of_token(token)).await {
+    if let Ok(Ok(None)) = timeout(HEALTH, state.0.store.run_of_token(token)).await {
         return Err(Refusal::RunSuperseded.into());
     }
     Ok(standing::answer(true, json!({ "status": "healthy" })))
@@ -59,37 +58,28 @@ pub(super) async fn ready(
         // What a program needs to know is whether it may go on.
         return unknown_route(request).await.into_response();
     }
-    let ready = matches!(timeout(HEALTH, state.store.ping()).await, Ok(Ok(())));
-    let runners = standing::runners(state.report.as_ref());
-    let body = json!({ "ready": ready, "database_id": state.database_id, "runners": runners });
+    let ready = matches!(timeout(HEALTH, state.0.store.ping()).await, Ok(Ok(())));
+    let runners = standing::runners(state.0.report.as_ref());
+    let body = json!({ "ready": ready, "database_id": state.0.database_id, "runners": runners });
     standing::answer(ready, body)
 }
 
-pub(super) async fn register(
-    State(state): State<CoreState>,
-    Extension(fence): Extension<Fence>,
-    PathId(id): PathId<InstanceId>,
-    headers: HeaderMap,
-    Json(body): Json<RegisterBody>,
-) -> Answer<Success> {
+pub(super) async fn register(session: Session, Json(body): Json<RegisterBody>) -> Answer<Success> {
     let tenant: TenantId = parse_id(&body.tenant_id)?;
     let checkpoint = optional_id(body.checkpoint_id.as_deref())?;
-    if named_tenant(&headers).is_some_and(|named| named != body.tenant_id) {
-        return Err(foreign_tenant());
-    }
-    let session = Session::new(&state, fence, id, &headers)?;
-    let calls = &state.calls;
+    session.check_tenant(&body.tenant_id)?;
     session
-        .call(calls.register(&session.caller, tenant, checkpoint))
+        .call(
+            session
+                .calls()
+                .register(&session.caller, tenant, checkpoint),
+        )
         .await?;
     Ok(axum::Json(Success::yes()))
 }
 
 pub(super) async fn checkpoint(
-    State(state): State<CoreState>,
-    Extension(fence): Extension<Fence>,
-    PathId(id): PathId<InstanceId>,
-    headers: HeaderMap,
+    session: Session,
     Json(body): Json<CheckpointBody>,
 ) -> Answer<CheckpointAnswer> {
     let request = SaveCheckpoint {
@@ -101,9 +91,8 @@ pub(super) async fn checkpoint(
         )?,
         request_id: check_request_id(body.request_id)?,
     };
-    let session = Session::new(&state, fence, id, &headers)?;
     let saved = session
-        .call(state.calls.checkpoint(&session.caller, request))
+        .call(session.calls().checkpoint(&session.caller, request))
         .await?;
     Ok(axum::Json(CheckpointAnswer {
         found: saved.found.is_some(),
@@ -115,15 +104,9 @@ pub(super) async fn checkpoint(
     }))
 }
 
-pub(super) async fn poll_signal(
-    State(state): State<CoreState>,
-    Extension(fence): Extension<Fence>,
-    PathId(id): PathId<InstanceId>,
-    headers: HeaderMap,
-) -> Answer<SignalAnswer> {
-    let session = Session::new(&state, fence, id, &headers)?;
+pub(super) async fn poll_signal(session: Session) -> Answer<SignalAnswer> {
     let polled = session.call(async {
-        match state.calls.poll_signal(&session.caller).await {
+        match session.calls().poll_signal(&session.caller).await {
             // Nothing waits for an instance that is not there, or not any more.
             Err(CallError::Refused(Refusal::InstanceUnknown | Refusal::InstanceEnded { .. })) => {
                 Ok(None)
@@ -139,44 +122,25 @@ pub(super) async fn poll_signal(
 }
 
 pub(super) async fn take_signal(
-    State(state): State<CoreState>,
-    Extension(fence): Extension<Fence>,
-    PathIds(id, signal): PathIds<InstanceId, SignalId>,
-    headers: HeaderMap,
+    session: Session,
+    PathIds(_, signal): PathIds<InstanceId, SignalId>,
 ) -> Answer<SignalAnswer> {
-    take(&state, fence, id, &signal, &headers).await
+    take(&session, &signal).await
 }
 
 /// A custom signal may be called like one of our routes.
-pub(super) async fn take_signal_ack(
-    State(state): State<CoreState>,
-    Extension(fence): Extension<Fence>,
-    PathId(id): PathId<InstanceId>,
-    headers: HeaderMap,
-) -> Answer<SignalAnswer> {
-    take(&state, fence, id, &parse_id("ack")?, &headers).await
+pub(super) async fn take_signal_ack(session: Session) -> Answer<SignalAnswer> {
+    take(&session, &parse_id("ack")?).await
 }
 
 /// A custom signal may be called like one of our routes.
-pub(super) async fn take_signal_wait(
-    State(state): State<CoreState>,
-    Extension(fence): Extension<Fence>,
-    PathId(id): PathId<InstanceId>,
-    headers: HeaderMap,
-) -> Answer<SignalAnswer> {
-    take(&state, fence, id, &parse_id("wait")?, &headers).await
+pub(super) async fn take_signal_wait(session: Session) -> Answer<SignalAnswer> {
+    take(&session, &parse_id("wait")?).await
 }
 
-async fn take(
-    state: &CoreState,
-    fence: Fence,
-    id: InstanceId,
-    signal: &SignalId,
-    headers: &HeaderMap,
-) -> Answer<SignalAnswer> {
-    let session = Session::new(state, fence, id, headers)?;
+async fn take(session: &Session, signal: &SignalId) -> Answer<SignalAnswer> {
     let taken = session
-        .call(state.calls.take_signal(&session.caller, signal))
+        .call(session.calls().take_signal(&session.caller, signal))
         .await?;
     Ok(axum::Json(SignalAnswer {
         signal: None,
@@ -185,10 +149,7 @@ async fn take(
 }
 
 pub(super) async fn wait_signal(
-    State(state): State<CoreState>,
-    Extension(fence): Extension<Fence>,
-    PathId(id): PathId<InstanceId>,
-    headers: HeaderMap,
+    session: Session,
     Json(body): Json<SignalWaitBody>,
 ) -> Answer<SignalWaitAnswer> {
     let request = SignalWait {
@@ -197,9 +158,8 @@ pub(super) async fn wait_signal(
         park: body.park.unwrap_or(true),
         request_id: check_request_id(body.request_id)?,
     };
-    let session = Session::new(&state, fence, id, &headers)?;
     let waited = session
-        .wait(state.calls.wait_signal(&session.caller, request))
+        .wait(session.calls().wait_signal(&session.caller, request))
         .await?;
     Ok(axum::Json(SignalWaitAnswer {
         timed_out: waited.timed_out,
@@ -211,38 +171,24 @@ pub(super) async fn wait_signal(
 }
 
 pub(super) async fn acknowledge(
-    State(state): State<CoreState>,
-    Extension(fence): Extension<Fence>,
-    PathId(id): PathId<InstanceId>,
-    headers: HeaderMap,
+    session: Session,
     Json(body): Json<AcknowledgeBody>,
 ) -> Answer<Success> {
     let kind: SignalKind = body
         .signal_type
         .parse()
         .map_err(|error| ApiError::bad_request("INVALID_SIGNAL_TYPE", error))?;
-    say(&state, fence, id, &headers, Word::Acknowledged(kind)).await
+    say(&session, Word::Acknowledged(kind)).await
 }
 
-async fn say(
-    state: &CoreState,
-    fence: Fence,
-    id: InstanceId,
-    headers: &HeaderMap,
-    word: Word,
-) -> Answer<Success> {
-    let session = Session::new(state, fence, id, headers)?;
-    session.call(state.calls.say(&session.caller, word)).await?;
+async fn say(session: &Session, word: Word) -> Answer<Success> {
+    session
+        .call(session.calls().say(&session.caller, word))
+        .await?;
     Ok(axum::Json(Success::yes()))
 }
 
-pub(super) async fn event(
-    State(state): State<CoreState>,
-    Extension(fence): Extension<Fence>,
-    PathId(id): PathId<InstanceId>,
-    headers: HeaderMap,
-    Json(body): Json<EventBody>,
-) -> Answer<Success> {
+pub(super) async fn event(session: Session, Json(body): Json<EventBody>) -> Answer<Success> {
     let payload = match body.payload.as_deref() {
         None | Some("") => None,
         Some(text) => Some(decode(text, "INVALID_PAYLOAD", "payload")?),
@@ -258,8 +204,9 @@ pub(super) async fn event(
         },
         EventKind::Suspended => suspension(checkpoint, payload.as_ref())?,
         EventKind::Heartbeat => {
-            let session = Session::new(&state, fence, id, &headers)?;
-            session.call(state.calls.heartbeat(&session.caller)).await?;
+            session
+                .call(session.calls().heartbeat(&session.caller))
+                .await?;
             return Ok(axum::Json(Success::yes()));
         }
         EventKind::Custom | EventKind::Started => {
@@ -275,14 +222,13 @@ pub(super) async fn event(
             }
             let request_id = check_request_id(body.request_id)?;
             let event = NewEvent::custom(body.subtype, checkpoint, payload);
-            let session = Session::new(&state, fence, id, &headers)?;
             session
-                .call(state.calls.record(&session.caller, event, request_id))
+                .call(session.calls().record(&session.caller, event, request_id))
                 .await?;
             return Ok(axum::Json(Success::yes()));
         }
     };
-    say(&state, fence, id, &headers, word).await
+    say(&session, word).await
 }
 
 /// A `suspended` event with a checkpoint and a wake time asks to be woken; any other only to be resumed.
@@ -303,50 +249,29 @@ fn unknown_error() -> String {
 }
 
 pub(super) async fn completed(
-    State(state): State<CoreState>,
-    Extension(fence): Extension<Fence>,
-    PathId(id): PathId<InstanceId>,
-    headers: HeaderMap,
+    session: Session,
     Json(body): Json<CompletedBody>,
 ) -> Answer<Success> {
     let output = match body.output.as_deref() {
         None | Some("") => None,
         Some(text) => Some(decode(text, "INVALID_OUTPUT", "output")?),
     };
-    say(&state, fence, id, &headers, Word::Completed { output }).await
+    say(&session, Word::Completed { output }).await
 }
 
-pub(super) async fn failed(
-    State(state): State<CoreState>,
-    Extension(fence): Extension<Fence>,
-    PathId(id): PathId<InstanceId>,
-    headers: HeaderMap,
-    Json(body): Json<FailedBody>,
-) -> Answer<Success> {
+pub(super) async fn failed(session: Session, Json(body): Json<FailedBody>) -> Answer<Success> {
     let error = body.error.unwrap_or_else(unknown_error);
-    say(&state, fence, id, &headers, Word::Failed { error }).await
+    say(&session, Word::Failed { error }).await
 }
 
 /// Reads no body: some programs send one, and some do not.
-pub(super) async fn suspended(
-    State(state): State<CoreState>,
-    Extension(fence): Extension<Fence>,
-    PathId(id): PathId<InstanceId>,
-    headers: HeaderMap,
-) -> Answer<Success> {
-    say(&state, fence, id, &headers, Word::Suspended).await
+pub(super) async fn suspended(session: Session) -> Answer<Success> {
+    say(&session, Word::Suspended).await
 }
 
-pub(super) async fn retry(
-    State(state): State<CoreState>,
-    Extension(fence): Extension<Fence>,
-    PathId(id): PathId<InstanceId>,
-    headers: HeaderMap,
-    Json(body): Json<RetryBody>,
-) -> Answer<Success> {
+pub(super) async fn retry(session: Session, Json(body): Json<RetryBody>) -> Answer<Success> {
     let checkpoint = parse_id(&body.checkpoint_id)?;
-    let session = Session::new(&state, fence, id, &headers)?;
-    let recorded = state.calls.record_retry(
+    let recorded = session.calls().record_retry(
         &session.caller,
         checkpoint,
         body.attempt,
@@ -357,19 +282,9 @@ pub(super) async fn retry(
 }
 
 /// May name another instance of the caller's tenant: a parent watches its child. The headers then carry the caller's own ids.
-pub(super) async fn status(
-    State(state): State<CoreState>,
-    Extension(fence): Extension<Fence>,
-    PathId(of): PathId<InstanceId>,
-    headers: HeaderMap,
-) -> Answer<StatusAnswer> {
-    let caller_id = match headers.get("x-runtara-instance-id") {
-        Some(value) => parse_id(&String::from_utf8_lossy(value.as_bytes()))?,
-        None => of.clone(),
-    };
-    let session = Session::of_caller(&state, fence, caller_id, &headers);
+pub(super) async fn status(Watcher { session, of }: Watcher) -> Answer<StatusAnswer> {
     let found = session.call(async {
-        match state.calls.status(&session.caller, &of).await {
+        match session.calls().status(&session.caller, &of).await {
             Err(CallError::Refused(Refusal::InstanceUnknown)) => Ok(None),
             answer => answer,
         }
@@ -398,15 +313,9 @@ pub(super) async fn status(
     }))
 }
 
-pub(super) async fn input(
-    State(state): State<CoreState>,
-    Extension(fence): Extension<Fence>,
-    PathId(id): PathId<InstanceId>,
-    headers: HeaderMap,
-) -> Answer<InputAnswer> {
-    let instance_id = id.to_string();
-    let session = Session::new(&state, fence, id, &headers)?;
-    let input = session.call(state.calls.input(&session.caller)).await?;
+pub(super) async fn input(session: Session) -> Answer<InputAnswer> {
+    let instance_id = session.caller.instance_id.to_string();
+    let input = session.call(session.calls().input(&session.caller)).await?;
     Ok(axum::Json(InputAnswer {
         found: true,
         instance_id,
@@ -414,13 +323,7 @@ pub(super) async fn input(
     }))
 }
 
-pub(super) async fn sleep(
-    State(state): State<CoreState>,
-    Extension(fence): Extension<Fence>,
-    PathId(id): PathId<InstanceId>,
-    headers: HeaderMap,
-    Json(body): Json<SleepBody>,
-) -> Answer<Success> {
+pub(super) async fn sleep(session: Session, Json(body): Json<SleepBody>) -> Answer<Success> {
     let request = Sleep {
         duration_ms: body.duration_ms,
         checkpoint_id: optional_id(body.checkpoint_id.as_deref())?,
@@ -432,9 +335,8 @@ pub(super) async fn sleep(
         park: body.park.unwrap_or(true),
         request_id: check_request_id(body.request_id)?,
     };
-    let session = Session::new(&state, fence, id, &headers)?;
     session
-        .wait(state.calls.sleep(&session.caller, request))
+        .wait(session.calls().sleep(&session.caller, request))
         .await?;
     Ok(axum::Json(Success::yes()))
 }

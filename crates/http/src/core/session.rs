@@ -2,54 +2,118 @@
 
 use std::future::Future;
 
-use http::{HeaderMap, StatusCode};
+use axum::extract::{FromRequestParts, RawPathParams};
+use http::StatusCode;
+use http::request::Parts;
 use runtara_domain::{Caller, Fence, InstanceId, Refusal};
-use runtara_runner::CallError;
+use runtara_runner::{CallError, InstanceCalls};
 
 use super::CoreState;
 use crate::ApiError;
+use crate::extract::parse_id;
 
-/// Who calls, and the bookkeeping of the call.
-pub(super) struct Session<'a> {
-    state: &'a CoreState,
+/// The header by which callers name the instance that they are.
+const INSTANCE: &str = "x-runtara-instance-id";
+/// The header by which callers name their tenant.
+const TENANT: &str = "x-runtara-tenant-id";
+
+/// A caller that speaks for the instance of the path, and the bookkeeping of its call.
+pub(super) struct Session {
+    state: CoreState,
     pub(super) caller: Caller,
     /// The tenant that the caller names.
     tenant: Option<String>,
 }
 
-impl<'a> Session<'a> {
+impl FromRequestParts<CoreState> for Session {
+    type Rejection = ApiError;
+
     /// # Errors
-    /// 403 if the headers name another instance than the path.
-    pub(super) fn new(
-        state: &'a CoreState,
-        fence: Fence,
-        instance_id: InstanceId,
-        headers: &HeaderMap,
-    ) -> Result<Self, ApiError> {
-        let named = headers
-            .get("x-runtara-instance-id")
-            .and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
-        if named.is_some_and(|named| named != instance_id.as_str()) {
+    /// 400 for an id that is none, 403 if the headers name another instance than the path.
+    async fn from_request_parts(
+        parts: &mut Parts,
+        state: &CoreState,
+    ) -> Result<Self, Self::Rejection> {
+        let of = instance_of_path(parts).await?;
+        let named = parts.headers.get(INSTANCE);
+        if named.is_some_and(|named| named.as_bytes() != of.as_str().as_bytes()) {
             return Err(ApiError::new(
                 StatusCode::FORBIDDEN,
                 "INSTANCE_FORBIDDEN",
                 "the header X-Runtara-Instance-Id names another instance than the path",
             ));
         }
-        Ok(Self::of_caller(state, fence, instance_id, headers))
+        Self::of_caller(parts, state, of)
+    }
+}
+
+/// A caller that asks about the instance of the path, which may be another one of its tenant.
+pub(super) struct Watcher {
+    pub(super) session: Session,
+    pub(super) of: InstanceId,
+}
+
+impl FromRequestParts<CoreState> for Watcher {
+    type Rejection = ApiError;
+
+    /// # Errors
+    /// 400 for an id that is none, in the path or the headers.
+    async fn from_request_parts(
+        parts: &mut Parts,
+        state: &CoreState,
+    ) -> Result<Self, Self::Rejection> {
+        let of = instance_of_path(parts).await?;
+        let caller = match parts.headers.get(INSTANCE) {
+            Some(named) => parse_id(&String::from_utf8_lossy(named.as_bytes()))?,
+            None => of.clone(),
+        };
+        let session = Session::of_caller(parts, state, caller)?;
+        Ok(Self { session, of })
+    }
+}
+
+/// The instance that the path names, decoded once and checked.
+async fn instance_of_path(parts: &mut Parts) -> Result<InstanceId, ApiError> {
+    let named = RawPathParams::from_request_parts(parts, &())
+        .await
+        .map_err(|error| ApiError::bad_request("INVALID_PATH", error))?;
+    let id = named.iter().find(|(name, _)| *name == "instance_id");
+    parse_id(id.map_or("", |(_, id)| id))
+}
+
+impl Session {
+    fn of_caller(
+        parts: &Parts,
+        state: &CoreState,
+        instance_id: InstanceId,
+    ) -> Result<Self, ApiError> {
+        // Every request that is admitted has one.
+        let fence = *parts
+            .extensions
+            .get::<Fence>()
+            .ok_or_else(ApiError::internal)?;
+        let tenant = parts
+            .headers
+            .get(TENANT)
+            .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+            .filter(|tenant| !tenant.is_empty());
+        Ok(Self {
+            state: state.clone(),
+            caller: Caller { instance_id, fence },
+            tenant,
+        })
     }
 
-    /// For a call that names another instance than the caller's own.
-    pub(super) fn of_caller(
-        state: &'a CoreState,
-        fence: Fence,
-        instance_id: InstanceId,
-        headers: &HeaderMap,
-    ) -> Self {
-        Self {
-            state,
-            caller: Caller { instance_id, fence },
-            tenant: named_tenant(headers),
+    pub(super) fn calls(&self) -> &dyn InstanceCalls {
+        self.state.0.calls.as_ref()
+    }
+
+    /// # Errors
+    /// 403 if the headers name another tenant than this.
+    pub(super) fn check_tenant(&self, tenant: &str) -> Result<(), ApiError> {
+        match &self.tenant {
+            Some(named) if named != tenant => Err(foreign_tenant()),
+            _ => Ok(()),
         }
     }
 
@@ -83,7 +147,7 @@ impl<'a> Session<'a> {
         let Fence::Run(token) = self.caller.fence else {
             return act.await?.ok_or_else(foreign_tenant);
         };
-        let guard = self.state.tracker.begin(token, waits);
+        let guard = self.state.0.tracker.begin(token, waits);
         match act.await {
             Ok(answer) => {
                 guard.answered();
@@ -110,14 +174,14 @@ impl<'a> Session<'a> {
         let Some(named) = &self.tenant else {
             return Ok(true);
         };
-        let (state, caller) = (self.state, &self.caller);
-        if state.tenants.is_of(caller, named) {
+        let (state, caller) = (&self.state, &self.caller);
+        if state.0.tenants.is_of(caller, named) {
             return Ok(true);
         }
-        match state.calls.tenant(caller).await {
+        match state.0.calls.tenant(caller).await {
             Ok(tenant) => {
                 let matches = tenant.as_str() == named;
-                state.tenants.remember(caller, tenant);
+                state.0.tenants.remember(caller, tenant);
                 Ok(matches)
             }
             // It has none yet: its registration says whose it is.
@@ -129,7 +193,7 @@ impl<'a> Session<'a> {
     /// Tells a run that is over from one that speaks for another instance.
     async fn superseded(&self) -> ApiError {
         if let Fence::Run(token) = self.caller.fence
-            && let Ok(Some(owner)) = self.state.store.run_of_token(token).await
+            && let Ok(Some(owner)) = self.state.0.store.run_of_token(token).await
             && owner.instance_id != self.caller.instance_id
         {
             return ApiError::new(
@@ -142,15 +206,7 @@ impl<'a> Session<'a> {
     }
 }
 
-/// The tenant that the headers name, if they name one.
-pub(super) fn named_tenant(headers: &HeaderMap) -> Option<String> {
-    headers
-        .get("x-runtara-tenant-id")
-        .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
-        .filter(|tenant| !tenant.is_empty())
-}
-
-pub(super) fn foreign_tenant() -> ApiError {
+fn foreign_tenant() -> ApiError {
     ApiError::new(
         StatusCode::FORBIDDEN,
         "TENANT_FORBIDDEN",

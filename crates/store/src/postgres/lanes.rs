@@ -8,7 +8,8 @@
 //!
 //! A caller may be dropped at any time; its row is then written all the same, as if its answer had been lost.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -83,6 +84,7 @@ impl<B: Batch> Lane<B> {
             under_way: under_way.subscribe(),
             crowd: 0,
             put_back: VecDeque::new(),
+            hashes: RandomState::new(),
         }));
         let batch = Arc::new(batch);
         let committers = (0..committers)
@@ -143,21 +145,25 @@ struct Intake<B: Batch> {
     crowd: usize,
     /// Rows that were met while their instance had another row in the batch.
     put_back: VecDeque<Waiting<B>>,
+    hashes: RandomState,
 }
 
 /// Rows that are to be written as one statement.
 struct Gathered<B: Batch> {
     rows: Vec<Waiting<B>>,
     bytes: usize,
-    met: HashSet<InstanceId>,
+    /// Hashes of the instances that have a row here. Two with the same hash are taken for one, which only puts a row off.
+    met: Vec<u64>,
 }
 
 impl<B: Batch> Gathered<B> {
     /// Takes a row, or gives it back if another of its instance is there.
-    fn take(&mut self, waiting: Waiting<B>) -> Result<(), Waiting<B>> {
-        if !self.met.insert(B::instance(&waiting.row).clone()) {
+    fn take(&mut self, waiting: Waiting<B>, hashes: &RandomState) -> Result<(), Waiting<B>> {
+        let hash = hashes.hash_one(B::instance(&waiting.row));
+        if self.met.contains(&hash) {
             return Err(waiting);
         }
+        self.met.push(hash);
         self.bytes += B::bytes(&waiting.row);
         self.rows.push(waiting);
         Ok(())
@@ -179,7 +185,7 @@ impl<B: Batch> Intake<B> {
         let mut gathered = Gathered {
             rows: Vec::new(),
             bytes: 0,
-            met: HashSet::new(),
+            met: Vec::new(),
         };
         let mut full = self.gather(&mut gathered, Some(first));
         // Whoever is about to ask may do so: their requests are read meanwhile.
@@ -229,7 +235,7 @@ impl<B: Batch> Intake<B> {
                 self.put_back.append(&mut again);
                 return true;
             }
-            if let Err(waiting) = gathered.take(waiting) {
+            if let Err(waiting) = gathered.take(waiting, &self.hashes) {
                 self.put_back.push_back(waiting);
             }
         }
