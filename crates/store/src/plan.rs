@@ -278,7 +278,7 @@ pub fn wait(
     check_fence(state, caller.fence)?;
     let wait = &request.call;
     let run = state.run_number;
-    let meeting = meet(records, run, state.run.stored_new, wait);
+    let meeting = meet(records, run, state.run.stored_new, wait, now);
     let (n, until, record, new) = match meeting {
         Meeting::Existing(n) => {
             let until = records

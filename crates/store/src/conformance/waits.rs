@@ -45,6 +45,7 @@ fn busy(request: WaitRequest) -> WaitRequest {
 fn named(request: WaitRequest, request_id: &str) -> WaitRequest {
     let mut request = request;
     request.call.request_id = Some(request_id.to_owned());
+    request.call.named = true;
     request
 }
 
@@ -177,6 +178,65 @@ pub async fn a_repeated_call_is_the_same_sleep(harness: &dyn Harness) {
     assert_eq!(world.saved(run.id()).await.len(), 2);
     world.advance(9_000).await;
     assert_eq!(run.wait(request()).await, over());
+}
+
+/// A sleep that was never answered and is called again without a name is the same sleep, whatever was stored since; its end is
+/// that of the first call.
+pub async fn a_sleep_that_is_not_over_is_the_same_sleep(harness: &dyn Harness) {
+    let world = World::new(harness).await;
+    let run = world.self_registered("outside").await;
+    let nap = || sleep(Some("nap"), 40_000, b"s");
+    held(run.wait(nap()).await);
+    world.advance(30_000).await;
+    run.save("step", b"new").await;
+    held(run.wait(sleep(Some("other"), 1_000, b"s")).await);
+    let again = held(run.wait(nap()).await);
+    assert_eq!((again.n, again.remaining_ms), (1, Some(10_000)));
+    let live = world.state(run.id()).await;
+    assert_eq!(live.run.slept_ms, 40_000, "no more than one sleep of it");
+    let shorter = held(run.wait(sleep(Some("nap"), 9_999, b"s")).await);
+    assert_eq!(shorter.n, 2, "it asks for less than is left");
+    world.advance(10_000).await;
+    assert_eq!(run.go_on(&again, false).await, over());
+    assert_eq!(held(run.wait(nap()).await).n, 3, "the next of a loop");
+}
+
+/// A replay that stores something new in the middle of its first sleeps still means the one that it met last.
+pub async fn a_replayed_sleep_that_is_not_over_is_the_same_sleep(harness: &dyn Harness) {
+    let world = World::new(harness).await;
+    let nap = || sleep(Some("nap"), 9_000, b"s");
+    let run = world.launch("order-1").await;
+    for n in 1..=3 {
+        let call = named(nap(), &format!("r-{n}"));
+        assert_eq!(held(run.wait(call).await).n, n);
+    }
+    world.advance(2_000).await;
+    let run = next(&world, &run).await;
+    assert_eq!(held(run.wait(nap()).await).n, 1);
+    run.save("step", b"new").await;
+    world.advance(3_000).await;
+    let again = held(run.wait(nap()).await);
+    assert_eq!((again.n, again.remaining_ms), (1, Some(4_000)));
+    world.advance(4_000).await;
+    assert_eq!(run.go_on(&again, false).await, over());
+    assert_eq!(held(run.wait(nap()).await).n, 4);
+}
+
+/// A busy run that was called away from its sleep to see a signal still owes the remainder.
+pub async fn a_sleeper_that_was_called_away_owes_the_remainder(harness: &dyn Harness) {
+    let world = World::new(harness).await;
+    let run = world.launch("order-1").await;
+    let nap = || busy(sleep(Some("nap"), 3_600_000, b"s"));
+    let wait = held(run.wait(nap()).await);
+    run.save("step", b"new").await;
+    world.advance(600_000).await;
+    world.pause(run.id()).await;
+    assert_eq!(run.go_on(&wait, false).await, called_away());
+    assert_eq!(run.wait(nap()).await, called_away());
+    world.resume(run.id()).await;
+    let again = held(run.wait(nap()).await);
+    assert_eq!((again.n, again.remaining_ms), (1, Some(3_000_000)));
+    assert_eq!(world.saved(run.id()).await.len(), 2, "no second sleep");
 }
 
 /// Sleeps without a name are counted among themselves, and save nothing.
