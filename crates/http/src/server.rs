@@ -30,7 +30,7 @@ use tracing::{debug, error, warn};
 
 use crate::ApiError;
 
-use timed::{AnswerBody, Phase, TimedStream};
+use timed::{AnswerBody, Phase, RequestBody, TimedStream};
 
 /// Bounds on connections.
 #[derive(Debug, Clone)]
@@ -218,9 +218,10 @@ async fn serve<S>(
 {
     let phase = Arc::new(Phase::default());
     let io = TimedStream::new(stream, Arc::clone(&phase), limits);
+    let leaving = Arc::clone(&phase);
     let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
         phase.set(Phase::SERVED);
-        let mut request = request.map(Body::new);
+        let mut request = request.map(|body| Body::new(RequestBody::new(body, Arc::clone(&phase))));
         request.extensions_mut().insert(ends.peer);
         if let Some(local) = ends.local {
             request.extensions_mut().insert(local);
@@ -252,6 +253,7 @@ async fn serve<S>(
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = stop.cancelled() => {
+            leaving.leave();
             connection.as_mut().graceful_shutdown();
             connection.await
         }
