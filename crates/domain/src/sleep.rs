@@ -1,7 +1,7 @@
 //! Durable sleeps and waits: which of them a call means, and how it is answered.
 
 use crate::status::{TrimComma as _, UnknownWord, words};
-use crate::{InstanceState, Origin, RunNumber, Timestamp, WaitRecord};
+use crate::{Hold, InstanceState, Origin, RunNumber, Timestamp, WaitRecord};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -98,6 +98,34 @@ fn unanswered<'a>(
     let until = newest.until?;
     let owed = now < until && until <= asked_until;
     (owed && newest.state_hash == call.state_hash).then_some(newest)
+}
+
+/// Whether a call is held beside another, given the hold that is recorded and the records of its id and kind.
+///
+/// With several branches that all wait, one call says that the run has nothing else to do meanwhile, and the others say that it
+/// has, for it is that one by which the process may be ended. They come over connections of their own, in any order: so a call that
+/// does not let the process be ended leaves the hold of one that does, unless that is its own, of which it now says something
+/// else. Its own is one that ends when the newest wait of its id in this run does, or the one that it repeats under its name.
+#[must_use]
+pub fn is_beside(
+    recorded: Option<&Hold>,
+    records: &[WaitRecord],
+    run: RunNumber,
+    call: &WaitCall,
+    now: Timestamp,
+) -> bool {
+    let of_run = || records.iter().filter(|record| record.met_by == run);
+    let repeated =
+        |record: &&WaitRecord| record.request_id.is_some() && record.request_id == call.request_id;
+    let mut own = of_run()
+        .next_back()
+        .into_iter()
+        .chain(of_run().find(repeated));
+    let others = |hold: &Hold| {
+        let lasts = hold.until.is_none_or(|until| until > now);
+        hold.park && lasts && !own.any(|record| record.until == hold.until)
+    };
+    !call.park && recorded.is_some_and(others)
 }
 
 /// How a call that waits is answered.
@@ -308,6 +336,42 @@ mod tests {
         assert_eq!(met(&records), Meeting::New(4), "the first was followed");
         let replayed = [records[0].clone(), records[2].clone()];
         assert_eq!(met(&replayed), Meeting::Existing(1));
+    }
+
+    #[test]
+    fn a_busy_call_leaves_the_hold_of_another_and_not_its_own() {
+        let until = Some(NOW.plus_millis(5));
+        let hold = |park, until| Hold { until, park };
+        let (one, mut busy) = under_way();
+        busy.park = false;
+        let own = WaitRecord {
+            until,
+            ..one.clone()
+        };
+        let beside = |hold: Option<Hold>, record: &WaitRecord, call: &WaitCall| {
+            is_beside(
+                hold.as_ref(),
+                std::slice::from_ref(record),
+                RunNumber(1),
+                call,
+                NOW,
+            )
+        };
+        assert!(beside(Some(hold(true, until)), &one, &busy));
+        assert!(!beside(Some(hold(true, until)), &own, &busy), "its own");
+        let of_before = WaitRecord {
+            met_by: RunNumber(0),
+            ..own
+        };
+        assert!(beside(Some(hold(true, until)), &of_before, &busy));
+        assert!(!beside(None, &one, &busy), "there is none");
+        assert!(!beside(Some(hold(false, until)), &one, &busy), "busy, too");
+        assert!(!beside(Some(hold(true, Some(NOW))), &one, &busy), "over");
+        let idle = WaitCall { park: true, ..busy };
+        assert!(
+            !beside(Some(hold(true, until)), &one, &idle),
+            "the last one to say so counts"
+        );
     }
 
     #[test]

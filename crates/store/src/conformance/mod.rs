@@ -168,6 +168,8 @@ cases! { $
         a_sleeper_that_was_called_away_owes_the_remainder,
         a_sleep_needs_no_name,
         a_busy_run_is_held,
+        the_branch_that_may_park_decides,
+        a_branch_takes_back_that_it_may_park,
         an_impatient_client_is_parked_sooner,
         a_self_registered_instance_is_held,
         a_signal_acts_on_a_held_sleeper,

@@ -268,6 +268,51 @@ pub async fn a_busy_run_is_held(harness: &dyn Harness) {
     assert_eq!(world.state(run.id()).await.status, Status::Running);
 }
 
+/// Of branches that all wait, one says that there is nothing else to do. In whatever order they say so, that one counts: it is taken
+/// off the running time, and its end is that of the run's rest.
+pub async fn the_branch_that_may_park_decides(harness: &dyn Harness) {
+    let world = World::new(harness).await;
+    for (id, busy_first) in [("a", true), ("b", false)] {
+        let run = world.launch(id).await;
+        let long = || named(busy(sleep(Some("long"), 3_600_000, b"l")), "r-1");
+        let short = || named(sleep(Some("short"), 8_000, b"s"), "r-2");
+        let (long, short) = if busy_first {
+            let long = held(run.wait(long()).await);
+            (long, held(run.wait(short()).await))
+        } else {
+            let short = held(run.wait(short()).await);
+            (held(run.wait(long()).await), short)
+        };
+        assert_eq!(world.state(run.id()).await.run.slept_ms, 8_000, "{id}");
+        let due = world.now().plus_millis(8_000);
+        assert_eq!(held(run.go_on(&long, true).await).n, 1, "it is not parked");
+        assert_eq!(run.go_on(&short, true).await, Waiting::Parked);
+        let state = world.state(run.id()).await;
+        assert_eq!((state.status, state.due_at), (Status::Suspended, Some(due)));
+        run.exit(RunExit::lost()).await;
+        world.cancel(run.id()).await;
+    }
+}
+
+/// A branch that says that there is something else to do now takes back what it has said before.
+pub async fn a_branch_takes_back_that_it_may_park(harness: &dyn Harness) {
+    let world = World::new(harness).await;
+    let run = world.launch("order-1").await;
+    let nap = || named(sleep(Some("nap"), 8_000, b"s"), "r-1");
+    held(run.wait(nap()).await);
+    world.advance(3_000).await;
+    let nap = held(run.wait(busy(nap())).await);
+    assert_eq!(world.state(run.id()).await.run.slept_ms, 3_000);
+    assert_eq!(held(run.go_on(&nap, true).await).remaining_ms, Some(5_000));
+    let go = held(run.wait(named(wait_for("go", Some(4_000)), "r-2")).await);
+    assert_eq!(world.state(run.id()).await.run.slept_ms, 7_000);
+    world.advance(1_000).await;
+    let other_end = named(busy(wait_for("go", Some(60_000))), "r-3");
+    held(run.wait(other_end).await);
+    assert_eq!(world.state(run.id()).await.run.slept_ms, 4_000);
+    assert_eq!(held(run.go_on(&go, true).await).n, 1, "nothing is parked");
+}
+
 /// What a client waits for an answer bounds how long it is held.
 pub async fn an_impatient_client_is_parked_sooner(harness: &dyn Harness) {
     let world = World::new(harness).await;
