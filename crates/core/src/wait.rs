@@ -24,8 +24,10 @@ impl Core {
     ) -> Result<(), CallError> {
         let call = WaitCall {
             kind: WaitKind::Sleep,
+            identified: request.checkpoint_id.is_some(),
             duration_ms: Some(check_duration(request.duration_ms)?),
             state_hash: Sha256::digest(&request.state).into(),
+            named: request.request_id.is_some(),
             request_id: self.request_id(request.request_id),
             park: request.park,
         };
@@ -47,8 +49,10 @@ impl Core {
         let asked = duration_ms.map_or_else(|| "forever".to_owned(), |ms| ms.to_string());
         let call = WaitCall {
             kind: WaitKind::Signal,
+            identified: true,
             duration_ms,
             state_hash: Sha256::digest(asked).into(),
+            named: request.request_id.is_some(),
             request_id: self.request_id(request.request_id),
             park: request.park,
         };

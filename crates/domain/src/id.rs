@@ -39,6 +39,16 @@ pub enum IdError {
         /// What else is refused beside control characters.
         also: &'static str,
     },
+    /// The text begins or ends with white space, which URL libraries remove from the end of an address and people do not see.
+    #[error(
+        "{what} is {found:?}; white space at the beginning or the end is not allowed, so take it away"
+    )]
+    Spaced {
+        /// Which id was meant.
+        what: &'static str,
+        /// The text itself.
+        found: String,
+    },
     /// The text holds the character NUL, which databases cannot keep in a text.
     #[error("{what} holds NUL, which is not allowed")]
     Nul {
@@ -77,6 +87,16 @@ fn check_length(what: &'static str, text: &str, limit: usize) -> Result<(), IdEr
     Ok(())
 }
 
+fn check_ends(what: &'static str, text: &str) -> Result<(), IdError> {
+    if text.trim() == text {
+        return Ok(());
+    }
+    Err(IdError::Spaced {
+        what,
+        found: text.to_owned(),
+    })
+}
+
 fn check_path_segment(what: &'static str, text: &str, limit: usize) -> Result<(), IdError> {
     check_length(what, text, limit)?;
     if text == "." || text == ".." {
@@ -89,7 +109,7 @@ fn check_path_segment(what: &'static str, text: &str, limit: usize) -> Result<()
         .chars()
         .find(|c| c.is_control() || matches!(c, '/' | '?' | '#' | '%'))
     {
-        None => Ok(()),
+        None => check_ends(what, text),
         Some(found) => Err(IdError::Forbidden {
             what,
             found,
@@ -101,7 +121,7 @@ fn check_path_segment(what: &'static str, text: &str, limit: usize) -> Result<()
 fn check_plain(what: &'static str, text: &str, limit: usize) -> Result<(), IdError> {
     check_length(what, text, limit)?;
     match text.chars().find(|c| c.is_control()) {
-        None => Ok(()),
+        None => check_ends(what, text),
         Some(found) => Err(IdError::Forbidden {
             what,
             found,
@@ -129,7 +149,7 @@ macro_rules! text_id {
             /// Makes the id of a text.
             ///
             /// # Errors
-            /// [`IdError`] if the text is empty, too long or holds a character that is not allowed.
+            /// [`IdError`] if the text is empty, too long, or holds or ends with what is not allowed.
             pub fn new(text: impl AsRef<str>) -> Result<Self, IdError> {
                 let text = text.as_ref();
                 $check($what, text, $limit)?;
@@ -184,8 +204,8 @@ macro_rules! text_id {
 }
 
 text_id!(
-    /// The owner of images and instances. At most 255 bytes; no control characters and none of `/ ? # %`, because it
-    /// stands in URL paths that published clients do not encode.
+    /// The owner of images and instances. At most 255 bytes; no control characters, none of `/ ? # %`, and no white space at
+    /// its ends, because it stands in URL paths that published clients do not encode.
     TenantId, "tenant id", limits::ID_BYTES, check_path_segment
 );
 text_id!(
@@ -198,7 +218,8 @@ text_id!(
     ImageId, "image id", limits::ID_BYTES, check_path_segment
 );
 text_id!(
-    /// The name under which a tenant registers an image. At most 255 bytes, no control characters.
+    /// The name under which a tenant registers an image. At most 255 bytes, no control characters, no white space at its
+    /// ends: names that look alike are the same.
     ImageName, "image name", limits::ID_BYTES, check_plain
 );
 text_id!(
@@ -389,6 +410,35 @@ mod tests {
         for good in ["order-1", "Bestellung Größe 7", "a.b", "...", "名前"] {
             assert_eq!(InstanceId::new(good).unwrap().as_str(), good);
         }
+    }
+
+    #[test]
+    fn white_space_may_stand_within_an_id_and_not_around_it() {
+        for bad in [
+            " ",
+            "\u{a0}",
+            "\u{3000}",
+            " order-1",
+            "order-1 ",
+            "a b\u{2003}",
+        ] {
+            let spaced = |what| {
+                Err(IdError::Spaced {
+                    what,
+                    found: bad.to_owned(),
+                })
+            };
+            assert_eq!(InstanceId::new(bad).map(drop), spaced("instance id"));
+            assert_eq!(TenantId::new(bad).map(drop), spaced("tenant id"));
+            assert_eq!(ImageName::new(bad).map(drop), spaced("image name"));
+            // Names that programs make of whatever text they have.
+            assert!(CheckpointId::new(bad).is_ok() && SignalId::new(bad).is_ok());
+        }
+        assert!(InstanceId::new("a b").is_ok() && ImageName::new("my work").is_ok());
+        assert_eq!(
+            InstanceId::new(" ").unwrap_err().to_string(),
+            "instance id is \" \"; white space at the beginning or the end is not allowed, so take it away"
+        );
     }
 
     #[test]

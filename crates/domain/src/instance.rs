@@ -147,7 +147,7 @@ pub struct RunMarks {
     pub leave_by: Option<Timestamp>,
     /// Whether its process is to be asked to leave (SIGTERM) before that, because somebody asked for a stop.
     pub asked_to_leave: bool,
-    /// The call it has open.
+    /// The call it has open; of several, the one that says that the run has nothing else to do meanwhile.
     pub hold: Option<Hold>,
     /// Milliseconds of its life that it slept in held calls: they do not count as running time.
     pub slept_ms: u64,

@@ -59,7 +59,7 @@ pub use instance::{
 };
 pub use labels::{LabelError, LabelFilter, Labels};
 pub use refusal::Refusal;
-pub use sleep::{Meeting, WaitCall, WaitDecision, WaitKind, decide_wait, meet};
+pub use sleep::{Meeting, WaitCall, WaitDecision, WaitKind, decide_wait, is_beside, meet};
 pub use status::{Reason, SignalKind, Status, UnknownWord};
 pub use text::tail;
 pub use time::Timestamp;

@@ -32,7 +32,7 @@ use tracing::{debug, error, warn};
 use crate::ApiError;
 
 use drive::drive;
-use timed::{AnswerBody, Phase, TimedStream};
+use timed::{AnswerBody, Phase, RequestBody, TimedStream};
 
 /// Bounds on connections.
 #[derive(Debug, Clone)]
@@ -223,7 +223,8 @@ async fn serve<S>(
     let io = TimedStream::new(stream, Arc::clone(&phase), limits);
     let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
         of_requests.set(Phase::SERVED);
-        let mut request = request.map(Body::new);
+        let mut request =
+            request.map(|body| Body::new(RequestBody::new(body, Arc::clone(&of_requests))));
         request.extensions_mut().insert(ends.peer);
         if let Some(local) = ends.local {
             request.extensions_mut().insert(local);
@@ -255,6 +256,7 @@ async fn serve<S>(
         biased;
         ended = drive(connection.as_mut(), || phase.is_idle_untimed()) => ended,
         () = stop.cancelled() => {
+            phase.leave();
             connection.as_mut().graceful_shutdown();
             drive(connection, || phase.is_idle_untimed()).await
         }

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
-use axum::routing::get;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
 use bytes::Bytes;
 use futures_util::stream;
 use runtara_http::server::{Listener, Server, ServerLimits};
@@ -42,18 +43,26 @@ fn lines(count: u32) -> Body {
 }
 
 async fn serve() -> (Server, SocketAddr) {
+    let limits = ServerLimits {
+        idle: IDLE,
+        untaken: UNTAKEN,
+        ..ServerLimits::default()
+    };
+    serve_within(limits).await
+}
+
+async fn serve_within(limits: ServerLimits) -> (Server, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let routes = Router::new()
         .route("/long", get(|| async { lines(8) }))
         .route("/silent", get(|| async { endless(1, 4 * IDLE) }))
         .route("/flood", get(|| async { endless(1 << 20, Duration::ZERO) }))
-        .route("/short", get(|| async { "short" }));
-    let limits = ServerLimits {
-        idle: IDLE,
-        untaken: UNTAKEN,
-        ..ServerLimits::default()
-    };
+        .route("/short", get(|| async { "short" }))
+        .route(
+            "/refuse",
+            post(|| async { (StatusCode::FORBIDDEN, "refused unread") }),
+        );
     (
         Server::start(Listener::Tcp(listener), routes, limits),
         address,
@@ -158,4 +167,82 @@ async fn heads_that_are_too_large_are_answered_in_json() {
         assert!(answer.contains(&format!("\"code\":\"{code}\"")), "{answer}");
         assert!(answer.contains("\"success\":false"), "{answer}");
     }
+}
+
+/// The head of a request with a body that is refused before it is read.
+fn refused(length: usize) -> String {
+    format!("POST /refuse HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n")
+}
+
+#[tokio::test]
+async fn a_client_that_is_refused_while_it_sends_gets_to_know_why() {
+    const LENGTH: usize = 32 << 20;
+    let (_server, address) = serve().await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head = refused(LENGTH);
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // It looks at nothing before all is sent.
+    let sent = stream.write_all(&vec![b'x'; LENGTH]).await;
+    sent.expect("the connection is there until all is sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    assert!(answer.ends_with("refused unread"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_client_that_is_refused_and_sends_for_ever_is_cut() {
+    let (_server, address) = serve().await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head = refused(1 << 40);
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let piece = vec![b'x'; 1 << 20];
+    let sending = async { while stream.write_all(&piece).await.is_ok() {} };
+    tokio::time::timeout(Duration::from_secs(60), sending)
+        .await
+        .expect("what it sends is taken for ever");
+}
+
+#[tokio::test]
+async fn a_client_that_is_refused_and_sends_nothing_is_given_up() {
+    let (server, address) = serve().await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head = refused(1 << 20);
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.ends_with("refused unread"), "{answer}");
+    server.stop();
+    tokio::time::timeout(Duration::from_secs(30), server.stopped())
+        .await
+        .expect("the server waits for a client that sends nothing and closes nothing");
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_at_once_when_the_server_leaves() {
+    let limits = ServerLimits {
+        idle: Duration::from_secs(600),
+        ..ServerLimits::default()
+    };
+    let (server, address) = serve_within(limits).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    // Refused unread, but small: the connection goes on.
+    let request = refused(4) + "body";
+    let mut answer = Vec::new();
+    for count in 1..=2 {
+        stream.write_all(request.as_bytes()).await.unwrap();
+        while String::from_utf8_lossy(&answer)
+            .matches("refused unread")
+            .count()
+            < count
+        {
+            let read = stream.read_buf(&mut answer).await.unwrap();
+            assert!(read > 0, "it was closed after {answer:?}");
+        }
+    }
+    server.stop();
+    // Shorter than what is waited for who has still to send.
+    tokio::time::timeout(Duration::from_millis(1_500), server.stopped())
+        .await
+        .expect("an idle connection holds up the end of the server");
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use runtara_domain::{
     Call, Caller, Change, CheckpointId, Checkpointed, Hold, InstanceState, Meeting, NewEvent,
     RaisedSignal, Reason, Refusal, RunNumber, SaveCheckpoint, Timestamp, Transition, WaitDecision,
-    WaitRecord, Word, check_fence, decide_wait, meet, subtype, transition,
+    WaitRecord, Word, check_fence, decide_wait, is_beside, meet, subtype, transition,
 };
 use serde_json::json;
 
@@ -278,7 +278,7 @@ pub fn wait(
     check_fence(state, caller.fence)?;
     let wait = &request.call;
     let run = state.run_number;
-    let meeting = meet(records, run, state.run.stored_new, wait);
+    let meeting = meet(records, run, state.run.stored_new, wait, now);
     let (n, until, record, new) = match meeting {
         Meeting::Existing(n) => {
             let until = records
@@ -317,6 +317,7 @@ pub fn wait(
         until,
         park: wait.park,
         busy: !wait.park,
+        beside: is_beside(state.run.hold.as_ref(), records, run, wait, now),
         hold_ms: request.hold_ms,
         new: progress,
         checkpoint_id: checkpoint_id.clone(),
@@ -351,11 +352,14 @@ pub fn continue_wait(
 ) -> Result<WaitPlan, Refusal> {
     check_fence(state, caller.fence)?;
     let until = record.and_then(|record| record.until);
-    let park = state.run.hold.as_ref().is_some_and(|hold| hold.park);
+    // The hold of another call says nothing about this one.
+    let recorded = state.run.hold.as_ref();
+    let park = recorded.is_some_and(|hold| hold.park && hold.until == until);
     let view = View {
         until,
         park: park && park_now,
         busy: !park,
+        beside: false,
         hold_ms: if park_now { 0 } else { u64::MAX },
         new: false,
         checkpoint_id: None,
@@ -386,6 +390,8 @@ struct View {
     park: bool,
     /// Whether the program has other things to do meanwhile, so that it can be let go to see a signal.
     busy: bool,
+    /// Whether the hold that is recorded stands: see [`is_beside`].
+    beside: bool,
     hold_ms: u64,
     new: bool,
     checkpoint_id: Option<CheckpointId>,
@@ -412,7 +418,7 @@ fn stand(
                 park: view.park,
             };
             let begun = Call::Hold {
-                hold,
+                hold: Some(hold),
                 new: true,
                 checkpoint_id: view.checkpoint_id.clone(),
             };
@@ -437,11 +443,12 @@ fn stand(
     let hold_ms = if acts_at_once { 0 } else { view.hold_ms };
     match decide_wait(state, view.until, view.park, hold_ms, now) {
         WaitDecision::Over | WaitDecision::Hold { .. } => {
+            let hold = Hold {
+                until: view.until,
+                park: view.park,
+            };
             let begun = Call::Hold {
-                hold: Hold {
-                    until: view.until,
-                    park: view.park,
-                },
+                hold: Some(hold).filter(|_| !view.beside),
                 new: view.new,
                 checkpoint_id: view.checkpoint_id.clone(),
             };

@@ -167,6 +167,7 @@ fn a_registration_by_json_says_what_is_wrong(store: Store) {
     refuse(json!({ "tenant_id": "" }), "INVALID_ID");
     refuse(json!({ "tenant_id": "a/b" }), "INVALID_ID");
     refuse(json!({ "name": "" }), "INVALID_NAME");
+    refuse(json!({ "name": " work" }), "INVALID_NAME");
     refuse(json!({ "binary": "" }), "EMPTY_BINARY");
     refuse(json!({ "binary": "no base64!" }), "INVALID_BINARY");
     refuse(json!({ "binary": "QUJD=QUJD" }), "INVALID_BINARY");

@@ -6,6 +6,7 @@ use std::thread::scope;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use runtara_tests::http::{Connection, Request};
 use runtara_tests::{
     Run, Server, Setup, Store, TENANT, base64, eventually, holds_for, on_both_stores, processes,
 };
@@ -29,6 +30,7 @@ on_both_stores!(
     a_signal_that_is_there_already_is_not_waited_for,
     a_sleep_of_forty_seconds_by_a_client_that_waits_thirty_survives_a_restart,
     a_held_sleep_goes_on_over_a_restart,
+    a_sleep_that_was_cut_is_gone_on_with,
 );
 
 /// A server that lets a sleeper's process go when more than this is left of its sleep.
@@ -438,6 +440,44 @@ fn a_held_sleep_goes_on_over_a_restart(store: Store) {
     assert_eq!(run.status()["retry_count"], 0, "{}", run.story());
 }
 
+fn a_sleep_that_was_cut_is_gone_on_with(store: Store) {
+    const NAP: Duration = Duration::from_secs(20);
+    let mut server = Server::start(store);
+    server.self_register("own-1");
+    let body = json!({ "duration_ms": 20_000, "checkpoint_id": "nap", "state": base64("1") });
+    let nap = Request::post("/api/v1/instances/own-1/sleep", &body);
+    let begin = |server: &Server| {
+        let mut connection = Connection::open(&server.core()).expect("the core listens");
+        connection.send(&nap.bytes()).expect("the core listens");
+        connection
+    };
+    let began = Instant::now();
+    let first = begin(&server);
+    eventually("the sleep", || {
+        let saved = server.instance("own-1").checkpoints();
+        if saved == ["nap"] { Ok(()) } else { Err(saved) }
+    });
+    // As a client does that has waited long enough.
+    drop(first);
+    let step = json!({ "checkpoint_id": "meanwhile", "state": base64("2") });
+    let saved = server.say("own-1", "checkpoint", &step).expect(200);
+    assert_eq!(saved["found"], false);
+    let _second = begin(&server);
+    server.kill_9_and_restart();
+    assert_eq!(server.ask_core(&nap).expect(200)["success"], true);
+    assert!(
+        began.elapsed() >= NAP,
+        "it ended {:?} after its first call",
+        began.elapsed()
+    );
+    let saved = server.instance("own-1").checkpoints();
+    assert_eq!(
+        saved,
+        ["nap", "meanwhile"],
+        "a second sleep would be saved, too"
+    );
+}
+
 #[test]
 fn many_sleepers_cost_no_process() {
     let server = server_that_parks(Store::Sqlite);
@@ -455,8 +495,7 @@ fn many_sleepers_cost_no_process() {
         }
     });
     eventually("that all sleep", || {
-        let request =
-            runtara_tests::http::Request::get("/api/v1/instances?status=suspended&limit=1");
+        let request = Request::get("/api/v1/instances?status=suspended&limit=1");
         let body = server.ask(&request).expect(200);
         if body["total_count"] == count {
             Ok(())

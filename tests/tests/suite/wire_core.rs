@@ -67,6 +67,8 @@ fn registration_says_what_is_wrong(store: Store) {
     let say = |id: &str, body: Value| server.say(id, "register", &body);
     say("own-1", json!({ "tenant_id": "" })).refuses(400, "INVALID_ID");
     say("own-1", json!({ "tenant_id": "a/b" })).refuses(400, "INVALID_ID");
+    say("own-1", json!({ "tenant_id": " " })).refuses(400, "INVALID_ID");
+    say("%20", json!({ "tenant_id": TENANT })).refuses(400, "INVALID_ID");
     say("a%23b", json!({ "tenant_id": TENANT })).refuses(400, "INVALID_ID");
     say("own-1", json!({})).refuses(422, "INVALID_BODY");
     say(

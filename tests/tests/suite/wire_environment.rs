@@ -130,6 +130,8 @@ fn a_start_says_what_is_wrong(store: Store) {
         (json!({ "instance_id": "a%b" }), "INVALID_ID"),
         (json!({ "instance_id": "a\u{0}b" }), "INVALID_ID"),
         (json!({ "instance_id": ".." }), "INVALID_ID"),
+        (json!({ "instance_id": " " }), "INVALID_ID"),
+        (json!({ "instance_id": "order-1 " }), "INVALID_ID"),
         (json!({ "instance_id": "x".repeat(256) }), "INVALID_ID"),
         (json!({ "tenant_id": "a#b" }), "INVALID_ID"),
         (json!({ "timeout_seconds": 0 }), "INVALID_TIMEOUT"),

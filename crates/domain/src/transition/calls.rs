@@ -43,11 +43,13 @@ pub(super) fn call_of_run(
             new,
             checkpoint_id,
         } => {
-            put_back_unslept(&mut next.state, now);
-            let until = hold.until.filter(|_| hold.park);
-            let slept = until.map_or(0, |until| until.millis_since(now));
-            next.state.run.slept_ms = next.state.run.slept_ms.saturating_add(slept);
-            next.state.run.hold = Some(hold.clone());
+            if let Some(hold) = hold {
+                put_back_unslept(&mut next.state, now);
+                let until = hold.until.filter(|_| hold.park);
+                let slept = until.map_or(0, |until| until.millis_since(now));
+                next.state.run.slept_ms = next.state.run.slept_ms.saturating_add(slept);
+                next.state.run.hold = Some(hold.clone());
+            }
             progress_if(next, *new, checkpoint_id.as_ref())
         }
         Call::EndHold => end_hold(next, now),

@@ -87,8 +87,8 @@ pub enum Call {
     },
     /// It waits in a call that is held.
     Hold {
-        /// How.
-        hold: Hold,
+        /// How; `None` if it is held beside the one that is recorded, which stands: see [`crate::is_beside`].
+        hold: Option<Hold>,
         /// Whether the wait is a new one, not one that an earlier run had begun.
         new: bool,
         /// The checkpoint that was stored with it.

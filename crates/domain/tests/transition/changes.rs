@@ -115,10 +115,10 @@ impl Happening {
     fn call(self, now: Timestamp) -> Option<Call> {
         use Happening as H;
         let hold = |until: Option<u64>, park, new| Call::Hold {
-            hold: Hold {
+            hold: Some(Hold {
                 until: until.map(|millis| now.plus_millis(millis)),
                 park,
-            },
+            }),
             new,
             checkpoint_id: new.then(|| checkpoint("nap")),
         };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use runtara_domain::{Change, Reason, Status, Timestamp};
 use runtara_store::Clock;
@@ -28,13 +28,14 @@ async fn a_clock_that_is_set_back_gives_a_run_no_more_time_to_leave() {
     let scheduler = world.scheduler(1);
     let id = world.start("stubborn").await;
     world.runner.launched(1).await;
+    let run = world.run_of(&id).await;
     let stop = Change::Stop {
         grace_ms: 700,
         reason: "enough".to_owned(),
     };
     world.store.change(&id, stop).await.unwrap();
-    // The minder has seen by when the run is to leave.
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    // So the minder knows by when it is to leave.
+    run.told_to_leave().await;
     clock.0.store(-3_600_000, Ordering::SeqCst);
     world.store.nudges().look_at_run(&id);
     world

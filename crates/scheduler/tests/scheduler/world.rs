@@ -28,6 +28,8 @@ pub(crate) struct FakeRun {
     pub(crate) key: RunKey,
     core_addr: String,
     exit: watch::Sender<Option<RunExit>>,
+    /// Whether the scheduler has told it to leave.
+    told: watch::Sender<bool>,
     stubborn: bool,
 }
 
@@ -35,6 +37,13 @@ impl FakeRun {
     /// Ends as the test says.
     pub(crate) fn ends(&self, cause: ExitCause) {
         self.exit.send_replace(Some(exit(cause, None)));
+    }
+
+    /// Waits until the scheduler has told it to leave.
+    pub(crate) async fn told_to_leave(&self) {
+        let mut told = self.told.subscribe();
+        let told = timeout(Duration::from_secs(10), told.wait_for(|told| *told)).await;
+        told.expect("not told to leave in time").unwrap();
     }
 }
 
@@ -63,6 +72,7 @@ impl Run for FakeRun {
     }
 
     async fn terminate(&self, grace: Duration, by: EndedBy) -> Result<(), RunnerError> {
+        self.told.send_replace(true);
         if self.stubborn && !grace.is_zero() {
             return Ok(());
         }
@@ -139,6 +149,7 @@ impl Runner for FakeRunner {
             key: spec.key.clone(),
             core_addr: spec.core_addr,
             exit: watch::Sender::new(None),
+            told: watch::Sender::new(false),
             stubborn: self.stubborn.load(Ordering::SeqCst),
         });
         self.runs

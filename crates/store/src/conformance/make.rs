@@ -77,9 +77,11 @@ pub fn sleep(name: Option<&str>, millis: u64, state: &[u8]) -> WaitRequest {
         key: WaitKey::Sleep(name.map(checkpoint)),
         call: WaitCall {
             kind: WaitKind::Sleep,
+            identified: name.is_some(),
             duration_ms: Some(millis),
             state_hash: ImageDigest::of(state).0,
             request_id: None,
+            named: false,
             park: true,
         },
         state: Bytes::copy_from_slice(state),
@@ -93,9 +95,11 @@ pub fn wait_for(name: &str, timeout_ms: Option<u64>) -> WaitRequest {
         key: WaitKey::Signal(signal(name)),
         call: WaitCall {
             kind: WaitKind::Signal,
+            identified: true,
             duration_ms: timeout_ms,
             state_hash: [0; 32],
             request_id: None,
+            named: false,
             park: true,
         },
         state: Bytes::new(),

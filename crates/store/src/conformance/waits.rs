@@ -45,6 +45,7 @@ fn busy(request: WaitRequest) -> WaitRequest {
 fn named(request: WaitRequest, request_id: &str) -> WaitRequest {
     let mut request = request;
     request.call.request_id = Some(request_id.to_owned());
+    request.call.named = true;
     request
 }
 
@@ -179,6 +180,65 @@ pub async fn a_repeated_call_is_the_same_sleep(harness: &dyn Harness) {
     assert_eq!(run.wait(request()).await, over());
 }
 
+/// A sleep that was never answered and is called again without a name is the same sleep, whatever was stored since; its end is
+/// that of the first call.
+pub async fn a_sleep_that_is_not_over_is_the_same_sleep(harness: &dyn Harness) {
+    let world = World::new(harness).await;
+    let run = world.self_registered("outside").await;
+    let nap = || sleep(Some("nap"), 40_000, b"s");
+    held(run.wait(nap()).await);
+    world.advance(30_000).await;
+    run.save("step", b"new").await;
+    held(run.wait(sleep(Some("other"), 1_000, b"s")).await);
+    let again = held(run.wait(nap()).await);
+    assert_eq!((again.n, again.remaining_ms), (1, Some(10_000)));
+    let live = world.state(run.id()).await;
+    assert_eq!(live.run.slept_ms, 40_000, "no more than one sleep of it");
+    let shorter = held(run.wait(sleep(Some("nap"), 9_999, b"s")).await);
+    assert_eq!(shorter.n, 2, "it asks for less than is left");
+    world.advance(10_000).await;
+    assert_eq!(run.go_on(&again, false).await, over());
+    assert_eq!(held(run.wait(nap()).await).n, 3, "the next of a loop");
+}
+
+/// A replay that stores something new in the middle of its first sleeps still means the one that it met last.
+pub async fn a_replayed_sleep_that_is_not_over_is_the_same_sleep(harness: &dyn Harness) {
+    let world = World::new(harness).await;
+    let nap = || sleep(Some("nap"), 9_000, b"s");
+    let run = world.launch("order-1").await;
+    for n in 1..=3 {
+        let call = named(nap(), &format!("r-{n}"));
+        assert_eq!(held(run.wait(call).await).n, n);
+    }
+    world.advance(2_000).await;
+    let run = next(&world, &run).await;
+    assert_eq!(held(run.wait(nap()).await).n, 1);
+    run.save("step", b"new").await;
+    world.advance(3_000).await;
+    let again = held(run.wait(nap()).await);
+    assert_eq!((again.n, again.remaining_ms), (1, Some(4_000)));
+    world.advance(4_000).await;
+    assert_eq!(run.go_on(&again, false).await, over());
+    assert_eq!(held(run.wait(nap()).await).n, 4);
+}
+
+/// A busy run that was called away from its sleep to see a signal still owes the remainder.
+pub async fn a_sleeper_that_was_called_away_owes_the_remainder(harness: &dyn Harness) {
+    let world = World::new(harness).await;
+    let run = world.launch("order-1").await;
+    let nap = || busy(sleep(Some("nap"), 3_600_000, b"s"));
+    let wait = held(run.wait(nap()).await);
+    run.save("step", b"new").await;
+    world.advance(600_000).await;
+    world.pause(run.id()).await;
+    assert_eq!(run.go_on(&wait, false).await, called_away());
+    assert_eq!(run.wait(nap()).await, called_away());
+    world.resume(run.id()).await;
+    let again = held(run.wait(nap()).await);
+    assert_eq!((again.n, again.remaining_ms), (1, Some(3_000_000)));
+    assert_eq!(world.saved(run.id()).await.len(), 2, "no second sleep");
+}
+
 /// Sleeps without a name are counted among themselves, and save nothing.
 pub async fn a_sleep_needs_no_name(harness: &dyn Harness) {
     let world = World::new(harness).await;
@@ -206,6 +266,51 @@ pub async fn a_busy_run_is_held(harness: &dyn Harness) {
     world.pause(run.id()).await;
     assert_eq!(run.go_on(&wait, false).await, called_away());
     assert_eq!(world.state(run.id()).await.status, Status::Running);
+}
+
+/// Of branches that all wait, one says that there is nothing else to do. In whatever order they say so, that one counts: it is taken
+/// off the running time, and its end is that of the run's rest.
+pub async fn the_branch_that_may_park_decides(harness: &dyn Harness) {
+    let world = World::new(harness).await;
+    for (id, busy_first) in [("a", true), ("b", false)] {
+        let run = world.launch(id).await;
+        let long = || named(busy(sleep(Some("long"), 3_600_000, b"l")), "r-1");
+        let short = || named(sleep(Some("short"), 8_000, b"s"), "r-2");
+        let (long, short) = if busy_first {
+            let long = held(run.wait(long()).await);
+            (long, held(run.wait(short()).await))
+        } else {
+            let short = held(run.wait(short()).await);
+            (held(run.wait(long()).await), short)
+        };
+        assert_eq!(world.state(run.id()).await.run.slept_ms, 8_000, "{id}");
+        let due = world.now().plus_millis(8_000);
+        assert_eq!(held(run.go_on(&long, true).await).n, 1, "it is not parked");
+        assert_eq!(run.go_on(&short, true).await, Waiting::Parked);
+        let state = world.state(run.id()).await;
+        assert_eq!((state.status, state.due_at), (Status::Suspended, Some(due)));
+        run.exit(RunExit::lost()).await;
+        world.cancel(run.id()).await;
+    }
+}
+
+/// A branch that says that there is something else to do now takes back what it has said before.
+pub async fn a_branch_takes_back_that_it_may_park(harness: &dyn Harness) {
+    let world = World::new(harness).await;
+    let run = world.launch("order-1").await;
+    let nap = || named(sleep(Some("nap"), 8_000, b"s"), "r-1");
+    held(run.wait(nap()).await);
+    world.advance(3_000).await;
+    let nap = held(run.wait(busy(nap())).await);
+    assert_eq!(world.state(run.id()).await.run.slept_ms, 3_000);
+    assert_eq!(held(run.go_on(&nap, true).await).remaining_ms, Some(5_000));
+    let go = held(run.wait(named(wait_for("go", Some(4_000)), "r-2")).await);
+    assert_eq!(world.state(run.id()).await.run.slept_ms, 7_000);
+    world.advance(1_000).await;
+    let other_end = named(busy(wait_for("go", Some(60_000))), "r-3");
+    held(run.wait(other_end).await);
+    assert_eq!(world.state(run.id()).await.run.slept_ms, 4_000);
+    assert_eq!(held(run.go_on(&go, true).await).n, 1, "nothing is parked");
 }
 
 /// What a client waits for an answer bounds how long it is held.

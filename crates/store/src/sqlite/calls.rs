@@ -172,7 +172,7 @@ pub(super) async fn take_signal(
 /// The records of a key, as far as they decide what a call means.
 ///
 /// A run that has stored something new begins a new wait unless it repeats a call, so of a long loop of sleeps only the repeated
-/// record and the last one matter; a run that replays counts all of them.
+/// record, the last one that the run has met, and the last one of all matter; a run that replays counts all of them.
 async fn wait_records(
     tx: &mut Tx,
     found: &Loaded,
@@ -190,8 +190,12 @@ async fn wait_records(
         sql.push(
             " and (n = (select max(n) from runtara_waits l \
              where l.instance = w.instance and l.kind = w.kind and l.key = w.key) \
+             or n = (select n from runtara_waits m \
+             where m.instance = w.instance and m.kind = w.kind and m.key = w.key and m.met_by = ? \
+             order by n desc limit 1) \
              or (met_by = ? and request_id = ?))",
         )
+        .bind(found.state.run_number.0)
         .bind(found.state.run_number.0)
         .bind(request_id);
     }

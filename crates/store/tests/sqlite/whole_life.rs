@@ -42,9 +42,11 @@ fn sleep(name: &str, ms: u64) -> WaitRequest {
         key: WaitKey::Sleep(CheckpointId::new(name).ok()),
         call: WaitCall {
             kind: WaitKind::Sleep,
+            identified: true,
             duration_ms: Some(ms),
             state_hash: [1; 32],
             request_id: None,
+            named: false,
             park: true,
         },
         state: Bytes::from_static(b"sleeping"),

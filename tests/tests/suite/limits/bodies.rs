@@ -20,11 +20,15 @@ fn a_form_without_parts_is_refused_before_it_fills_the_memory() {
             .body(begin);
         connection.send(&head.bytes()).expect("the head is read");
         let piece = vec![b'x'; 16 * 1024];
+        let before = most_memory(server.pid());
         let mut sent = 0;
-        while sent < 96 * MIB && connection.send(&piece).is_ok() {
+        while sent < 192 * MIB && connection.send(&piece).is_ok() {
             sent += piece.len();
         }
-        assert!(sent < 32 * MIB, "{sent} bytes of no part were read");
+        // Beside what is read of no part, 64 MiB are thrown away so that a client sees the answer.
+        assert!(sent < 96 * MIB, "{sent} bytes of no part were read");
+        let grown = most_memory(server.pid()) - before;
+        assert!(grown < 32 * 1024, "the server grew by {grown} KiB");
         match connection.read() {
             Ok(answer) => {
                 answer.refuses(400, "UPLOAD_ERROR");
@@ -36,6 +40,45 @@ fn a_form_without_parts_is_refused_before_it_fills_the_memory() {
     let unknown = vec![b'x'; MIB + 1];
     let form = Request::form("/api/v1/images/upload", &texts, &[("other", &unknown)]);
     server.ask(&form).refuses(400, "UPLOAD_ERROR");
+}
+
+#[test]
+fn whoever_is_refused_while_he_sends_gets_to_know_why() {
+    let server = Server::start(Store::Sqlite);
+    let much = vec![b'x'; 24 * MIB];
+    let form = |part| Request::form("/api/v1/images/upload", &[], &[(part, &much)]);
+    let json = |path| Request::new("POST", path).body(much.clone());
+    let core = server.core();
+    let refusals = [
+        (server.environment(), form("other"), 400, "UPLOAD_ERROR"),
+        (
+            server.environment(),
+            form("binary").header("Origin", "http://elsewhere.example"),
+            403,
+            "FOREIGN_ORIGIN",
+        ),
+        (
+            server.environment(),
+            json("/api/v1/instances"),
+            415,
+            "UNSUPPORTED_MEDIA_TYPE",
+        ),
+        (
+            core,
+            json("/api/v1/instances/own-1/checkpoint"),
+            415,
+            "UNSUPPORTED_MEDIA_TYPE",
+        ),
+    ];
+    for (address, request, status, code) in refusals {
+        let mut connection = Connection::open(&address).expect("the port is served");
+        // As a client that looks at nothing before all is sent.
+        connection
+            .send(&request.bytes())
+            .unwrap_or_else(|error| panic!("{code}: it was cut while it sent: {error}"));
+        let answer = connection.read().expect("it was answered");
+        answer.refuses(status, code);
+    }
 }
 
 #[test]

@@ -329,6 +329,7 @@ impl<'a> Player<'a> {
             } => {
                 let mut wait = sleep(of.map(name), u64::from(millis), &state_of(state));
                 (wait.call.request_id, wait.call.park) = (request_id(request), park);
+                wait.call.named = request.is_some();
                 self.wait(caller, wait).await
             }
             Said::Wait {
@@ -339,6 +340,7 @@ impl<'a> Player<'a> {
             } => {
                 let mut wait = wait_for(name(of), timeout_ms.map(u64::from));
                 (wait.call.request_id, wait.call.park) = (request_id(request), park);
+                wait.call.named = request.is_some();
                 self.wait(caller, wait).await
             }
             Said::GoOn { which, park_now } => {
