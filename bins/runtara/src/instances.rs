@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use runtara_management_sdk::{
-    Client, Instance, InstanceFilter, InstanceOrder, InstanceSummary, Page, Status,
+    Client, Instance, InstanceFilter, InstanceOrder, InstanceSummary, Page, Status, TimeInStates,
 };
 
 use crate::failure::Failure;
@@ -206,6 +206,18 @@ pub(crate) async fn show(
     Ok(())
 }
 
+/// How long an instance has stood where: `pending 12ms, running 4.5s, suspended 3d 2h`.
+fn stood(time: TimeInStates) -> String {
+    let parts = [
+        ("pending", time.pending),
+        ("running", time.running),
+        ("suspended", time.suspended),
+    ];
+    parts
+        .map(|(status, ms)| format!("{status} {}", span(Duration::from_millis(ms))))
+        .join(", ")
+}
+
 fn facts(instance: &Instance, now: i64) -> Vec<(&'static str, Option<Cell>)> {
     let time = |ms: Option<i64>| {
         ms.map(|ms| Cell::from(format!("{} ({})", moment(ms), relative(ms, now))))
@@ -276,6 +288,10 @@ fn facts(instance: &Instance, now: i64) -> Vec<(&'static str, Option<Cell>)> {
             instance.memory_peak_bytes.map(|bytes| size(bytes).into()),
         ),
         ("cpu", instance.cpu_usage_usec.map(|usec| cpu(usec).into())),
+        (
+            "time",
+            instance.time_in_states_ms.map(|time| stood(time).into()),
+        ),
         ("labels", text(&labels_text(&instance.labels))),
     ]
 }
@@ -324,7 +340,8 @@ mod tests {
     fn an_instance_shows_what_is_known_and_nothing_else() {
         let instance: Instance = serde_json::from_value(json!({
             "instance_id": "o-1", "status": "failed", "error": "no stock", "exit_code": 1, "run_number": 3,
-            "finished_at_ms": 0, "memory_peak_bytes": 2048, "cpu_usage_usec": 1_500_000, "signal_pending": "pause"
+            "finished_at_ms": 0, "memory_peak_bytes": 2048, "cpu_usage_usec": 1_500_000, "signal_pending": "pause",
+            "time_in_states_ms": {"pending": 12, "running": 4_500, "suspended": 266_400_000}
         }))
         .unwrap();
         let text = crate::table::facts(&facts(&instance, 5_000), false);
@@ -341,6 +358,7 @@ mod tests {
                 "signal       pause (pending)",
                 "memory peak  2.0 KiB",
                 "cpu          1.5s",
+                "time         pending 12ms, running 4.5s, suspended 3d 2h",
             ]
         );
     }

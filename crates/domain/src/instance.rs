@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::{
     CheckpointId, Fence, ImageId, InstanceId, Labels, NodeId, Reason, RunNumber, SignalId,
-    SignalKind, Status, TenantId, Timestamp, TokenHash, Usage, limits,
+    SignalKind, Status, TenantId, TimeInStates, Timestamp, TokenHash, Usage, limits,
 };
 
 /// Who brought an instance to life.
@@ -190,6 +190,8 @@ pub struct InstanceState {
     pub origin: Origin,
     /// Where it stands.
     pub status: Status,
+    /// When it came to stand there: a change that leaves the status leaves this as it is.
+    pub status_since: Timestamp,
     /// Why it is suspended, or how it ended.
     pub reason: Option<Reason>,
     /// When it must have a run. Only ever set while it is pending or suspended.
@@ -228,6 +230,8 @@ pub struct InstanceState {
     pub has_read_signals: bool,
     /// What all its runs used together.
     pub usage: Usage,
+    /// How long it had stood where when it came to its status; see [`InstanceState::time_in_states_by`].
+    pub time_in_states: TimeInStates,
 }
 
 impl InstanceState {
@@ -270,6 +274,7 @@ impl InstanceState {
             image_id: None,
             origin,
             status: Status::Pending,
+            status_since: created_at,
             reason: None,
             due_at: None,
             waiting_for: None,
@@ -289,6 +294,7 @@ impl InstanceState {
             has_error: false,
             has_read_signals: false,
             usage: Usage::default(),
+            time_in_states: TimeInStates::default(),
         }
     }
 

@@ -38,6 +38,7 @@ mod sleep;
 mod status;
 mod text;
 mod time;
+mod time_in_states;
 mod token;
 mod transition;
 mod wait_record;
@@ -63,6 +64,7 @@ pub use sleep::{Meeting, WaitCall, WaitDecision, WaitKind, decide_wait, is_besid
 pub use status::{Reason, SignalKind, Status, UnknownWord};
 pub use text::tail;
 pub use time::Timestamp;
+pub use time_in_states::TimeInStates;
 pub use token::{RunToken, TokenHash, redact_tokens};
 pub use transition::{Call, Change, ResultChange, Transition, Word, transition};
 pub use wait_record::WaitRecord;

@@ -89,6 +89,9 @@ pub struct Instance {
     /// CPU time it used, over all runs.
     #[serde(default)]
     pub cpu_usage_usec: Option<u64>,
+    /// How long it has stood where by now; absent where the server does not count it.
+    #[serde(default)]
+    pub time_in_states_ms: Option<TimeInStates>,
     /// How its last run ended.
     #[serde(default)]
     pub termination_reason: Option<TerminationReason>,
@@ -98,6 +101,22 @@ pub struct Instance {
     /// Whatever else the server says of it.
     #[serde(flatten)]
     pub more: BTreeMap<String, Value>,
+}
+
+/// Milliseconds that an instance has spent in each status that is not an end, over all its runs. The current status counts up to the
+/// answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct TimeInStates {
+    /// Before its first run.
+    #[serde(default)]
+    pub pending: u64,
+    /// With a run; short sleeps, in which the server keeps the process, count here.
+    #[serde(default)]
+    pub running: u64,
+    /// Between two runs: paused, asleep, waiting for a signal or for a relaunch.
+    #[serde(default)]
+    pub suspended: u64,
 }
 
 fn unknown() -> Status {

@@ -68,7 +68,7 @@ pub use events::{Event, EventFilter};
 pub use follow::EventFollower;
 pub use health::{Health, Readiness};
 pub use images::{Image, ImageFilter, ImageRegistration, RegisteredImage};
-pub use instances::{Instance, InstanceFilter, InstanceSummary};
+pub use instances::{Instance, InstanceFilter, InstanceSummary, TimeInStates};
 pub use lifecycle::Stopped;
 pub use logs::{LogQuery, LogStream};
 pub use metrics::{MetricsBucket, MetricsQuery, TenantMetrics};

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use runtara_domain::{
     CheckpointId, Cursor, EventKind, ImageId, ImageRecord, InstanceId, InstanceState, LabelFilter,
-    Labels, NodeId, RunNumber, RunnerKind, SignalId, Status, TenantId, Timestamp, TokenHash,
-    WaitCall,
+    Labels, NodeId, RunNumber, RunnerKind, SignalId, Status, TenantId, TimeInStates, Timestamp,
+    TokenHash, WaitCall,
 };
 
 /// Where a page begins.
@@ -314,6 +314,8 @@ pub struct TokenOwner {
 pub struct InstanceRecord {
     /// Its state.
     pub state: InstanceState,
+    /// How long it had stood where when it was read, by the clock of the store.
+    pub time_in_states: TimeInStates,
     /// The name of its image.
     pub image_name: Option<String>,
     /// Its labels.

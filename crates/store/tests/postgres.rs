@@ -82,6 +82,51 @@ async fn servers_that_start_at_once_migrate_once() {
     assert_eq!(ids.len(), 1, "all see one database");
 }
 
+/// Instances that were there before the time in each status was counted begin to count at the last time that is known of their status.
+#[tokio::test]
+async fn the_time_of_older_instances_is_counted_from_what_is_known() {
+    let Some(schema) = Schema::make().await else {
+        return;
+    };
+    let store = schema.store().await;
+    store.close().await;
+    let mut connection = schema.connect().await;
+    execute(
+        &mut connection,
+        "alter table runtara_instances drop column status_since, drop column pending_time_ms,
+                drop column running_time_ms, drop column suspended_time_ms;
+         delete from runtara_migrations where version = 4;
+         create or replace function runtara_now() returns bigint language sql stable as 'select 10000::bigint';
+         insert into runtara_instances
+                (instance_id, tenant_id, origin, status, timeout_ms, created_at, claimed_at, last_seen_at, finished_at)
+         values ('pending', 'acme', 'launched', 'pending', 1, 1000, null, null, null),
+                ('paused', 'acme', 'launched', 'suspended', 1, 1000, null, null, null),
+                ('running', 'acme', 'launched', 'running', 1, 1000, 2000, 3000, null),
+                ('asleep', 'acme', 'launched', 'suspended', 1, 1000, 2000, 3000, null),
+                ('silent', 'acme', 'launched', 'suspended', 1, 1000, 4000, 3000, null),
+                ('ended', 'acme', 'launched', 'completed', 1, 1000, 2000, 3000, 5000);",
+    )
+    .await;
+    let store = schema.store().await;
+    let mut found = Vec::new();
+    for id in ["pending", "paused", "running", "asleep", "silent", "ended"] {
+        let record = store.instance(&InstanceId::new(id).unwrap()).await.unwrap();
+        let time = record.unwrap().time_in_states;
+        found.push((id, [time.pending_ms, time.running_ms, time.suspended_ms]));
+    }
+    assert_eq!(
+        found,
+        [
+            ("pending", [9_000, 0, 0]),
+            ("paused", [0, 0, 9_000]),
+            ("running", [0, 8_000, 0]),
+            ("asleep", [0, 0, 7_000]),
+            ("silent", [0, 0, 6_000]),
+            ("ended", [0, 0, 0]),
+        ]
+    );
+}
+
 #[tokio::test]
 async fn the_database_of_another_server_is_refused_and_left_alone() {
     let Some(schema) = Schema::make().await else {

@@ -7,6 +7,7 @@ mod sqlite {
     mod crash;
     mod failures;
     mod lock;
+    mod older;
     mod support;
     mod whole_life;
 }

@@ -24,6 +24,7 @@ on_both_stores!(
     a_program_with_other_work_is_not_parked,
     a_busy_branch_keeps_the_process_of_a_sleeping_one,
     sleeping_time_is_no_running_time,
+    a_sleeper_tells_how_long_it_ran_and_how_long_it_slept,
     a_program_that_asks_to_be_woken_is_woken,
     a_wait_for_a_signal_frees_the_process_and_the_signal_wakes_it,
     a_wait_for_a_signal_ends_with_its_time,
@@ -304,6 +305,49 @@ fn sleeping_time_is_no_running_time(store: Store) {
         &json!({ "input": { "actions": actions }, "timeout_seconds": 2 }),
     );
     assert_eq!(run.output()["run"], 1);
+}
+
+/// Milliseconds that an instance has been pending, running and suspended.
+fn time_in_states(found: &Value) -> [i64; 3] {
+    ["pending", "running", "suspended"].map(|status| {
+        let time = found["time_in_states_ms"][status].as_i64();
+        time.unwrap_or_else(|| panic!("no time {status} in {found}"))
+    })
+}
+
+fn a_sleeper_tells_how_long_it_ran_and_how_long_it_slept(store: Store) {
+    let server = server_that_parks(store);
+    let run = server.follow(
+        &server.scripted(),
+        &json!([
+            { "work": 700 }, { "sleep": { "id": "nap", "ms": 2_000 } }, { "wait_signal": { "id": "go" } }, { "work": 500 },
+        ]),
+    );
+    let waits = time_in_states(&run.wait_for_reason("waiting_signal"));
+    assert!(waits[1] >= 700 && waits[2] >= 2_000, "{waits:?}");
+    let later = eventually("that the time of its wait goes on", || {
+        let time = time_in_states(&run.status());
+        if time[2] > waits[2] + 500 {
+            Ok(time)
+        } else {
+            Err(time)
+        }
+    });
+    assert_eq!(later[..2], waits[..2], "who waits does not run");
+    run.custom_signal("go", "1");
+    let found = run.wait_for("completed");
+    let [pending, running, suspended] = time_in_states(&found);
+    assert!(running >= later[1] + 500, "{later:?} and then {found}");
+    assert!(suspended >= later[2], "{later:?} and then {found}");
+    let at = |time: &str| found[time].as_i64().expect("a time");
+    let life = at("finished_at_ms") - at("created_at_ms");
+    let counted = pending + running + suspended;
+    assert!((counted - life).abs() < 100, "{counted} of {life}: {found}");
+    assert_eq!(
+        time_in_states(&run.status()),
+        [pending, running, suspended],
+        "what has ended counts no more"
+    );
 }
 
 fn a_program_that_asks_to_be_woken_is_woken(store: Store) {

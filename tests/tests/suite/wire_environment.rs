@@ -74,6 +74,10 @@ fn a_started_instance_is_told_with_all_that_clients_read(store: Store) {
     for figure in ["memory_peak_bytes", "cpu_usage_usec"] {
         assert!(found[figure].is_u64(), "{figure} in {found}");
     }
+    let time = found["time_in_states_ms"].as_object().expect("an object");
+    let statuses: Vec<_> = time.keys().map(String::as_str).collect();
+    assert_eq!(statuses, ["pending", "running", "suspended"], "{found}");
+    assert!(time.values().all(Value::is_u64), "{found}");
     assert!(
         found["created_at_ms"].as_i64() <= found["started_at_ms"].as_i64(),
         "{found}"

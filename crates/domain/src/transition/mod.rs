@@ -192,6 +192,12 @@ pub fn transition(
     change: &Change,
     now: Timestamp,
 ) -> Result<Transition, Refusal> {
+    let mut decided = decide(state, change, now)?;
+    decided.state.count_time_of(state, now);
+    Ok(decided)
+}
+
+fn decide(state: &InstanceState, change: &Change, now: Timestamp) -> Result<Transition, Refusal> {
     match change {
         Change::Claim { node, token } => claim(state, *node, *token, now),
         Change::Call(fence, call) => {

@@ -29,7 +29,7 @@ pub(crate) fn step(
         if let Some(broken) = broken_law_of_states(&next.state) {
             panic!("{broken}: {}", what());
         }
-        if let Some(broken) = broken_law_of_steps(before, happening, &change, next) {
+        if let Some(broken) = broken_law_of_steps(before, happening, &change, next, now) {
             panic!("{broken}: {}", what());
         }
     }
@@ -105,6 +105,7 @@ fn broken_law_of_steps(
     happening: Happening,
     change: &Change,
     next: &Transition,
+    now: Timestamp,
 ) -> Option<&'static str> {
     use Happening as H;
     let after = &next.state;
@@ -135,6 +136,15 @@ fn broken_law_of_steps(
         "the first run begins once":
             implies(before.started_at.is_some(), after.started_at == before.started_at);
         "use is summed at exits": implies(!happening.is_exit(), after.usage == before.usage);
+        "who stays where it is has its time run on": implies(
+            before.status == after.status,
+            (after.status_since, after.time_in_states)
+                == (before.status_since, before.time_in_states)
+        );
+        "who goes has its time counted": implies(
+            before.status != after.status,
+            after.status_since == now && counted(before, after) == standing(before, now)
+        );
         "what is not applied changes nothing": implies(!next.applied, is_nothing(before, next));
         "signals are removed at the end, and then only":
             next.clear_signals == (!was_end && is_end);
@@ -164,6 +174,24 @@ fn broken_law_of_steps(
         );
     }
     None
+}
+
+/// What a step has added to the time in each status: pending, running, suspended.
+fn counted(before: &InstanceState, after: &InstanceState) -> [Option<u64>; 3] {
+    let (before, after) = (before.time_in_states, after.time_in_states);
+    [
+        after.pending_ms.checked_sub(before.pending_ms),
+        after.running_ms.checked_sub(before.running_ms),
+        after.suspended_ms.checked_sub(before.suspended_ms),
+    ]
+}
+
+/// How long an instance has stood where it stands, in the place of its status: nowhere once it has ended, and for no time if the clock
+/// was set back.
+fn standing(state: &InstanceState, now: Timestamp) -> [Option<u64>; 3] {
+    let stood = u64::try_from(now.0 - state.status_since.0).unwrap_or(0);
+    [Status::Pending, Status::Running, Status::Suspended]
+        .map(|status| Some(if state.status == status { stood } else { 0 }))
 }
 
 fn same_identity(before: &InstanceState, after: &InstanceState) -> bool {

@@ -1,7 +1,7 @@
 //! Long random histories.
 
 use proptest::prelude::*;
-use runtara_domain::{InstanceState, Status, Timestamp, limits};
+use runtara_domain::{InstanceState, Status, TimeInStates, Timestamp, limits};
 
 use crate::changes::Happening;
 use crate::laws::step;
@@ -30,6 +30,32 @@ fn play(mut state: InstanceState, history: &[(Happening, u64)]) {
     }
 }
 
+/// Plays a history by a clock that may be set back, and counts the time in each status from the outside. The moments at which an
+/// instance is looked at make no difference.
+fn count(mut state: InstanceState, history: &[(Happening, i64)]) {
+    let mut now = Timestamp(0);
+    let (mut stood, mut since) = (TimeInStates::default(), now);
+    for (happening, pause) in history {
+        now = Timestamp(now.0 + pause);
+        let Ok(next) = step(&state, *happening, now) else {
+            continue;
+        };
+        if next.state.status != state.status {
+            let spent = u64::try_from(now.0 - since.0).unwrap_or(0);
+            match state.status {
+                Status::Pending => stood.pending_ms += spent,
+                Status::Running => stood.running_ms += spent,
+                Status::Suspended => stood.suspended_ms += spent,
+                Status::Completed | Status::Failed | Status::Cancelled => {}
+            }
+            since = now;
+        }
+        state = next.state;
+        assert_eq!(state.time_in_states, stood, "after {happening:?} at {now}");
+        assert_eq!(state.time_in_states_by(since), stood);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -38,6 +64,48 @@ proptest! {
         play(started(attempts), &history);
         play(self_registered(), &history);
     }
+
+    #[test]
+    fn time_is_counted_where_it_is_spent(history in histories(), back in 0..100_000_u64) {
+        let by_a_bad_clock: Vec<_> = history
+            .into_iter()
+            .map(|(happening, pause)| (happening, pause.cast_signed() - back.cast_signed() / 2))
+            .collect();
+        count(started(None), &by_a_bad_clock);
+        count(self_registered(), &by_a_bad_clock);
+    }
+}
+
+/// Of a life whose clock only goes on, no moment is lost and none is counted twice.
+#[test]
+fn a_whole_life_is_counted() {
+    let mut state = started(None);
+    for (happening, at) in [
+        (Happening::Claim, 7),
+        (Happening::Register, 9),
+        (Happening::Save, 50),
+        (Happening::Sleep, 107),
+        (Happening::ExitLost, 110),
+        (Happening::Claim, 60_200),
+        (Happening::ExitKilled, 60_300),
+        (Happening::Pause, 60_400),
+        (Happening::Resume, 70_000),
+        (Happening::Claim, 70_001),
+        (Happening::ExitZero, 70_501),
+    ] {
+        let next = step(&state, happening, Timestamp(at));
+        state = next
+            .unwrap_or_else(|refusal| panic!("{happening:?}: {refusal}"))
+            .state;
+    }
+    assert_eq!(state.status, Status::Completed);
+    let expected = TimeInStates {
+        pending_ms: 7,
+        running_ms: 100 + 100 + 500,
+        suspended_ms: 60_093 + 9_701,
+    };
+    assert_eq!(state.time_in_states, expected);
+    assert_eq!(state.time_in_states_by(Timestamp(1_000_000)), expected);
 }
 
 /// Plays one happening between claims, as often as it is allowed, and says how often it was.

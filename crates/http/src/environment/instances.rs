@@ -10,7 +10,8 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use runtara_control::{ControlError, InstanceView, StartInstance};
 use runtara_domain::{
-    InstanceId, InstanceState, Labels, Reason, SignalKind, Status, TenantId, Timestamp,
+    InstanceId, InstanceState, Labels, Reason, SignalKind, Status, TenantId, TimeInStates,
+    Timestamp,
 };
 use runtara_store::{InstanceFilter, InstanceOrder, InstanceSummary, Page};
 use serde::{Deserialize, Serialize};
@@ -148,6 +149,7 @@ struct StatusAnswer {
     memory_peak_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cpu_usage_usec: Option<u64>,
+    time_in_states_ms: WireTimeInStates,
     #[serde(skip_serializing_if = "Option::is_none")]
     termination_reason: Option<Reason>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -155,6 +157,24 @@ struct StatusAnswer {
     #[serde(skip_serializing_if = "Option::is_none")]
     signal_pending: Option<SignalKind>,
     labels: Labels,
+}
+
+/// Milliseconds in each status by now, the current one included.
+#[derive(Serialize)]
+struct WireTimeInStates {
+    pending: u64,
+    running: u64,
+    suspended: u64,
+}
+
+impl From<TimeInStates> for WireTimeInStates {
+    fn from(time: TimeInStates) -> Self {
+        Self {
+            pending: time.pending_ms,
+            running: time.running_ms,
+            suspended: time.suspended_ms,
+        }
+    }
 }
 
 impl From<InstanceView> for StatusAnswer {
@@ -184,6 +204,7 @@ impl From<InstanceView> for StatusAnswer {
             run_number: state.run_number.0,
             memory_peak_bytes: used.then_some(state.usage.memory_peak_bytes),
             cpu_usage_usec: used.then_some(state.usage.cpu_usec),
+            time_in_states_ms: view.record.time_in_states.into(),
             termination_reason: termination_reason(&state),
             exit_code: state.exit_code,
             signal_pending: state.pending.visible().map(|(kind, _)| kind),

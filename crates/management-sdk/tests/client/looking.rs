@@ -18,7 +18,8 @@ async fn an_instance_tells_all_it_knows() {
             200,
             &json!({"found": true, "instance_id": "o/1", "status": "suspended", "status_reason": "waiting_signal",
                     "due_at_ms": 9, "run_number": 3, "labels": {"a": "b"}, "exit_code": 1, "output": "eyJhIjoxfQ==",
-                    "signal_pending": "pause", "cpu_usage_usec": null, "node": "n-1"}),
+                    "signal_pending": "pause", "cpu_usage_usec": null, "node": "n-1",
+                    "time_in_states_ms": {"pending": 5, "running": 60, "suspended": 700}}),
         ),
         Reply::json(200, &json!({"found": false, "instance_id": "x"})),
         Reply::json(200, &json!({"found": true, "instance_id": "x", "output": "not base64!"})),
@@ -40,6 +41,8 @@ async fn an_instance_tells_all_it_knows() {
     );
     assert_eq!(instance.output.unwrap().to_value(), Some(json!({"a": 1})));
     assert_eq!(instance.signal_pending.as_deref(), Some("pause"));
+    let time = instance.time_in_states_ms.unwrap();
+    assert_eq!((time.pending, time.running, time.suspended), (5, 60, 700));
     assert_eq!(instance.more, [("node".to_owned(), json!("n-1"))].into());
     assert!(client.instance("x").await.unwrap_err().is_not_found());
     assert!(matches!(

@@ -125,6 +125,9 @@ cases! { $
         a_token_names_its_run,
         live_runs_say_what_is_wanted_of_them,
         usage_is_summed_over_runs,
+        time_is_counted_where_it_is_spent,
+        the_time_after_an_end_is_not_counted,
+        the_time_of_a_self_registered_instance_is_counted,
     }
     checkpoints {
         a_name_is_saved_once,

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use runtara_domain::{
-    Caller, Change, Fence, NewEvent, Origin, Refusal, RunExit, RunNumber, RunToken, RunnerKind,
-    Status, Word,
+    Caller, Change, Fence, InstanceId, NewEvent, Origin, Refusal, RunExit, RunNumber, RunToken,
+    RunnerKind, Status, Word,
 };
 
 use super::Harness;
@@ -11,7 +11,7 @@ use super::make::{
     checkpoint, exit_code, instance, refusal, save, signal, sleep, tenant, wait_for,
 };
 use super::world::{Run, World};
-use crate::{HeldWait, LiveRun, StoreResult, TokenOwner};
+use crate::{HeldWait, LiveRun, StoreResult, TokenOwner, Waiting};
 
 /// Every call there is, and how each was answered.
 async fn every_call(world: &World<'_>, caller: &Caller) -> Vec<(&'static str, StoreResult<()>)> {
@@ -466,4 +466,100 @@ pub async fn usage_is_summed_over_runs(harness: &dyn Harness) {
         (usage.cpu_usec, usage.memory_peak_bytes, usage.running_ms),
         (30, 900, 15)
     );
+}
+
+/// Milliseconds that an instance has been pending, running and suspended by now.
+async fn stood(world: &World<'_>, id: &InstanceId) -> [u64; 3] {
+    let record = world.record(id).await;
+    let time = record.time_in_states;
+    assert_eq!(time, record.state.time_in_states_by(world.now()), "{id}");
+    [time.pending_ms, time.running_ms, time.suspended_ms]
+}
+
+/// The time in each status is counted to the millisecond, the current one included; what leaves the status leaves its time running.
+pub async fn time_is_counted_where_it_is_spent(harness: &dyn Harness) {
+    let world = World::new(harness).await;
+    let id = world.start("order-1").await.instance_id;
+    assert_eq!(stood(&world, &id).await, [0, 0, 0]);
+    world.advance(1_000).await;
+    assert_eq!(stood(&world, &id).await, [1_000, 0, 0]);
+    let run = world.claim_only(&id).await;
+    assert_eq!(world.state(&id).await.status_since, world.now());
+    world.advance(20).await;
+    run.register().await;
+    world.advance(300).await;
+    run.save("step", b"s").await;
+    run.event("progress", b"{}").await;
+    assert_eq!(stood(&world, &id).await, [1_000, 320, 0]);
+    world.advance(4_000).await;
+    run.save("other step", b"s").await;
+    assert_eq!(
+        run.wait(sleep(Some("nap"), 60_000, b"s")).await,
+        Waiting::Parked
+    );
+    world.advance(50_000).await;
+    run.exit(exit_code(0)).await;
+    assert_eq!(stood(&world, &id).await, [1_000, 4_320, 50_000]);
+    // A sleeper that is paused is suspended all along.
+    world.pause(&id).await;
+    world.advance(600_000).await;
+    world.resume(&id).await;
+    world.advance(7).await;
+    assert_eq!(stood(&world, &id).await, [1_000, 4_320, 650_007]);
+    let run = world.claim_only(&id).await;
+    world.advance(70).await;
+    let run = run.lose().await;
+    world.advance(7).await;
+    run.complete(b"{}").await;
+    let sums = [1_000, 4_397, 650_007];
+    assert_eq!(stood(&world, &id).await, sums);
+    let state = world.state(&id).await;
+    assert_eq!(Some(state.status_since), state.finished_at);
+    let whole_life = world.now().millis_since(state.created_at);
+    assert_eq!(sums.iter().sum::<u64>(), whole_life);
+    world.advance(80_000_000).await;
+    run.exit(exit_code(0)).await;
+    assert_eq!(stood(&world, &id).await, sums);
+}
+
+/// What had ended and is resumed goes on where it stood: for how long it had ended counts nowhere.
+pub async fn the_time_after_an_end_is_not_counted(harness: &dyn Harness) {
+    let world = World::new(harness).await;
+    let run = world.launch("order-1").await;
+    world.advance(5).await;
+    let error = "no stock".to_owned();
+    run.say(Word::Failed { error }).await;
+    world.advance(40).await;
+    run.exit(exit_code(1)).await;
+    world.advance(1_000_000).await;
+    assert_eq!(stood(&world, run.id()).await, [0, 5, 0]);
+    world.resume(run.id()).await;
+    world.advance(300).await;
+    assert_eq!(stood(&world, run.id()).await, [0, 5, 300]);
+    let run = world.claim_only(run.id()).await;
+    world.advance(2_000).await;
+    let stop = Change::Stop {
+        grace_ms: 0,
+        reason: String::new(),
+    };
+    world.change(run.id(), stop).await;
+    run.exit(exit_code(1)).await;
+    assert_eq!(world.state(run.id()).await.status, Status::Cancelled);
+    world.advance(1_000_000).await;
+    assert_eq!(stood(&world, run.id()).await, [0, 2_005, 300]);
+}
+
+/// An instance that registers itself is never pending for any time, and runs until it says otherwise.
+pub async fn the_time_of_a_self_registered_instance_is_counted(harness: &dyn Harness) {
+    let world = World::new(harness).await;
+    let run = world.self_registered("itself").await;
+    world.advance(12).await;
+    // Its process came anew: it runs all the same.
+    run.register().await;
+    world.advance(30).await;
+    run.say(Word::Suspended).await;
+    world.advance(500).await;
+    run.register().await;
+    world.advance(1).await;
+    assert_eq!(stood(&world, run.id()).await, [0, 43, 500]);
 }

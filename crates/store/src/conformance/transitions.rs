@@ -357,6 +357,8 @@ fn expected_values(before: InstanceValues, decided: &Transition) -> InstanceValu
 
 async fn check(world: &World<'_>, situation: Situation, act: &Act, id: &InstanceId) {
     let run = situation.bring(world, id).await;
+    // So that the time in the status before is not nothing.
+    world.advance(11).await;
     let what = format!("{situation:?}, {act:?}");
     let fence = run.as_ref().map(|run| run.caller.fence);
     let before = world.state(id).await;

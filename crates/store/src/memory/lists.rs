@@ -98,9 +98,10 @@ impl Model {
 
     /// See [`crate::Store::instance`].
     #[must_use]
-    pub fn instance(&self, id: &InstanceId) -> Option<InstanceRecord> {
+    pub fn instance(&self, id: &InstanceId, now: Timestamp) -> Option<InstanceRecord> {
         let instance = self.instances.get(id)?;
         Some(InstanceRecord {
+            time_in_states: instance.state.time_in_states_by(now),
             state: instance.state.clone(),
             image_name: self.image_name(instance).map(str::to_owned),
             labels: instance.labels.clone(),

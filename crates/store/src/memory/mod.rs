@@ -268,7 +268,7 @@ impl Store for MemoryStore {
     }
 
     async fn instance(&self, id: &InstanceId) -> StoreResult<Option<InstanceRecord>> {
-        self.with(|model, _| model.instance(id))
+        self.with(|model, now| model.instance(id, now))
     }
 
     async fn instance_values(&self, id: &InstanceId) -> StoreResult<Option<InstanceValues>> {

@@ -88,10 +88,7 @@ async fn register_unknown(
     let Some(now) = now.map(Timestamp) else {
         return Ok(false);
     };
-    let state = InstanceState {
-        created_at: now,
-        ..blank
-    };
+    let state = InstanceState::self_registered(blank.instance_id, blank.tenant_id, now);
     let loaded = Loaded::made(state, now);
     let decided = plan::call(&loaded.state, caller, call.clone(), now)?;
     let written = write_in(&mut connection, &loaded, &Write::of(&decided)).await?;

@@ -10,6 +10,13 @@ use super::connections::Fetch as _;
 use super::error::{Answer, Fault};
 use super::row::{self, image_columns, last_checkpoint};
 
+/// How long an instance `i` has stood where it stands.
+macro_rules! time_in_status {
+    () => {
+        "greatest(runtara_now() - coalesce(i.status_since, i.created_at), 0)"
+    };
+}
+
 /// Everything that the claim of a row writes: `Change::Claim` of the domain. Parameters: node, tokens, largest input.
 macro_rules! claim_picked {
     ($picked:literal) => {
@@ -28,7 +35,11 @@ macro_rules! claim_picked {
                         token_hash = t.token_hash, claimed_at = runtara_now(),
                         spoke = false, heartbeat_seen = false, stored_new = false, cancel_shown = false,
                         pause_shown = false, leave_by = null, asked_to_leave = false, held = false,
-                        hold_until = null, hold_park = false, slept_ms = 0
+                        hold_until = null, hold_park = false, slept_ms = 0, status_since = runtara_now(),
+                        pending_time_ms = i.pending_time_ms
+                            + case when i.status = 'pending' then ", time_in_status!(), " else 0 end,
+                        suspended_time_ms = i.suspended_time_ms
+                            + case when i.status = 'suspended' then ", time_in_status!(), " else 0 end
                    from numbered p join unnest($2::bytea[]) with ordinality as t (token_hash, n) on t.n = p.n
                   where i.instance_id = p.instance_id
               returning i.instance_id, i.tenant_id as owner, i.image_id, i.run_number, i.token_hash, ",

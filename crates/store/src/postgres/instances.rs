@@ -290,7 +290,7 @@ macro_rules! record_columns {
     () => {
         concat!(
             state_columns!(),
-            ", m.name as image_name,
+            ", runtara_now() as now, m.name as image_name,
                 (select json_object_agg(l.key, l.value)::text
                    from runtara_instance_labels l where l.instance_id = i.instance_id) as labels"
         )
@@ -298,8 +298,10 @@ macro_rules! record_columns {
 }
 
 fn record_of(found: &PgRow) -> Answer<InstanceRecord> {
+    let state = row::state(found)?;
     Ok(InstanceRecord {
-        state: row::state(found)?,
+        time_in_states: state.time_in_states_by(Timestamp(row::get(found, "now")?)),
+        state,
         image_name: row::get(found, "image_name")?,
         labels: row::labels(found)?,
     })

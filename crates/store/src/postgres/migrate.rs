@@ -29,6 +29,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "filters",
         sql: include_str!("../../migrations/postgres/0003_filters.sql"),
     },
+    Migration {
+        version: 4,
+        name: "time_in_states",
+        sql: include_str!("../../migrations/postgres/0004_time_in_states.sql"),
+    },
 ];
 
 /// The key of the advisory lock under which one server migrates and others wait: "runtara" in ASCII.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use runtara_domain::{
     Attempts, CheckpointId, Hold, IdError, ImageDigest, ImageId, ImageName, ImageRecord,
     InstanceId, InstanceState, Labels, NodeId, Origin, Pending, PendingSignal, Reason, RunMarks,
-    RunNumber, SignalId, Status, TenantId, Timestamp, TokenHash, UnknownWord, Usage,
+    RunNumber, SignalId, Status, TenantId, TimeInStates, Timestamp, TokenHash, UnknownWord, Usage,
 };
 use sqlx::postgres::PgRow;
 use sqlx::{Decode, Postgres, Row as _, Type};
@@ -22,7 +22,8 @@ macro_rules! state_columns {
          i.leave_by, i.asked_to_leave, i.held, i.hold_until, i.hold_park, i.slept_ms, i.cancel_at, i.cancel_payload,
          i.pause_at, i.pause_payload, i.resume_pending, i.crash_count, i.max_attempts, i.backoff, i.interruptions,
          i.relaunches, i.timeout_ms, i.request_timeout_ms, i.created_at, i.started_at, i.finished_at, i.last_seen_at,
-         ", $crate::postgres::row::last_checkpoint!(), " as checkpoint_id, i.exit_code, i.has_error, i.has_read_signals, i.cpu_usec, i.memory_peak_bytes, i.running_ms")
+         ", $crate::postgres::row::last_checkpoint!(), " as checkpoint_id, i.exit_code, i.has_error, i.has_read_signals, i.cpu_usec, i.memory_peak_bytes, i.running_ms,
+         coalesce(i.status_since, i.created_at) as status_since, i.pending_time_ms, i.running_time_ms, i.suspended_time_ms")
     };
 }
 pub(super) use state_columns;
@@ -244,6 +245,7 @@ pub(super) fn state(row: &PgRow) -> Answer<InstanceState> {
             _ => Origin::SelfRegistered,
         },
         status: status(row)?,
+        status_since: Timestamp(get(row, "status_since")?),
         reason: reason(row)?,
         due_at: time(row, "due_at")?,
         waiting_for: waiting_for.map(SignalId::new).transpose()?,
@@ -272,6 +274,11 @@ pub(super) fn state(row: &PgRow) -> Answer<InstanceState> {
             cpu_usec: unsigned(get(row, "cpu_usec")?),
             memory_peak_bytes: unsigned(get(row, "memory_peak_bytes")?),
             running_ms: unsigned(get(row, "running_ms")?),
+        },
+        time_in_states: TimeInStates {
+            pending_ms: unsigned(get(row, "pending_time_ms")?),
+            running_ms: unsigned(get(row, "running_time_ms")?),
+            suspended_ms: unsigned(get(row, "suspended_time_ms")?),
         },
     })
 }

@@ -176,10 +176,11 @@ fn was_written(answer: Result<PgRow, sqlx::Error>) -> Answer<bool> {
     }
 }
 
-/// What every change writes: the row, what is recorded of it, and what it ended with. Parameters 1 to 56.
+/// What every change writes: the row, what is recorded of it, and what it ended with. Parameters 1 to 56. The literal is what else is
+/// set in the row.
 macro_rules! changed {
-    () => {
-        "with changed as (
+    ($more:literal) => {
+        concat!("with changed as (
              update runtara_instances
                 set version = version + 1,
                     status = $3, reason = $4, due_at = $5, waiting_for = $6, live_node = $7, run_number = $8,
@@ -190,7 +191,7 @@ macro_rules! changed {
                     crash_count = $27, backoff = $28, interruptions = $29, relaunches = $30,
                     started_at = $31, finished_at = $32, last_seen_at = $33, exit_code = $34,
                     has_error = $35, has_read_signals = $36, cpu_usec = $37, memory_peak_bytes = $38, running_ms = $39,
-                    event_seq = event_seq + cardinality($41::text[])
+                    event_seq = event_seq + cardinality($41::text[])", $more, "
               where instance_id = $1 and version = $2
           returning instance_id
          ),
@@ -214,25 +215,37 @@ macro_rules! changed {
                     error = case $52 when 'keep' then r.error else excluded.error end,
                     stderr = coalesce(excluded.stderr, r.stderr)
          ),
-"
+")
     };
 }
 
-/// A change that brings nothing of its own. Each part of a statement costs the server time, also where there is nothing for it to do.
-const PLAIN: &str = concat!(
-    changed!(),
-    "         dropped as (
+macro_rules! plain {
+    ($more:literal) => {
+        concat!(
+            changed!($more),
+            "         dropped as (
              delete from runtara_signals s using changed
               where s.instance_id = changed.instance_id
                 and ($57 or s.read_by = $58)
          )
          select count(*) from changed"
+        )
+    };
+}
+
+/// A change that brings nothing of its own. Each part of a statement costs the server time, also where there is nothing for it to do.
+const PLAIN: &str = plain!("");
+/// The same with a change of status, whose time is counted. Parameters 59 to 62 besides.
+const PLAIN_TIMED: &str = plain!(
+    ",
+                    status_since = $59, pending_time_ms = $60, running_time_ms = $61, suspended_time_ms = $62"
 );
 
-/// A change with a checkpoint, a custom signal or a wait.
-const WHOLE: &str = concat!(
-    changed!(),
-    "         saved as (
+macro_rules! whole {
+    ($more:literal) => {
+        concat!(
+            changed!($more),
+            "         saved as (
              insert into runtara_checkpoints
                     (instance_id, seq, checkpoint_id, version, state, size, created_at, run_number, request_id)
              select instance_id, nextval('runtara_checkpoint_seq'), c.checkpoint_id, c.version, c.state, length(c.state), $40, $8, c.request_id
@@ -262,6 +275,16 @@ const WHOLE: &str = concat!(
               where $69 = 'met' and w.instance_id = changed.instance_id and w.kind = $70 and w.key = $71 and w.n = $72
          )
          select count(*) from changed"
+        )
+    };
+}
+
+/// A change with a checkpoint, a custom signal or a wait.
+const WHOLE: &str = whole!("");
+/// The same with a change of status, whose time is counted. Parameters 76 to 79 besides.
+const WHOLE_TIMED: &str = whole!(
+    ",
+                    status_since = $76, pending_time_ms = $77, running_time_ms = $78, suspended_time_ms = $79"
 );
 
 fn statement<'q>(loaded: &Loaded, write: &Write<'_>) -> Statement<'q> {
@@ -269,17 +292,30 @@ fn statement<'q>(loaded: &Loaded, write: &Write<'_>) -> Statement<'q> {
         && write.take.is_none()
         && write.send.is_none()
         && matches!(write.record, None | Some((_, RecordChange::None)));
-    let statement = sqlx::query(if plain { PLAIN } else { WHOLE });
-    let statement = bind_state(statement, loaded, &write.transition.state);
+    let state = &write.transition.state;
+    let timed = state.status != loaded.state.status;
+    let statement = sqlx::query(match (plain, timed) {
+        (true, false) => PLAIN,
+        (true, true) => PLAIN_TIMED,
+        (false, false) => WHOLE,
+        (false, true) => WHOLE_TIMED,
+    });
+    let statement = bind_state(statement, loaded, state);
     let statement = bind_events(statement, loaded, write);
     let statement = bind_result(statement, loaded, write.transition);
     let statement = bind_confirmed(statement, write.transition);
-    if plain {
-        return statement;
+    let statement = if plain {
+        statement
+    } else {
+        let statement = bind_checkpoint(statement, write.checkpoint.as_ref());
+        let statement = bind_signals(statement, write);
+        bind_record(statement, write.record)
+    };
+    if timed {
+        bind_time_in_states(statement, state)
+    } else {
+        statement
     }
-    let statement = bind_checkpoint(statement, write.checkpoint.as_ref());
-    let statement = bind_signals(statement, write);
-    bind_record(statement, write.record)
 }
 
 fn millis(time: Option<Timestamp>) -> Option<i64> {
@@ -472,6 +508,16 @@ fn bind_record<'q>(
         .bind(millis(until))
         .bind(hash)
         .bind(request_id)
+}
+
+/// Parameters 59 to 62, or 76 to 79.
+fn bind_time_in_states<'q>(statement: Statement<'q>, state: &InstanceState) -> Statement<'q> {
+    let spent = &state.time_in_states;
+    statement
+        .bind(state.status_since.0)
+        .bind(row::signed(spent.pending_ms))
+        .bind(row::signed(spent.running_ms))
+        .bind(row::signed(spent.suspended_ms))
 }
 
 #[cfg(test)]

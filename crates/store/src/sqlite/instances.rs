@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use runtara_domain::{
-    Change, InstanceId, InstanceState, Labels, NewInstance, Refusal, SignalId, TenantId, transition,
+    Change, InstanceId, InstanceState, Labels, NewInstance, Refusal, SignalId, TenantId, Timestamp,
+    transition,
 };
 use sqlx::SqliteConnection;
 
@@ -203,6 +204,7 @@ pub(super) fn make_self_registered(tx: &mut Tx, id: &InstanceId, tenant: &Tenant
 pub(super) async fn record(
     connection: &mut SqliteConnection,
     id: &InstanceId,
+    now: Timestamp,
 ) -> StoreResult<Option<InstanceRecord>> {
     const FIND: &str = concat!(
         "select ",
@@ -217,6 +219,7 @@ pub(super) async fn record(
     };
     let (found, mut columns) = read_with(&row)?;
     Ok(Some(InstanceRecord {
+        time_in_states: found.state.time_in_states_by(now),
         state: found.state,
         labels: columns.json()?,
         image_name: columns.opt_text()?,

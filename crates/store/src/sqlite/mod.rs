@@ -478,7 +478,8 @@ impl Store for SqliteStore {
     }
 
     async fn instance(&self, id: &InstanceId) -> StoreResult<Option<InstanceRecord>> {
-        ask!(self, |connection| instances::record(connection, id))
+        let now = self.clock.now();
+        ask!(self, |connection| instances::record(connection, id, now))
     }
 
     async fn instance_values(&self, id: &InstanceId) -> StoreResult<Option<InstanceValues>> {

@@ -2,7 +2,7 @@
 
 use runtara_domain::{
     Attempts, CheckpointId, Hold, InstanceState, Origin, Pending, PendingSignal, RunMarks,
-    RunNumber, SignalId, Timestamp, TokenHash, Usage,
+    RunNumber, SignalId, TimeInStates, Timestamp, TokenHash, Usage,
 };
 use sqlx::sqlite::SqliteRow;
 
@@ -21,8 +21,9 @@ macro_rules! state_columns {
          i.pause_at, i.pause_payload, i.resume_waits, i.crash_count, i.max_attempts, i.backoff, \
          i.interruptions, i.relaunches, i.timeout_ms, i.request_timeout_ms, i.created_at, \
          i.started_at, i.finished_at, i.last_seen_at, i.checkpoint_id, i.exit_code, i.has_error, \
-         i.has_read_signals, i.cpu_usec, i.memory_peak_bytes, i.running_ms, i.events_recorded, \
-         i.checkpoints_saved"
+         i.has_read_signals, i.cpu_usec, i.memory_peak_bytes, i.running_ms, \
+         coalesce(i.status_since, i.created_at), i.pending_time_ms, i.running_time_ms, \
+         i.suspended_time_ms, i.events_recorded, i.checkpoints_saved"
     };
 }
 pub(super) use state_columns;
@@ -149,6 +150,12 @@ pub(super) fn read_state(columns: &mut Columns<'_>) -> StoreResult<Loaded> {
             cpu_usec: columns.number()?,
             memory_peak_bytes: columns.number()?,
             running_ms: columns.number()?,
+        },
+        status_since: columns.time()?,
+        time_in_states: TimeInStates {
+            pending_ms: columns.number()?,
+            running_ms: columns.number()?,
+            suspended_ms: columns.number()?,
         },
     };
     Ok(Loaded {
@@ -347,6 +354,20 @@ impl Changes<'_> {
         self.long("running_ms", (&old.running_ms, &new.running_ms));
     }
 
+    fn time_in_states(&mut self, old: &InstanceState, new: &InstanceState) {
+        self.set(
+            "status_since",
+            (&old.status_since, &new.status_since),
+            |sql, since| {
+                sql.bind_time(*since);
+            },
+        );
+        let (old, new) = (&old.time_in_states, &new.time_in_states);
+        self.long("pending_time_ms", (&old.pending_ms, &new.pending_ms));
+        self.long("running_time_ms", (&old.running_ms, &new.running_ms));
+        self.long("suspended_time_ms", (&old.suspended_ms, &new.suspended_ms));
+    }
+
     /// All but what never changes: ids, origin, limits, the time of the start.
     pub(super) fn state(&mut self, old: &InstanceState, new: &InstanceState) {
         self.set("status", (&old.status, &new.status), |sql, status| {
@@ -397,6 +418,7 @@ impl Changes<'_> {
             (&old.has_read_signals, &new.has_read_signals),
         );
         self.usage(&old.usage, &new.usage);
+        self.time_in_states(old, new);
     }
 }
 

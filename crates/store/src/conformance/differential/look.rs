@@ -93,7 +93,15 @@ impl Player<'_> {
     async fn record(&self, instance: u8) -> String {
         let found = self.store.instance(&instance_id(instance)).await;
         words(found.map(|found| {
-            found.map(|found| (self.named(found.state), found.image_name, found.labels))
+            found.map(|found| {
+                let stood = found.time_in_states;
+                (
+                    self.named(found.state),
+                    stood,
+                    found.image_name,
+                    found.labels,
+                )
+            })
         }))
     }
 
