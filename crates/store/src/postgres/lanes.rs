@@ -1,18 +1,23 @@
 //! Group commit: callers that meet share one transaction and one flush of the log.
 //!
-//! A caller puts its row into a queue and waits. Two committers take what is there, write it as one statement, and answer each
-//! caller once the statement is committed. A row that finds both at rest is written at once. While one is at work, the other waits
-//! until about as many rows have gathered as the first has: a statement costs the server as much as several rows, so that many
-//! small ones would eat up what they gain by being early. With both under way half of the callers are answered while the other half
-//! is written; and one that is stalled by the disk does not hold up the rest for long.
+//! A caller puts its row into a queue and waits. A committer takes what is there, writes it as one statement, and answers each caller
+//! once the statement is committed. What comes meanwhile gathers, and is sent off as soon as the statement before it is answered, even
+//! before the callers of that one are told: the database works on while they ask for the next. So statements become as large as the
+//! load makes them, and a row that finds nothing under way is written at once. A statement that takes long, because a row of it is locked
+//! or the disk stalls, does not hold up the rest: another may go beside it, as it may beside one when there are rows enough for two.
 //!
 //! A caller may be dropped at any time; its row is then written all the same, as if its answer had been lost.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::hash::{BuildHasher as _, RandomState};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use runtara_domain::InstanceId;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -30,11 +35,8 @@ pub(super) const ROW_BYTES: usize = 1024 * 1024;
 const QUEUE_ROWS: usize = 4_096;
 /// Most bytes that wait or are being written, in KiB.
 const QUEUE_KIB: usize = 64 * 1024;
-
-/// How often others are let go first while few rows are there of those that came at busy times of late.
-const YIELDS: usize = 8;
-/// How long rows are gathered at most while another statement is under way.
-const GATHERING: Duration = Duration::from_millis(2);
+/// A statement that takes longer than this does not hold up others.
+const STALLED: Duration = Duration::from_millis(3);
 
 /// What a queue of rows is written with.
 pub(super) trait Batch: Send + Sync + 'static {
@@ -59,49 +61,44 @@ pub(super) trait Batch: Send + Sync + 'static {
 
 struct Waiting<B: Batch> {
     row: B::Row,
+    caller: Caller<B>,
+}
+
+/// Who waits for the answer to a row, and the room that the row takes up meanwhile.
+struct Caller<B: Batch> {
     told: oneshot::Sender<Answer<Option<B::Told>>>,
     _room: OwnedSemaphorePermit,
 }
 
-/// A queue with its committers.
+/// A queue with its committer.
 pub(super) struct Lane<B: Batch> {
     sender: mpsc::Sender<Waiting<B>>,
     room: Arc<Semaphore>,
     patience: Duration,
     closing: watch::Sender<bool>,
-    committers: Mutex<Vec<JoinHandle<()>>>,
+    committer: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl<B: Batch> Lane<B> {
-    /// Starts a queue with so many committers. A row waits for room in it for as long as a connection may be waited for.
-    pub(super) fn start(batch: B, committers: usize, patience: Duration) -> Self {
+    /// Starts a queue with at most so many statements at once. A row waits for room in it for as long as a connection may be waited
+    /// for.
+    pub(super) fn start(batch: B, statements: usize, patience: Duration) -> Self {
         let (sender, receiver) = mpsc::channel(QUEUE_ROWS);
         let closing = watch::Sender::new(false);
-        let under_way = watch::Sender::new(0);
-        let intake = Arc::new(Mutex::new(Intake {
+        let committer = Committer {
+            batch: Arc::new(batch),
             receiver,
-            closing: closing.subscribe(),
-            under_way: under_way.subscribe(),
-            crowd: 0,
-            put_back: VecDeque::new(),
-            hashes: RandomState::new(),
-        }));
-        let batch = Arc::new(batch);
-        let committers = (0..committers)
-            .map(|_| {
-                tokio::spawn(serve(
-                    Arc::clone(&batch),
-                    Arc::clone(&intake),
-                    under_way.clone(),
-                ))
-            })
-            .collect();
+            gathered: Gathered::default(),
+            under_way: FuturesUnordered::new(),
+            most: statements,
+            last_began: Instant::now(),
+        };
         Self {
             sender,
             room: Arc::new(Semaphore::new(QUEUE_KIB)),
             patience,
+            committer: Mutex::new(Some(tokio::spawn(committer.serve(closing.subscribe())))),
             closing,
-            committers: Mutex::new(committers),
         }
     }
 
@@ -111,12 +108,11 @@ impl<B: Batch> Lane<B> {
         let (told, answer) = oneshot::channel();
         let put = async {
             let room = Arc::clone(&self.room).acquire_many_owned(kib).await;
-            let waiting = Waiting {
-                row,
+            let caller = Caller {
                 told,
                 _room: room.map_err(|_| Fault::Overloaded)?,
             };
-            let sent = self.sender.send(waiting).await;
+            let sent = self.sender.send(Waiting { row, caller }).await;
             sent.map_err(|_| Fault::Overloaded)
         };
         timeout(self.patience, put)
@@ -128,24 +124,12 @@ impl<B: Batch> Lane<B> {
     /// Takes nothing more, and waits until everything that was taken is answered.
     pub(super) async fn close(&self) {
         self.closing.send_replace(true);
-        for committer in self.committers.lock().await.drain(..) {
-            if let Err(error) = committer.await {
-                tracing::error!(%error, "a committer ended before its queue was empty");
-            }
+        if let Some(committer) = self.committer.lock().await.take()
+            && let Err(error) = committer.await
+        {
+            tracing::error!(%error, "a committer ended before its queue was empty");
         }
     }
-}
-
-struct Intake<B: Batch> {
-    receiver: mpsc::Receiver<Waiting<B>>,
-    closing: watch::Receiver<bool>,
-    /// How many rows are being written.
-    under_way: watch::Receiver<usize>,
-    /// About how many rows are waiting or being written at busy times of late.
-    crowd: usize,
-    /// Rows that were met while their instance had another row in the batch.
-    put_back: VecDeque<Waiting<B>>,
-    hashes: RandomState,
 }
 
 /// Rows that are to be written as one statement.
@@ -154,132 +138,147 @@ struct Gathered<B: Batch> {
     bytes: usize,
     /// Hashes of the instances that have a row here. Two with the same hash are taken for one, which only puts a row off.
     met: Vec<u64>,
+    /// Rows for a later statement: their instance has one in this already, or there is no room.
+    put_off: VecDeque<Waiting<B>>,
+    hashes: RandomState,
 }
 
-impl<B: Batch> Gathered<B> {
-    /// Takes a row, or gives it back if another of its instance is there.
-    fn take(&mut self, waiting: Waiting<B>, hashes: &RandomState) -> Result<(), Waiting<B>> {
-        let hash = hashes.hash_one(B::instance(&waiting.row));
-        if self.met.contains(&hash) {
-            return Err(waiting);
-        }
-        self.met.push(hash);
-        self.bytes += B::bytes(&waiting.row);
-        self.rows.push(waiting);
-        Ok(())
-    }
-
-    fn has_room_for(&self, waiting: &Waiting<B>) -> bool {
-        self.rows.is_empty() || self.bytes + B::bytes(&waiting.row) <= BATCH_BYTES
-    }
-}
-
-impl<B: Batch> Intake<B> {
-    /// Waits for a row and takes with it what else is there, or comes while other rows are being written. `None` once the queue is
-    /// closed and empty.
-    async fn take(&mut self) -> Option<Vec<Waiting<B>>> {
-        let first = match self.put_back.pop_front() {
-            Some(waiting) => waiting,
-            None => self.next().await?,
-        };
-        let mut gathered = Gathered {
+impl<B: Batch> Default for Gathered<B> {
+    fn default() -> Self {
+        Self {
             rows: Vec::new(),
             bytes: 0,
             met: Vec::new(),
-        };
-        let mut full = self.gather(&mut gathered, Some(first));
-        // Whoever is about to ask may do so: their requests are read meanwhile.
-        for _ in 0..YIELDS {
-            if full || gathered.rows.len() >= self.crowd / 2 {
-                break;
-            }
-            tokio::task::yield_now().await;
-            full = self.gather(&mut gathered, None);
+            put_off: VecDeque::new(),
+            hashes: RandomState::new(),
         }
-        let deadline = Instant::now() + GATHERING;
-        while !full
-            && *self.under_way.borrow_and_update() > 0
-            && gathered.rows.len() < self.crowd / 2
-        {
-            tokio::select! {
-                biased;
-                next = self.receiver.recv() => match next {
-                    Some(waiting) => full = self.gather(&mut gathered, Some(waiting)),
-                    None => break,
-                },
-                // The senders live as long as the committers.
-                _ = self.under_way.changed() => {}
-                () = sleep_until(deadline) => break,
-            }
-        }
-        let crowd = *self.under_way.borrow() + gathered.rows.len();
-        self.crowd = crowd.max(self.crowd - self.crowd.div_ceil(8));
-        Some(gathered.rows)
-    }
-
-    /// Takes a row, those that were put back before, and all that wait. Says whether there is no room for more.
-    fn gather(&mut self, gathered: &mut Gathered<B>, first: Option<Waiting<B>>) -> bool {
-        let mut again: VecDeque<_> = first.into_iter().collect();
-        again.append(&mut self.put_back);
-        loop {
-            if gathered.rows.len() >= BATCH_ROWS || self.put_back.len() >= BATCH_ROWS {
-                self.put_back.append(&mut again);
-                return true;
-            }
-            let next = again.pop_front().or_else(|| self.receiver.try_recv().ok());
-            let Some(waiting) = next else {
-                return false;
-            };
-            if !gathered.has_room_for(&waiting) {
-                self.put_back.push_back(waiting);
-                self.put_back.append(&mut again);
-                return true;
-            }
-            if let Err(waiting) = gathered.take(waiting, &self.hashes) {
-                self.put_back.push_back(waiting);
-            }
-        }
-    }
-
-    async fn next(&mut self) -> Option<Waiting<B>> {
-        tokio::select! {
-            biased;
-            waiting = self.receiver.recv() => return waiting,
-            _ = self.closing.wait_for(|closing| *closing) => {}
-        }
-        self.receiver.close();
-        self.receiver.recv().await
     }
 }
 
-async fn serve<B: Batch>(
-    batch: Arc<B>,
-    intake: Arc<Mutex<Intake<B>>>,
-    under_way: watch::Sender<usize>,
-) {
-    loop {
-        let mut waiting = {
-            let mut intake = intake.lock().await;
-            let Some(taken) = intake.take().await else {
-                return;
-            };
-            // Counted before the next committer begins to gather.
-            under_way.send_modify(|rows| *rows += taken.len());
-            taken
-        };
-        waiting.sort_by(|one, other| B::instance(&one.row).cmp(B::instance(&other.row)));
-        let (mut rows, mut callers) = (Vec::new(), Vec::new());
-        for Waiting { row, told, _room } in waiting {
-            rows.push(row);
-            callers.push((told, _room));
+impl<B: Batch> Gathered<B> {
+    /// Whether no more rows should be brought.
+    fn is_full(&self) -> bool {
+        self.rows.len() >= BATCH_ROWS
+            || self.bytes >= BATCH_BYTES
+            || self.put_off.len() >= BATCH_ROWS
+    }
+
+    /// Takes a row in, or puts it off.
+    fn take_in(&mut self, waiting: Waiting<B>) {
+        let bytes = B::bytes(&waiting.row);
+        let hash = self.hashes.hash_one(B::instance(&waiting.row));
+        let fits = self.rows.is_empty()
+            || (self.rows.len() < BATCH_ROWS && self.bytes + bytes <= BATCH_BYTES);
+        if !fits || self.met.contains(&hash) {
+            self.put_off.push_back(waiting);
+            return;
         }
-        let answers = write_all(batch.as_ref(), &rows).await;
-        under_way.send_modify(|under_way| *under_way -= rows.len());
-        for ((told, _room), answer) in callers.into_iter().zip(answers) {
-            // A caller that is gone will ask again, or not care.
-            let _gone = told.send(answer);
+        self.met.push(hash);
+        self.bytes += bytes;
+        self.rows.push(waiting);
+    }
+
+    /// Gives the rows of one statement in the order of their instances, and takes those in that were put off.
+    fn take_out(&mut self) -> Vec<Waiting<B>> {
+        let mut rows = std::mem::take(&mut self.rows);
+        self.bytes = 0;
+        self.met.clear();
+        for waiting in std::mem::take(&mut self.put_off) {
+            self.take_in(waiting);
+        }
+        rows.sort_by(|one, other| B::instance(&one.row).cmp(B::instance(&other.row)));
+        rows
+    }
+}
+
+/// What the callers of a statement are to be told.
+type Answers<B> = Vec<(Caller<B>, Answer<Option<<B as Batch>::Told>>)>;
+
+/// A statement under way.
+type Statement<B> = Pin<Box<dyn Future<Output = Answers<B>> + Send>>;
+
+/// Writes what comes out of a queue.
+struct Committer<B: Batch> {
+    batch: Arc<B>,
+    receiver: mpsc::Receiver<Waiting<B>>,
+    gathered: Gathered<B>,
+    under_way: FuturesUnordered<Statement<B>>,
+    /// Most statements at once.
+    most: usize,
+    /// When the last statement was sent off.
+    last_began: Instant,
+}
+
+impl<B: Batch> Committer<B> {
+    async fn serve(mut self, mut closing: watch::Receiver<bool>) {
+        let mut is_open = true;
+        loop {
+            let mut answers = Answers::<B>::new();
+            let takes = is_open && !self.gathered.is_full();
+            let may_stall =
+                !self.gathered.rows.is_empty() && (1..self.most).contains(&self.under_way.len());
+            tokio::select! {
+                biased;
+                Some(written) = self.under_way.next() => answers = written,
+                next = self.receiver.recv(), if takes => match next {
+                    Some(waiting) => self.gathered.take_in(waiting),
+                    None => is_open = false,
+                },
+                _ = closing.wait_for(|closing| *closing), if !self.receiver.is_closed() => {
+                    self.receiver.close();
+                }
+                () = sleep_until(self.last_began + STALLED), if may_stall => {}
+                else => return,
+            }
+            while is_open && !self.gathered.is_full() {
+                let Ok(waiting) = self.receiver.try_recv() else {
+                    break;
+                };
+                self.gathered.take_in(waiting);
+            }
+            while let Some(written) = self.begin().await {
+                answers.extend(written);
+            }
+            // Only now: the next statement is on its way.
+            for (caller, answer) in answers {
+                // A caller that is gone will ask again, or not care.
+                let _gone = caller.told.send(answer);
+            }
         }
     }
+
+    /// Sends the next statement off, if there is one and its time has come. Gives the answers of one that is answered already; then
+    /// there may be another to send.
+    async fn begin(&mut self) -> Option<Answers<B>> {
+        let is_time = match self.under_way.len() {
+            0 => true,
+            some if some < self.most => {
+                self.gathered.is_full() || self.last_began.elapsed() >= STALLED
+            }
+            _ => false,
+        };
+        if self.gathered.rows.is_empty() || !is_time {
+            return None;
+        }
+        self.last_began = Instant::now();
+        let rows = self.gathered.take_out();
+        let written = write(Arc::clone(&self.batch), rows);
+        self.under_way.push(Box::pin(written));
+        let sent = poll_fn(|context| Poll::Ready(self.under_way.poll_next_unpin(context)));
+        match sent.await {
+            Poll::Ready(answers) => answers,
+            Poll::Pending => None,
+        }
+    }
+}
+
+async fn write<B: Batch>(batch: Arc<B>, waiting: Vec<Waiting<B>>) -> Answers<B> {
+    let (rows, callers): (Vec<_>, Vec<_>) = waiting
+        .into_iter()
+        .map(|waiting| (waiting.row, waiting.caller))
+        .unzip();
+    let answers = write_all(batch.as_ref(), &rows).await;
+    callers.into_iter().zip(answers).collect()
 }
 
 /// Writes a batch; once more if its connection was lost or another transaction stood in its way; row by row if it cannot be written
