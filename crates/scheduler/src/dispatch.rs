@@ -29,9 +29,10 @@ const MOST_SERVED: usize = 1_000;
 /// Dispatches until the scheduler closes.
 pub(crate) async fn run(shared: Arc<Shared>) {
     let mut fairness = Fairness::default();
+    let mut tokens = Tokens::default();
     let mut ask_at = Instant::now();
     while !shared.closing.is_cancelled() {
-        match claim_and_launch(&shared, &mut fairness).await {
+        match claim_and_launch(&shared, &mut fairness, &mut tokens).await {
             Ok(true) => continue,
             Ok(false) => {}
             Err(error) => {
@@ -66,7 +67,11 @@ async fn nudged_within(shared: &Shared, time: Duration) -> bool {
 ///
 /// Where tenants have filled whole batches, what the others have due is claimed first from time to time: behind them there would be no
 /// room left for it.
-async fn claim_and_launch(shared: &Arc<Shared>, fairness: &mut Fairness) -> StoreResult<bool> {
+async fn claim_and_launch(
+    shared: &Arc<Shared>,
+    fairness: &mut Fairness,
+    tokens: &mut Tokens,
+) -> StoreResult<bool> {
     tokio::select! {
         () = shared.closing.cancelled() => return Ok(false),
         () = shared.live.has_room() => {}
@@ -75,7 +80,7 @@ async fn claim_and_launch(shared: &Arc<Shared>, fairness: &mut Fairness) -> Stor
     if let Some(served) = fairness.left_out() {
         let began = Instant::now();
         let wanted = shared.live.room().min(BATCH);
-        let tenants = claim(shared, wanted, served).await?;
+        let tenants = claim(shared, tokens, wanted, served).await?;
         let filled = tenants.len() == wanted;
         fairness.claimed_for_others(tenants, began);
         if filled {
@@ -83,7 +88,7 @@ async fn claim_and_launch(shared: &Arc<Shared>, fairness: &mut Fairness) -> Stor
         }
     }
     let wanted = shared.live.room().min(BATCH);
-    let tenants = claim(shared, wanted, Vec::new()).await?;
+    let tenants = claim(shared, tokens, wanted, Vec::new()).await?;
     let filled = tenants.len() == wanted;
     fairness.claimed(filled, tenants);
     Ok(filled)
@@ -131,27 +136,46 @@ impl Fairness {
 /// Claims at most so many instances, has them launched, and says whose they are, one tenant for each.
 async fn claim(
     shared: &Arc<Shared>,
+    tokens: &mut Tokens,
     wanted: usize,
     without_tenants: Vec<TenantId>,
 ) -> StoreResult<Vec<TenantId>> {
-    let mut tokens: HashMap<TokenHash, RunToken> = (0..wanted)
-        .map(|_| RunToken::generate())
-        .map(|token| (token.hash(), token))
-        .collect();
+    let mut offered = tokens.take(wanted);
     let claim = Claim {
         node: shared.config.node,
         kinds: shared.config.kinds.clone(),
-        tokens: tokens.keys().copied().collect(),
+        tokens: offered.keys().copied().collect(),
         without_tenants,
     };
+    // A claim whose answer was lost may have used them: then they are used up.
     let claimed = shared.store.claim_due(claim).await?;
     let tenants = claimed.iter().map(|run| run.tenant_id.clone()).collect();
     for claimed in claimed {
-        if let Some(token) = tokens.remove(&claimed.token) {
+        if let Some(token) = offered.remove(&claimed.token) {
             begin(shared, claimed, token);
         }
     }
+    tokens.0 = offered;
     Ok(tenants)
+}
+
+/// Tokens that were offered to claims and not used. Most claims find one instance and could have found a batch.
+#[derive(Default)]
+struct Tokens(HashMap<TokenHash, RunToken>);
+
+impl Tokens {
+    /// Gives so many, new ones where there are too few.
+    fn take(&mut self, wanted: usize) -> HashMap<TokenHash, RunToken> {
+        let mut taken: HashMap<_, _> = std::mem::take(&mut self.0)
+            .into_iter()
+            .take(wanted)
+            .collect();
+        while taken.len() < wanted {
+            let token = RunToken::generate();
+            taken.insert(token.hash(), token);
+        }
+        taken
+    }
 }
 
 /// Notes a claimed run and has it launched. Noted at once, in the task that claimed it, so that the reconciler never takes it for one
