@@ -92,60 +92,57 @@ mod tests {
         }
     }
 
+    impl Counted {
+        fn so_far(&self) -> usize {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    /// Drives a future by one poll of its task. Says whether it is ready, and counts how often the task is woken.
+    fn driven_once(future: impl Future<Output = ()>) -> (bool, Arc<Counted>) {
+        let counted = Arc::new(Counted::default());
+        let waker = Waker::from(Arc::clone(&counted));
+        let mut future = pin!(future);
+        let driven = pin!(drive(future.as_mut(), || false));
+        let polled = driven.poll(&mut Context::from_waker(&waker));
+        (polled.is_ready(), counted)
+    }
+
     #[test]
     fn what_wakes_itself_is_polled_in_place() {
         let polls = Cell::new(0);
-        let wakes_itself_twice = poll_fn(|context| {
+        let (is_ready, woken) = driven_once(poll_fn(|context| {
             polls.set(polls.get() + 1);
             if polls.get() < 3 {
                 context.waker().wake_by_ref();
                 return Poll::Pending;
             }
             Poll::Ready(())
-        });
-        let counted = Arc::new(Counted::default());
-        let waker = Waker::from(Arc::clone(&counted));
-        let mut future = pin!(wakes_itself_twice);
-        let driven = pin!(drive(future.as_mut(), || false));
-        let polled = driven.poll(&mut Context::from_waker(&waker));
-        assert!(polled.is_ready());
-        assert_eq!(counted.0.load(Ordering::Relaxed), 0);
+        }));
+        assert!(is_ready);
+        assert_eq!(woken.so_far(), 0);
     }
 
     #[test]
     fn what_never_rests_lets_others_have_their_turn() {
-        let wakes_itself = poll_fn(|context| {
+        let (is_ready, woken) = driven_once(poll_fn(|context| {
             context.waker().wake_by_ref();
-            Poll::<()>::Pending
-        });
-        let counted = Arc::new(Counted::default());
-        let waker = Waker::from(Arc::clone(&counted));
-        let mut future = pin!(wakes_itself);
-        let driven = pin!(drive(future.as_mut(), || false));
-        let polled = driven.poll(&mut Context::from_waker(&waker));
-        assert!(polled.is_pending());
-        assert_eq!(
-            counted.0.load(Ordering::Relaxed),
-            1,
-            "it is to be run again"
-        );
+            Poll::Pending
+        }));
+        assert!(!is_ready);
+        assert_eq!(woken.so_far(), 1, "it is to be run again");
     }
 
     #[test]
     fn what_rests_is_woken_as_a_task() {
         let kept = Cell::new(None::<Waker>);
-        let rests = poll_fn(|context| {
+        let (is_ready, woken) = driven_once(poll_fn(|context| {
             kept.set(Some(context.waker().clone()));
-            Poll::<()>::Pending
-        });
-        let counted = Arc::new(Counted::default());
-        let waker = Waker::from(Arc::clone(&counted));
-        let mut future = pin!(rests);
-        let driven = pin!(drive(future.as_mut(), || false));
-        let polled = driven.poll(&mut Context::from_waker(&waker));
-        assert!(polled.is_pending());
-        assert_eq!(counted.0.load(Ordering::Relaxed), 0);
+            Poll::Pending
+        }));
+        assert!(!is_ready);
+        assert_eq!(woken.so_far(), 0);
         kept.take().expect("it was polled").wake();
-        assert_eq!(counted.0.load(Ordering::Relaxed), 1);
+        assert_eq!(woken.so_far(), 1);
     }
 }
