@@ -320,3 +320,153 @@ async fn write_twice<B: Batch>(batch: &B, rows: &[B::Row]) -> Answer<Vec<Option<
         answer => answer,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex as StdMutex;
+
+    use tokio::sync::Notify;
+    use tokio::task::{JoinHandle, yield_now};
+
+    use super::*;
+
+    /// A row that is told how many it was written with.
+    struct Row(InstanceId);
+
+    /// Notes the sizes of its statements. Each waits to be let go, but for those of a generous one.
+    #[derive(Clone, Default)]
+    struct Noted {
+        sizes: Arc<StdMutex<Vec<usize>>>,
+        is_generous: bool,
+        lets_go: Arc<Notify>,
+    }
+
+    impl Noted {
+        fn sizes(&self) -> Vec<usize> {
+            self.sizes.lock().expect("no test panics with it").clone()
+        }
+    }
+
+    impl Batch for Noted {
+        type Row = Row;
+        type Told = usize;
+
+        fn instance(row: &Row) -> &InstanceId {
+            &row.0
+        }
+
+        fn bytes(_row: &Row) -> usize {
+            1
+        }
+
+        async fn commit(&self, rows: &[Row]) -> Answer<Vec<Option<usize>>> {
+            self.sizes
+                .lock()
+                .expect("no test panics with it")
+                .push(rows.len());
+            if !self.is_generous {
+                self.lets_go.notified().await;
+            }
+            Ok(vec![Some(rows.len()); rows.len()])
+        }
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    fn lane(batch: &Noted) -> Arc<Lane<Noted>> {
+        Arc::new(Lane::start(batch.clone(), 2, PATIENCE))
+    }
+
+    /// Asks for a row of this instance. It has come to the committer when this returns.
+    async fn ask(lane: &Arc<Lane<Noted>>, instance: &str) -> JoinHandle<usize> {
+        let row = Row(InstanceId::new(instance).expect("it is an id"));
+        let lane = Arc::clone(lane);
+        let asked = tokio::spawn(async move {
+            let told = lane.ask(row).await.expect("it is written");
+            told.expect("it is ordinary")
+        });
+        // On the one thread of a test everybody who can has had a turn by then.
+        for _ in 0..10 {
+            yield_now().await;
+        }
+        asked
+    }
+
+    #[tokio::test]
+    async fn what_comes_while_a_statement_is_under_way_is_written_as_one() {
+        let batch = Noted::default();
+        let lane = lane(&batch);
+        let first = ask(&lane, "first").await;
+        let mut others = Vec::new();
+        for name in ["a", "b", "c"] {
+            others.push(ask(&lane, name).await);
+        }
+        batch.lets_go.notify_one();
+        assert_eq!(first.await.unwrap(), 1);
+        batch.lets_go.notify_one();
+        for other in others {
+            assert_eq!(other.await.unwrap(), 3);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_statement_that_stalls_does_not_hold_up_the_rest() {
+        let batch = Noted::default();
+        let lane = lane(&batch);
+        let _stalled = ask(&lane, "stalled").await;
+        let _other = ask(&lane, "other").await;
+        assert_eq!(batch.sizes(), [1], "its time has not come");
+        timeout(PATIENCE, async {
+            while batch.sizes().len() < 2 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await
+        .expect("the other is sent off");
+    }
+
+    #[tokio::test]
+    async fn rows_of_one_instance_are_written_one_after_the_other() {
+        let batch = Noted {
+            is_generous: true,
+            ..Noted::default()
+        };
+        let lane = lane(&batch);
+        let rows: Vec<_> = (0..4)
+            .map(|_| {
+                let lane = Arc::clone(&lane);
+                tokio::spawn(async move {
+                    let row = Row(InstanceId::new("one").expect("it is an id"));
+                    lane.ask(row).await.expect("it is written")
+                })
+            })
+            .collect();
+        for row in rows {
+            // Statements that are answered the moment they are sent leave nobody waiting for an event.
+            let told = timeout(PATIENCE, row).await.expect("it is answered");
+            assert_eq!(told.unwrap(), Some(1));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_queue_that_is_closed_answers_what_it_has_taken() {
+        let batch = Noted::default();
+        let lane = lane(&batch);
+        let first = ask(&lane, "first").await;
+        let second = ask(&lane, "second").await;
+        let closing = {
+            let lane = Arc::clone(&lane);
+            tokio::spawn(async move { lane.close().await })
+        };
+        for _ in 0..2 {
+            batch.lets_go.notify_one();
+            yield_now().await;
+        }
+        assert_eq!(first.await.unwrap(), 1);
+        batch.lets_go.notify_one();
+        assert_eq!(second.await.unwrap(), 1);
+        closing.await.unwrap();
+        let late = lane.ask(Row(InstanceId::new("late").expect("it is an id")));
+        assert!(matches!(late.await, Err(Fault::Overloaded)));
+    }
+}
