@@ -246,15 +246,16 @@ impl Task {
         for (created_at, how) in members {
             self.anchors.note(created_at, how);
         }
+        // Before the answers: who is answered can count on it that everybody has been told.
+        for state in after {
+            self.nudges.after(&state);
+        }
         for (number, answer) in answers.into_iter().enumerate() {
             match (&lost, failed.remove(&number)) {
                 (_, Some(error)) => answer.fail(error),
                 (Some(why), None) => answer.fail(unavailable(why.as_str())),
                 (None, None) => answer.give(),
             }
-        }
-        for state in after {
-            self.nudges.after(&state);
         }
     }
 
