@@ -36,14 +36,14 @@ impl Queues {
         };
         let options = connections.pool.options();
         let patience = options.get_acquire_timeout().max(Duration::from_millis(1));
-        // The committers together leave at least half of the connections to everything else.
-        let committers = (options.get_max_connections() as usize / 10).clamp(1, 2);
+        // Those of all queues together leave at least half of the connections to everything else.
+        let statements = (options.get_max_connections() as usize / 10).clamp(1, 2);
         Self {
-            steady_saves: Lane::start(steady::Saves(Arc::clone(connections)), committers, patience),
-            looks: Lane::start(steady::Looks(Arc::clone(connections)), committers, patience),
-            saves: Lane::start(Saves(target.clone()), committers, patience),
-            records: Lane::start(Records(target.clone()), committers, patience),
-            marks: Lane::start(Marks(target), committers, patience),
+            steady_saves: Lane::start(steady::Saves(Arc::clone(connections)), statements, patience),
+            looks: Lane::start(steady::Looks(Arc::clone(connections)), statements, patience),
+            saves: Lane::start(Saves(target.clone()), statements, patience),
+            records: Lane::start(Records(target.clone()), statements, patience),
+            marks: Lane::start(Marks(target), statements, patience),
         }
     }
 
