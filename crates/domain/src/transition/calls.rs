@@ -136,18 +136,13 @@ fn progress(mut next: Transition, checkpoint_id: Option<&CheckpointId>) -> Trans
     next
 }
 
-fn progress_if(
-    mut next: Transition,
-    new: bool,
-    checkpoint_id: Option<&CheckpointId>,
-) -> Transition {
+/// A wait that is met again has stored nothing: not even the last checkpoint is another one.
+fn progress_if(next: Transition, new: bool, checkpoint_id: Option<&CheckpointId>) -> Transition {
     if new {
-        return progress(next, checkpoint_id);
+        progress(next, checkpoint_id)
+    } else {
+        next
     }
-    if let Some(id) = checkpoint_id {
-        next.state.checkpoint_id = Some(id.clone());
-    }
-    next
 }
 
 fn seen(mut next: Transition, shows_signal: bool, heartbeat: bool) -> Transition {

@@ -168,6 +168,7 @@ cases! { $
         a_repeated_call_is_the_same_sleep,
         a_sleep_that_is_not_over_is_the_same_sleep,
         a_replayed_sleep_that_is_not_over_is_the_same_sleep,
+        a_sleep_that_is_met_again_is_not_the_last_checkpoint,
         a_sleeper_that_was_called_away_owes_the_remainder,
         a_sleep_needs_no_name,
         a_busy_run_is_held,

@@ -222,6 +222,24 @@ pub async fn a_replayed_sleep_that_is_not_over_is_the_same_sleep(harness: &dyn H
     assert_eq!(held(run.wait(nap()).await).n, 4);
 }
 
+/// A sleep that is met again stores nothing, so the last checkpoint is still the one that was stored last.
+pub async fn a_sleep_that_is_met_again_is_not_the_last_checkpoint(harness: &dyn Harness) {
+    let world = World::new(harness).await;
+    let near = || sleep(Some("near"), 9_000, b"s");
+    let far = || sleep(Some("far"), 3_600_000, b"s");
+    let run = world.launch("order-1").await;
+    held(run.wait(near()).await);
+    held(run.wait(busy(far())).await);
+    run.save("step", b"new").await;
+    let run = next(&world, &run).await;
+    held(run.wait(near()).await);
+    let state = world.state(run.id()).await;
+    assert_eq!(state.checkpoint_id, Some(checkpoint("step")), "held");
+    assert_eq!(run.wait(far()).await, Waiting::Parked);
+    let state = world.state(run.id()).await;
+    assert_eq!(state.checkpoint_id, Some(checkpoint("step")), "parked");
+}
+
 /// A busy run that was called away from its sleep to see a signal still owes the remainder.
 pub async fn a_sleeper_that_was_called_away_owes_the_remainder(harness: &dyn Harness) {
     let world = World::new(harness).await;
