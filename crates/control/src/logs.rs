@@ -41,7 +41,8 @@ impl Control {
     /// kept if that is later. With `follow` it ends with the run, otherwise with what is there.
     ///
     /// # Errors
-    /// [`ControlError::NotFound`] for the instance, or for the log of a run that left none here.
+    /// [`ControlError::NotFound`] for the instance, or for a run that there was not yet. One that wrote nothing has an empty log, and so has
+    /// one of another node.
     pub async fn log(
         &self,
         scope: &Scope,
@@ -56,31 +57,34 @@ impl Control {
             instance_id: id.clone(),
             run_number: run.unwrap_or(state.run_number),
         };
+        // What has run and left nothing has no directory any more.
+        let has_run = key.run_number < state.run_number
+            || (key.run_number == state.run_number && state.live_node.is_none());
+        let has_run = has_run && key.run_number.0 > 0;
         let directory = RunDirectory::of(&self.config.data_dir, &key);
         let unknown = || ControlError::NotFound {
             what: "Log",
             id: format!("{id}/{}", key.run_number),
         };
-        let follow = if follow {
-            let files = match LogWatch::new(&directory) {
-                Ok(files) => files,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(unknown()),
-                Err(error) => return Err(ControlError::internal(&error)),
-            };
-            Some(Follow {
+        let follow = match follow.then(|| LogWatch::new(&directory)) {
+            None => None,
+            Some(Ok(files)) => Some(Follow {
                 files,
                 instance: self.store.nudges().watch(id),
                 ended: false,
-            })
-        } else {
-            None
+            }),
+            Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(ControlError::internal(&error));
+            }
+            Some(Err(_)) if has_run => None,
+            Some(Err(_)) => return Err(unknown()),
         };
         let reader = LogReader::new(&directory, stream);
         let (extent, exists) = {
             let (reader, path) = (reader.clone(), directory.path().to_owned());
             blocking(move || Ok((reader.extent()?, path.try_exists()?))).await?
         };
-        if !exists {
+        if !exists && !has_run {
             return Err(unknown());
         }
         Ok(Log {

@@ -74,7 +74,10 @@ async fn native_runner(
     };
     native.oom_score_adj = config.native_oom_score_adj;
     native.log_cap_bytes = config.log_bytes;
-    Ok(NativeRunner::new(native, Arc::new(launcher)))
+    NativeRunner::new(native, Arc::new(launcher)).map_err(|error| Error::Part {
+        what: "the runner of native programs",
+        source: error.into(),
+    })
 }
 
 /// Where runs have cgroups of their own, if they can have any. Those that killed shims have left are swept.

@@ -1,13 +1,15 @@
 //! The files of a run, before it begins.
 
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{Gid, Uid, chown};
 use runtara_runner::shim::{self, Program, write_run_file};
-use runtara_runner::{Input, LaunchSpec, ProgramPaths, RunDirectory, RunKey, contract_env};
+use runtara_runner::{
+    Input, LaunchSpec, ProgramPaths, RunDirectories, RunDirectory, RunKey, Spares, contract_env,
+};
 
 use crate::NativeConfig;
 use crate::clean;
@@ -32,12 +34,13 @@ const CORE_ADDR: &str = "RUNTARA_SERVER_ADDR=";
 impl Places {
     pub(crate) fn of(config: &NativeConfig, key: &RunKey) -> Self {
         let directory = RunDirectory::of(&config.data_dir, key);
-        let program = match config.user {
-            None => directory.path().to_owned(),
-            Some(_) => config
+        let program = if config.is_apart() {
+            config
                 .work_root
                 .join(key.instance_id.letters())
-                .join(key.run_number.to_string()),
+                .join(key.run_number.to_string())
+        } else {
+            directory.path().to_owned()
         };
         Self {
             key: key.clone(),
@@ -82,19 +85,25 @@ impl Places {
 }
 
 /// Makes all files of a run, `run.json` last. Traces of an earlier launch are left alone, and refuse this one.
-pub(crate) fn make(config: &NativeConfig, places: &Places, spec: &LaunchSpec) -> io::Result<()> {
-    let directory = places.directory.path();
-    make_new(directory, 0o700).map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => io::Error::new(
-            error.kind(),
-            "there are traces of an earlier launch of this run",
-        ),
-        _ => naming("make the directory", directory, error),
-    })?;
-    let made = fill(config, places, spec);
+pub(crate) fn make(
+    config: &NativeConfig,
+    directories: &RunDirectories,
+    places: &Places,
+    spec: &LaunchSpec,
+) -> io::Result<()> {
+    directories
+        .create(&places.key)
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => io::Error::new(
+                error.kind(),
+                "there are traces of an earlier launch of this run",
+            ),
+            _ => naming("make the directory", places.directory.path(), error),
+        })?;
+    let made = fill(config, directories.spares(), places, spec);
     if made.is_err() && !is_taken(&made) {
         // Nothing has been started. If it cannot be removed either, it is found and cleaned like that of any other run.
-        let _stays = clean::clean(places, false);
+        let _stays = clean::clean(places, directories, false);
     }
     made
 }
@@ -105,36 +114,65 @@ fn is_taken(made: &io::Result<()>) -> bool {
         .is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists)
 }
 
-fn fill(config: &NativeConfig, places: &Places, spec: &LaunchSpec) -> io::Result<()> {
-    if places.are_apart() {
-        // Others may pass, and not look around.
-        make_new(&places.program, 0o711)
-            .map_err(|error| naming("make the directory", &places.program, unexpected(error)))?;
-    }
+fn fill(
+    config: &NativeConfig,
+    spares: &Spares,
+    places: &Places,
+    spec: &LaunchSpec,
+) -> io::Result<()> {
     let (work, input) = (places.work(), places.input());
-    DirBuilder::new()
-        .mode(0o700)
-        .create(&work)
-        .map_err(|error| naming("make the directory", &work, unexpected(error)))?;
-    write_input(&input, &spec.input)
-        .map_err(|error| naming("write the input", &input, unexpected(error)))?;
-    if let Some((uid, gid)) = places.user {
-        for path in [&work, &input] {
-            chown(
-                path.as_path(),
-                Some(Uid::from_raw(uid)),
-                Some(Gid::from_raw(gid)),
-            )
-            .map_err(|errno| naming("give to its user", path, errno.into()))?;
+    match config.user {
+        Some(user) if places.are_apart() => make_theirs(places, &spec.input, user)?,
+        _ => {
+            spares
+                .directory(&work)
+                .map_err(|error| naming("make the directory", &work, unexpected(error)))?;
+            match &spec.input {
+                Input::Inline(bytes) => spares.file(&input, bytes),
+                Input::File(from) => copy_input(&input, from),
+            }
+            .map_err(|error| naming("write the input", &input, unexpected(error)))?;
         }
     }
+    // What the shim would make.
+    for file in places.directory.files_of_shim() {
+        let made = spares.file(&file, &[]);
+        made.map_err(|error| naming("write", &file, unexpected(error)))?;
+    }
     let run_file = places.directory.run_file();
-    write_run_file(&run_file, &program(config, places, spec)?).map_err(|error| match error.kind() {
+    let program = program(config, places, spec)?;
+    write_run_file(spares, &run_file, program).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => {
             io::Error::new(error.kind(), "it was given up before it began")
         }
         _ => naming("write", &run_file, error),
     })
+}
+
+/// Makes what is the program's, and not the server's.
+fn make_theirs(places: &Places, input: &Input, (uid, gid): (u32, u32)) -> io::Result<()> {
+    let (work, input_file) = (places.work(), places.input());
+    // Others may pass, and not look around.
+    make_new(&places.program, 0o711)
+        .map_err(|error| naming("make the directory", &places.program, unexpected(error)))?;
+    DirBuilder::new()
+        .mode(0o700)
+        .create(&work)
+        .map_err(|error| naming("make the directory", &work, unexpected(error)))?;
+    match input {
+        Input::Inline(bytes) => new_file(&input_file).and_then(|mut file| file.write_all(bytes)),
+        Input::File(from) => copy_input(&input_file, from),
+    }
+    .map_err(|error| naming("write the input", &input_file, unexpected(error)))?;
+    for path in [&work, &input_file] {
+        chown(
+            path.as_path(),
+            Some(Uid::from_raw(uid)),
+            Some(Gid::from_raw(gid)),
+        )
+        .map_err(|errno| naming("give to its user", path, errno.into()))?;
+    }
+    Ok(())
 }
 
 /// Only `run.json` is somebody else's to make.
@@ -168,22 +206,18 @@ fn make_new(path: &Path, mode: u32) -> io::Result<()> {
     }
 }
 
-fn write_input(path: &Path, input: &Input) -> io::Result<()> {
-    let new = || {
-        OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)
-    };
-    match input {
-        Input::Inline(bytes) => new()?.write_all(bytes),
-        Input::File(from) => {
-            // A copy: what the program has is its own. Within a file system that shares blocks it costs nothing.
-            io::copy(&mut std::fs::File::open(from)?, &mut new()?)?;
-            Ok(())
-        }
-    }
+fn new_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+}
+
+/// A copy: what the program has is its own. Within a file system that shares blocks it costs nothing.
+fn copy_input(path: &Path, from: &Path) -> io::Result<()> {
+    io::copy(&mut File::open(from)?, &mut new_file(path)?)?;
+    Ok(())
 }
 
 fn program(config: &NativeConfig, places: &Places, spec: &LaunchSpec) -> io::Result<Program> {

@@ -7,6 +7,7 @@
 //! ```text
 //! <data>/cache/native/<digest>             the image, ready to be executed, if the program's user is the server's; otherwise:
 //! <work_root>/images/<digest>              because no other user may pass through <data>
+//! <data>/cache/spares/                     empty files and directories for the runs to come
 //! <data>/runs/<letters>/<run>/             run.json, lock, exit.json, stdout.<n>, stderr.<n>
 //! <data>/runs/<letters>/<run>/input.json, work/     if the program's user is the server's; otherwise:
 //! <work_root>/<letters>/<run>/input.json, work/
@@ -27,8 +28,8 @@ use async_trait::async_trait;
 use runtara_domain::{ImageDigest, RunnerKind};
 use runtara_runner::shim::{self, Found, Launcher, ShimError};
 use runtara_runner::{
-    Adoption, LaunchError, LaunchSpec, PrepareError, PreparedImage, Readiness, Run, RunDirectory,
-    RunKey, Runner, RunnerError,
+    Adoption, LaunchError, LaunchObstacle, LaunchSpec, PrepareError, PreparedImage, Readiness, Run,
+    RunDirectories, RunDirectory, RunKey, Runner, RunnerError,
 };
 use tracing::warn;
 
@@ -41,16 +42,21 @@ use run::NativeRun;
 pub struct NativeRunner {
     config: Arc<NativeConfig>,
     launcher: Arc<Launcher>,
+    directories: Arc<RunDirectories>,
 }
 
 impl NativeRunner {
-    /// A runner that launches through this launcher.
-    #[must_use]
-    pub fn new(config: NativeConfig, launcher: Arc<Launcher>) -> Self {
-        Self {
+    /// A runner that launches through this launcher. Blocking.
+    ///
+    /// # Errors
+    /// What removing reported of what an earlier server had ready for its next runs.
+    pub fn new(config: NativeConfig, launcher: Arc<Launcher>) -> io::Result<Self> {
+        let directories = RunDirectories::open(&config.data_dir)?;
+        Ok(Self {
             config: Arc::new(config),
             launcher,
-        }
+            directories: Arc::new(directories),
+        })
     }
 }
 
@@ -92,9 +98,10 @@ impl Runner for NativeRunner {
 
     async fn launch(&self, spec: LaunchSpec) -> Result<Arc<dyn Run>, LaunchError> {
         let key = spec.key.clone();
+        let image = spec.image.path.clone();
         let refused = |reason: String| LaunchError {
             key: key.clone(),
-            permanent: false,
+            obstacle: LaunchObstacle::Host,
             reason,
         };
         if let Some(refusal) = &self.config.refusal {
@@ -104,17 +111,29 @@ impl Runner for NativeRunner {
         let mut places = Places::of(&config, &spec.key);
         places.core_addr = Some(spec.core_addr.clone());
         let made = {
-            let places = places.clone();
-            blocking(move || files::make(&config, &places, &spec)).await
+            let (places, directories) = (places.clone(), Arc::clone(&self.directories));
+            blocking(move || {
+                if !spec.image.path.try_exists()? {
+                    return Ok(None);
+                }
+                files::make(&config, &directories, &places, &spec).map(Some)
+            })
+            .await
         };
-        made.map_err(|error| refused(error.to_string()))?;
+        made.map_err(|error| refused(error.to_string()))?
+            .ok_or_else(|| LaunchError {
+                key: key.clone(),
+                obstacle: LaunchObstacle::NotPrepared,
+                reason: format!("the executable '{}' is gone", image.display()),
+            })?;
         match self.launcher.launch(&places.directory).await {
             Ok(shim) => Ok(NativeRun::live(places, shim)),
             // There may be a process, so this is no refusal.
             Err(ShimError::Unknown(_)) => Ok(NativeRun::unknown(places)),
             Err(error) => {
                 let reason = describe(&error);
-                let removed = blocking(move || clean::clean(&places, false)).await;
+                let directories = Arc::clone(&self.directories);
+                let removed = blocking(move || clean::clean(&places, &directories, false)).await;
                 if let Err(error) = removed {
                     warn!(run = %key, %error, "files of a run that was not launched stay");
                 }
@@ -144,9 +163,11 @@ impl Runner for NativeRunner {
     }
 
     async fn clean(&self, key: &RunKey, keep_logs: bool) -> Result<(), RunnerError> {
-        let (config, run) = (Arc::clone(&self.config), key.clone());
+        let (config, directories) = (Arc::clone(&self.config), Arc::clone(&self.directories));
+        let run = key.clone();
         let cleaned =
-            blocking(move || clean::clean(&Places::found(&config, &run)?, keep_logs)).await;
+            blocking(move || clean::clean(&Places::found(&config, &run)?, &directories, keep_logs))
+                .await;
         cleaned.map_err(|source| RunnerError {
             key: key.clone(),
             context: "its files could not be removed".to_owned(),

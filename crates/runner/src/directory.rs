@@ -60,6 +60,12 @@ impl RunDirectory {
         self.0.join("exit.json")
     }
 
+    /// What a shim makes if it is not there yet: its lock, and the file that will tell how the run ended.
+    #[must_use]
+    pub fn files_of_shim(&self) -> [PathBuf; 2] {
+        [self.lock_file(), self.0.join(crate::shim::EXIT_ASIDE)]
+    }
+
     /// How long it slept in held calls.
     #[must_use]
     pub fn slept_file(&self) -> PathBuf {

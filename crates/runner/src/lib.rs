@@ -4,24 +4,28 @@
 //!   kind; only the scheduler calls them.
 //! - [`InstanceCalls`]: the instance protocol as domain calls. The core implements it; HTTP and in-process guests call it.
 //! - [`CallTracker`]: which calls of which runs are open, and which runs suffer from a fault of ours.
-//! - [`RunDirectory`]: the files of a run.
+//! - [`RunDirectory`]: the files of a run; [`RunDirectories`] makes and removes them; [`Spares`]: those that ended runs have left.
 //! - [`shim`]: the small process that parents a run, so that the run outlives the server.
 //! - [`contract_env`]: what a program finds in its environment.
 
 mod calls;
 mod contract;
+mod directories;
 mod directory;
 mod log_watch;
 mod run;
 pub mod shim;
+mod spares;
 mod tracker;
 
 pub use calls::{CallError, InstanceCalls};
 pub use contract::{ProgramPaths, contract_env, forbidden_env_name};
+pub use directories::{RunDirectories, owner_of_runs};
 pub use directory::RunDirectory;
 pub use log_watch::LogWatch;
 pub use run::{
-    Adoption, Input, LaunchError, LaunchSpec, PrepareError, PreparedImage, Readiness, Run, RunKey,
-    Runner, RunnerError,
+    Adoption, Input, LaunchError, LaunchObstacle, LaunchSpec, PrepareError, PreparedImage,
+    Readiness, Run, RunKey, Runner, RunnerError,
 };
+pub use spares::Spares;
 pub use tracker::{CallGuard, CallTracker};

@@ -117,10 +117,21 @@ pub enum PrepareError {
 pub struct LaunchError {
     /// Which run.
     pub key: RunKey,
-    /// Whether a later launch would fail the same way, because the image itself is unfit.
-    pub permanent: bool,
+    /// What a later launch may hope for.
+    pub obstacle: LaunchObstacle,
     /// What stood in the way.
     pub reason: String,
+}
+
+/// What stood in the way of a launch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LaunchObstacle {
+    /// The image: a later launch would fail the same way.
+    Image,
+    /// What was made ready of the image is gone: it must be prepared again.
+    NotPrepared,
+    /// Something of this machine: a later launch may succeed.
+    Host,
 }
 
 /// Says what a runner could not do for a run that exists.

@@ -6,11 +6,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use runtara_domain::{EndedBy, ExitCause};
-use runtara_runner::RunDirectory;
 use runtara_runner::shim::{
     Found, Launcher, LogReader, LogStream, ProcessLimits, Program, ShimError, ShimProgram,
     is_locked, look, write_run_file,
 };
+use runtara_runner::{RunDirectory, Spares};
 
 const SHIM: &str = env!("CARGO_BIN_EXE_runtara-shim");
 
@@ -31,6 +31,12 @@ fn program(work: &Path, command: &str) -> Program {
     }
 }
 
+/// Has the run of a directory started with this program.
+fn write_run(directory: &RunDirectory, program: Program) -> std::io::Result<()> {
+    let spares = Spares::open(directory.path().join("spares"))?;
+    write_run_file(&spares, &directory.run_file(), program)
+}
+
 async fn found(directory: &RunDirectory) -> Found {
     let directory = directory.clone();
     tokio::task::spawn_blocking(move || look(&directory))
@@ -44,11 +50,7 @@ async fn a_run_is_started_found_ended_and_recorded() {
     let root = tempfile::tempdir().unwrap();
     let directory = RunDirectory::at(root.path().to_owned());
     let launcher = Launcher::start(ShimProgram::At(SHIM.into())).await.unwrap();
-    write_run_file(
-        &directory.run_file(),
-        &program(root.path(), "echo hello; sleep 1000"),
-    )
-    .unwrap();
+    write_run(&directory, program(root.path(), "echo hello; sleep 1000")).unwrap();
     let launched = launcher.launch(&directory).await.unwrap();
     // Whoever looks before the shim has its lock prevents the run.
     let late = Instant::now() + Duration::from_secs(60);
@@ -83,7 +85,7 @@ async fn a_run_that_was_given_up_is_not_started() {
     let root = tempfile::tempdir().unwrap();
     let directory = RunDirectory::at(root.path().join("run"));
     assert!(matches!(found(&directory).await, Found::Gone));
-    let refused = write_run_file(&directory.run_file(), &program(root.path(), "true")).unwrap_err();
+    let refused = write_run(&directory, program(root.path(), "true")).unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::AlreadyExists);
     let launcher = Launcher::start(ShimProgram::At(SHIM.into())).await.unwrap();
     launcher
@@ -116,11 +118,8 @@ async fn what_the_program_wrote_is_there_when_its_end_is_known() {
     let root = tempfile::tempdir().unwrap();
     let directory = RunDirectory::at(root.path().to_owned());
     let launcher = Launcher::start(ShimProgram::At(SHIM.into())).await.unwrap();
-    write_run_file(
-        &directory.run_file(),
-        &program(root.path(), "echo out; echo err >&2; exit 7"),
-    )
-    .unwrap();
+    let writes = "echo out; echo err >&2; exit 7";
+    write_run(&directory, program(root.path(), writes)).unwrap();
     launcher
         .launch(&directory)
         .await
@@ -166,7 +165,7 @@ async fn what_a_shim_left_that_never_said_who_it_is_is_ended() {
     let mark = format!("RUNTARA_RUN_DIR={}", root.path().display());
     let mut program = program(root.path(), "sleep 1000");
     program.env.push(mark.clone());
-    write_run_file(&directory.run_file(), &program).unwrap();
+    write_run(&directory, program).unwrap();
     // The shim was killed when it had the lock and had started the program, or the disk was full.
     std::fs::write(directory.lock_file(), "").unwrap();
     let (name, value) = mark.split_once('=').unwrap();

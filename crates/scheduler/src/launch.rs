@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use runtara_domain::{ImageDigest, RunExit, RunToken, RunnerKind};
 use runtara_images::BlobStore;
-use runtara_runner::{Input, LaunchSpec, PrepareError, PreparedImage, Runner};
+use runtara_runner::{Input, LaunchObstacle, LaunchSpec, PrepareError, PreparedImage, Runner};
 use runtara_store::{ClaimedRun, Store};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
@@ -14,7 +14,7 @@ use tracing::{Instrument as _, info, info_span, warn};
 
 use crate::Shared;
 use crate::live::Live;
-use crate::{run_files, supervise};
+use crate::supervise;
 
 /// Why a claimed instance has no run.
 struct NotLaunched {
@@ -106,11 +106,18 @@ async fn launch(
         core_addr: shared.config.core_addr.clone(),
         timeout: Duration::from_millis(claimed.timeout_ms),
     };
-    run_files::note_owner(&shared.config.data_dir, &live.key)
-        .await
-        .map_err(NotLaunched::for_now)?;
-    let run = runner.launch(spec).await.map_err(|error| NotLaunched {
-        permanent: error.permanent,
+    let launched = match runner.launch(spec.clone()).await {
+        // Somebody has cleaned up under us.
+        Err(error) if error.obstacle == LaunchObstacle::NotPrepared => {
+            let digest = claimed.image.digest;
+            shared.images.forget(kind, digest);
+            let image = shared.images.get(runner.as_ref(), digest).await?;
+            runner.launch(LaunchSpec { image, ..spec }).await
+        }
+        launched => launched,
+    };
+    let run = launched.map_err(|error| NotLaunched {
+        permanent: error.obstacle == LaunchObstacle::Image,
         error: error.reason,
     })?;
     live.set_run(run);
@@ -148,12 +155,7 @@ impl PreparedImages {
         let image = cell
             .get_or_try_init(|| self.prepare(runner, digest))
             .await?;
-        if tokio::fs::try_exists(&image.path).await.unwrap_or(false) {
-            return Ok(image.clone());
-        }
-        // Somebody has cleaned up under us: make it ready again.
-        self.forget(runner.kind(), digest);
-        self.prepare(runner, digest).await
+        Ok(image.clone())
     }
 
     fn cell(&self, kind: RunnerKind, digest: ImageDigest) -> Arc<OnceCell<PreparedImage>> {

@@ -1,36 +1,15 @@
 //! The files of runs: whose they are, and that none stay which nobody needs.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use runtara_domain::{InstanceId, InstanceState, RunNumber};
-use runtara_runner::{RunDirectory, RunKey};
+use runtara_runner::{RunDirectory, RunKey, owner_of_runs};
 use tracing::{info, warn};
 
 use crate::Shared;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
-
-/// The file beside the runs of an instance that says whose they are: their directory's name cannot be turned back into the id.
-const OWNER: &str = "instance";
-/// Under this name it is written.
-const OWNER_ASIDE: &str = "instance.new";
-
-/// Notes whose runs a directory holds. Before a launch, so that no run's files are ever without an owner.
-pub(crate) async fn note_owner(data_dir: &Path, key: &RunKey) -> io::Result<()> {
-    let (directory, id) = (directory_of(data_dir, key), key.instance_id.clone());
-    blocking(move || {
-        if read_owner(&directory)?.is_some_and(|owner| owner == id) {
-            return Ok(());
-        }
-        std::fs::create_dir_all(&directory)?;
-        // By rename, so that a server that is killed leaves a whole file or none.
-        let aside = directory.join(OWNER_ASIDE);
-        std::fs::write(&aside, id.as_str())?;
-        std::fs::rename(aside, directory.join(OWNER))
-    })
-    .await
-}
 
 /// Does work with files on the pool for it.
 async fn blocking<T: Send + 'static>(
@@ -38,21 +17,6 @@ async fn blocking<T: Send + 'static>(
 ) -> io::Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
     done.unwrap_or_else(|error| Err(io::Error::other(error)))
-}
-
-fn directory_of(data_dir: &Path, key: &RunKey) -> PathBuf {
-    let run = RunDirectory::of(data_dir, key);
-    run.path().parent().unwrap_or(data_dir).to_owned()
-}
-
-/// Whose runs a directory holds; `None` if it does not say. A machine that lost its power may have kept the name of the file and not
-/// its content.
-fn read_owner(directory: &Path) -> io::Result<Option<InstanceId>> {
-    match std::fs::read_to_string(directory.join(OWNER)) {
-        Ok(text) => Ok(InstanceId::new(text).ok()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
 }
 
 /// Removes all files of runs whose instance is not in the store any more; of other runs that are over, what was to be removed when their
@@ -80,7 +44,7 @@ pub(crate) async fn remove_unneeded(shared: &Shared) -> Result<(), Failure> {
 async fn tidy(shared: &Shared, directory: &Path) -> Result<(), Failure> {
     let path = directory.to_owned();
     // Listed before the row is read: a run that is claimed afterwards is not among them.
-    let listed = blocking(move || Ok((read_owner(&path)?, runs_in(&path)?)));
+    let listed = blocking(move || Ok((owner_of_runs(&path)?, runs_in(&path)?)));
     let (Some(owner), runs) = listed.await? else {
         return Ok(());
     };

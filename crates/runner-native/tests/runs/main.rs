@@ -34,7 +34,7 @@ fn main() {
             arguments_reach_the_program,
             a_large_input_arrives_whole,
             what_cannot_be_executed_fails_for_good,
-            an_executable_that_is_gone_fails_for_now,
+            an_executable_that_is_gone_must_be_prepared_again,
             two_hundred_runs_at_once_all_end,
             a_run_is_launched_once,
             runs_of_one_instance_share_nothing,

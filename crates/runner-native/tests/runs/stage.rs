@@ -146,7 +146,7 @@ impl Stage {
 async fn serve(config: &NativeConfig) -> (Arc<Launcher>, NativeRunner) {
     let launcher = Launcher::start(ShimProgram::ThisProgram).await.unwrap();
     let launcher = Arc::new(launcher);
-    let runner = NativeRunner::new(config.clone(), Arc::clone(&launcher));
+    let runner = NativeRunner::new(config.clone(), Arc::clone(&launcher)).unwrap();
     (launcher, runner)
 }
 

@@ -2,7 +2,7 @@
 
 use runtara_domain::{ExitCause, RunNumber};
 use runtara_runner::shim::LogStream;
-use runtara_runner::{Input, Runner as _};
+use runtara_runner::{Input, LaunchObstacle, Runner as _};
 
 use crate::stage::{Stage, until};
 
@@ -102,26 +102,16 @@ pub(crate) async fn what_cannot_be_executed_fails_for_good() {
     }
 }
 
-pub(crate) async fn an_executable_that_is_gone_fails_for_now() {
+pub(crate) async fn an_executable_that_is_gone_must_be_prepared_again() {
     let stage = Stage::new().await;
     let spec = stage.spec("true").await;
     std::fs::remove_file(&spec.image.path).unwrap();
-    let exit = stage
-        .runner
-        .launch(spec)
-        .await
-        .unwrap()
-        .wait()
-        .await
-        .unwrap();
-    let is_for_now = matches!(
-        exit.cause,
-        ExitCause::NotLaunched {
-            permanent: false,
-            ..
-        }
+    let refused = stage.runner.launch(spec.clone()).await.err().unwrap();
+    assert_eq!(refused.obstacle, LaunchObstacle::NotPrepared, "{refused}");
+    assert!(
+        !stage.directory(&spec.key).path().exists(),
+        "nothing was begun"
     );
-    assert!(is_for_now, "{exit:?}");
 }
 
 pub(crate) async fn two_hundred_runs_at_once_all_end() {
@@ -150,7 +140,7 @@ pub(crate) async fn a_run_is_launched_once() {
     let run = stage.runner.launch(spec.clone()).await.unwrap();
     let refused = stage.runner.launch(spec.clone()).await.err().unwrap();
     assert!(
-        !refused.permanent && refused.reason.contains("earlier launch"),
+        refused.obstacle == LaunchObstacle::Host && refused.reason.contains("earlier launch"),
         "{refused}"
     );
     run.wait().await.unwrap();

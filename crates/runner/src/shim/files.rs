@@ -11,6 +11,7 @@ use runtara_domain::{EndedBy, ExitCause, Usage};
 use serde::{Deserialize, Serialize};
 
 use super::process::{Identity, ProcessId};
+use crate::Spares;
 
 /// The version that is written.
 const VERSION: u32 = 1;
@@ -239,14 +240,13 @@ impl ExitRecord {
 ///
 /// # Errors
 /// [`io::ErrorKind::AlreadyExists`] if there is one, or what writing reported.
-pub fn write_run_file(path: &Path, program: &Program) -> io::Result<()> {
+pub fn write_run_file(spares: &Spares, path: &Path, program: Program) -> io::Result<()> {
     let file = RunFile {
         version: VERSION,
         go: true,
-        program: Some(program.clone()),
+        program: Some(program),
     };
-    let bytes = serde_json::to_vec(&file)?;
-    new_file(path)?.write_all(&bytes)
+    spares.file(path, &serde_json::to_vec(&file)?)
 }
 
 /// Puts a `run.json` into place that forbids the start, and still says what it was. To be done under the lock.
@@ -427,7 +427,8 @@ mod tests {
             timeout_ms: 1,
             log_cap_bytes: 1,
         };
-        let error = write_run_file(&path, &program).unwrap_err();
+        let spares = Spares::open(directory.path().join("spares")).unwrap();
+        let error = write_run_file(&spares, &path, program).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
         assert!(!read_run_file(&std::fs::read(&path).unwrap()).unwrap().go);
     }

@@ -49,6 +49,7 @@ pub use files::{ExitRecord, ProcessLimits, Program, write_run_file, write_slept}
 pub use logs::{LogChunk, LogExtent, LogReader, LogStream};
 pub use look::{Found, Shim, is_locked, look, read_program};
 pub use open_files::raise_open_files;
+pub(crate) use opening::EXIT_ASIDE;
 pub use orphans::reap_orphans;
 
 /// Whether [`init`] ran, so that this program may be executed as launcher.
@@ -70,6 +71,11 @@ pub fn main() -> std::process::ExitCode {
     init();
     eprintln!("runtara-shim is started by a server, not by hand");
     std::process::ExitCode::from(2)
+}
+
+/// Whether what is made in a directory gets rights that somebody has set for it (acl(5)).
+pub(crate) fn has_default_acl(directory: &std::path::Path) -> bool {
+    sys::attribute(directory, c"system.posix_acl_default").is_some()
 }
 
 pub(crate) fn is_initialised() -> bool {

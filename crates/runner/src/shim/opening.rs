@@ -23,7 +23,7 @@ const BUSY_TRIES: u32 = 100;
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
 /// Under this name `exit.json` waits to be filled.
-const EXIT_ASIDE: &str = "exit.new";
+pub(crate) const EXIT_ASIDE: &str = "exit.new";
 
 /// The files of a run, by a descriptor of their directory: it may be moved or removed under us.
 pub(crate) struct RunFiles {

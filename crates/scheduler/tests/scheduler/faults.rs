@@ -1,6 +1,7 @@
 //! What goes wrong around the scheduler: answers that are lost, calls that are still open.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use runtara_domain::{ExitCause, Fence, Status};
@@ -82,6 +83,25 @@ async fn an_exit_is_judged_after_the_open_calls_of_the_run() {
         (0, 1),
         "it left because we failed"
     );
+    scheduler.end_runs();
+    scheduler.shutdown(soon()).await;
+}
+
+#[tokio::test]
+async fn an_image_that_was_cleaned_up_is_prepared_again() {
+    let world = World::new().await;
+    let scheduler = world.scheduler(1);
+    let first = world.start("first").await;
+    world.runner.launched(1).await;
+    let prepared = || world.runner.prepared.load(Ordering::SeqCst);
+    assert_eq!(prepared(), 1);
+    world.run_of(&first).await.ends(ExitCause::Code(0));
+    world.runner.image_is_gone.store(true, Ordering::SeqCst);
+    let second = world.start("second").await;
+    assert_eq!(world.runner.launched(2).await.instance_id, second);
+    assert_eq!(prepared(), 2);
+    let state = world.instance(&second).await.state;
+    assert_eq!((state.run_number.0, state.attempts.crash_count), (1, 0));
     scheduler.end_runs();
     scheduler.shutdown(soon()).await;
 }

@@ -34,6 +34,9 @@ async fn nothing_but_logs_stays_of_runs_that_are_over() {
         std::fs::write(files(id).join("instance"), id.as_str()).unwrap();
         std::fs::write(files(id).join("1/run.json"), "secret").unwrap();
     }
+    std::fs::create_dir_all(files(&empty)).unwrap();
+    std::fs::write(files(&empty).join("instance"), empty.as_str()).unwrap();
+    let _gone = std::fs::remove_dir(files(&empty).join("1"));
     *world.runner.unremovable.lock().unwrap() = 1;
     let second = world.scheduler(10);
     let first_try = timeout(Duration::from_secs(10), async {
@@ -56,22 +59,6 @@ async fn nothing_but_logs_stays_of_runs_that_are_over() {
     assert!(world.runner.run(&world.run_of(&lives).await.key).is_some());
     third.end_runs();
     third.shutdown(soon()).await;
-}
-
-#[tokio::test]
-async fn an_owner_that_was_not_written_whole_is_written_again() {
-    let world = World::new().await;
-    let id = InstanceId::new("torn").unwrap();
-    let directory = world.directory.path().join("runs").join(id.letters());
-    std::fs::create_dir_all(&directory).unwrap();
-    std::fs::write(directory.join("instance"), "").unwrap();
-    let scheduler = world.scheduler(10);
-    let id = world.start("torn").await;
-    world.runner.launched(1).await;
-    let owner = std::fs::read_to_string(directory.join("instance")).unwrap();
-    assert_eq!(owner, id.as_str());
-    scheduler.end_runs();
-    scheduler.shutdown(soon()).await;
 }
 
 #[tokio::test]

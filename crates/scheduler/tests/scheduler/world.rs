@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use runtara_domain::{
 };
 use runtara_images::{BlobOptions, BlobStore, Stored};
 use runtara_runner::{
-    Adoption, CallTracker, LaunchError, LaunchSpec, PrepareError, PreparedImage, Readiness, Run,
-    RunDirectory, RunKey, Runner, RunnerError,
+    Adoption, CallTracker, LaunchError, LaunchObstacle, LaunchSpec, PrepareError, PreparedImage,
+    Readiness, Run, RunDirectories, RunDirectory, RunKey, Runner, RunnerError,
 };
 use runtara_scheduler::{Scheduler, SchedulerConfig, SchedulerParts};
 use runtara_store::memory::MemoryStore;
@@ -105,6 +105,10 @@ pub(crate) struct FakeRunner {
     launches: watch::Sender<Vec<RunKey>>,
     /// Where its runs have their files, and how many attempts to remove some fail.
     data_dir: OnceLock<PathBuf>,
+    /// Whether the next launch finds that what was prepared is gone.
+    pub(crate) image_is_gone: AtomicBool,
+    /// How often an image was prepared.
+    pub(crate) prepared: AtomicUsize,
     pub(crate) unremovable: Mutex<u32>,
 }
 
@@ -138,6 +142,7 @@ impl Runner for FakeRunner {
         digest: ImageDigest,
         content: &Path,
     ) -> Result<PreparedImage, PrepareError> {
+        self.prepared.fetch_add(1, Ordering::SeqCst);
         Ok(PreparedImage {
             digest,
             path: content.to_owned(),
@@ -145,6 +150,17 @@ impl Runner for FakeRunner {
     }
 
     async fn launch(&self, spec: LaunchSpec) -> Result<Arc<dyn Run>, LaunchError> {
+        if self.image_is_gone.swap(false, Ordering::SeqCst) {
+            return Err(LaunchError {
+                key: spec.key,
+                obstacle: LaunchObstacle::NotPrepared,
+                reason: "somebody has cleaned up".to_owned(),
+            });
+        }
+        if let Some(data_dir) = self.data_dir.get() {
+            let directories = RunDirectories::open(data_dir).unwrap();
+            directories.create(&spec.key).unwrap();
+        }
         let run = Arc::new(FakeRun {
             key: spec.key.clone(),
             core_addr: spec.core_addr,
@@ -174,7 +190,7 @@ impl Runner for FakeRunner {
         })
     }
 
-    async fn clean(&self, key: &RunKey, _keep_logs: bool) -> Result<(), RunnerError> {
+    async fn clean(&self, key: &RunKey, keep_logs: bool) -> Result<(), RunnerError> {
         let run_file = self
             .data_dir
             .get()
@@ -190,6 +206,9 @@ impl Runner for FakeRunner {
                 });
             }
             std::fs::remove_file(run_file).unwrap();
+        }
+        if let Some(data_dir) = self.data_dir.get().filter(|_| !keep_logs) {
+            let _none = std::fs::remove_dir_all(RunDirectory::of(data_dir, key).path());
         }
         self.runs.lock().unwrap().remove(key);
         Ok(())
