@@ -10,6 +10,7 @@ mod error;
 mod images;
 mod input;
 mod instances;
+mod known_images;
 mod logs;
 mod questions;
 mod signals;
@@ -22,6 +23,8 @@ use runtara_domain::{InstanceId, RunnerKind, TenantId};
 use runtara_images::BlobStore;
 use runtara_store::{InstanceRecord, InstanceValues, Store};
 use tokio_util::sync::CancellationToken;
+
+use known_images::KnownImages;
 
 pub use error::{ControlError, ControlResult};
 pub use images::{ImageRegistration, RegisterImage};
@@ -47,6 +50,7 @@ pub struct Control {
     store: Arc<dyn Store>,
     blobs: BlobStore,
     config: Arc<ControlConfig>,
+    images: Arc<KnownImages>,
     closing: CancellationToken,
 }
 
@@ -61,6 +65,7 @@ impl Control {
             store,
             blobs,
             config: Arc::new(config),
+            images: Arc::default(),
             closing: CancellationToken::new(),
         }
     }

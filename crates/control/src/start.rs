@@ -59,8 +59,8 @@ impl Control {
     pub async fn start(&self, start: StartInstance) -> ControlResult<StartOutcome> {
         // Also if it is deleted: the start may be the repetition of an earlier one, whose answer was lost.
         let image = self
-            .store
-            .image_even_deleted(&start.image_id)
+            .images
+            .get(self.store.as_ref(), &start.image_id)
             .await?
             .filter(|image| image.tenant_id == start.tenant_id)
             .ok_or_else(|| ControlError::image_not_found(&start.image_id))?;
