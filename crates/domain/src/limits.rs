@@ -49,8 +49,8 @@ pub const EXACT_TOTAL: u64 = 10_000;
 
 /// Running time of one run unless the start says otherwise, in milliseconds.
 pub const RUN_TIMEOUT_MS: u64 = 3_600_000;
-/// Longest running time a start may ask for, in milliseconds (ten years).
-pub const RUN_TIMEOUT_MAX_MS: u64 = 10 * 366 * 86_400_000;
+/// Longest running time a start may ask for, in milliseconds: the most seconds that 32 bits count, which is what people write for none.
+pub const RUN_TIMEOUT_MAX_MS: u64 = u32::MAX as u64 * 1_000;
 /// Launches without progress that are allowed unless the start says otherwise, the first included.
 pub const MAX_ATTEMPTS: u32 = 3;
 /// Most `max_attempts` a start may ask for.

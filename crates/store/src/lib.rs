@@ -265,7 +265,7 @@ pub trait Store: Send + Sync + 'static {
         page: &PageRequest,
     ) -> StoreResult<Page<CheckpointSummary>>;
 
-    /// The newest state that was saved under a name.
+    /// The newest state that was saved under a name; without one, the record of a retry that has this name, whose state is empty.
     async fn checkpoint(
         &self,
         id: &InstanceId,

@@ -107,6 +107,9 @@ fn a_start_needs_image_and_tenant_alone(store: Store) {
     assert_eq!(server.launch(&image, &nulls).output(), json!({}));
     let empty = server.launch(&image, &json!({ "instance_id": "" }));
     assert_eq!(empty.id.len(), 36);
+    // What people write for no limit.
+    let unlimited = server.launch(&image, &json!({ "timeout_seconds": u32::MAX }));
+    assert_eq!(unlimited.output(), json!({}));
 }
 
 fn a_start_says_what_is_wrong(store: Store) {

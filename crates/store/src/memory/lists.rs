@@ -256,10 +256,13 @@ impl Model {
         id: &InstanceId,
         checkpoint_id: &CheckpointId,
     ) -> Option<StoredCheckpoint> {
-        let saved = self.instances.get(id)?.saved(checkpoint_id)?;
+        let instance = self.instances.get(id)?;
+        let record = instance
+            .saved(checkpoint_id)
+            .or_else(|| instance.retry(checkpoint_id))?;
         Some(StoredCheckpoint {
-            state: saved.state.clone()?,
-            created_at: saved.created_at,
+            state: record.state.clone().unwrap_or_default(),
+            created_at: record.created_at,
         })
     }
 

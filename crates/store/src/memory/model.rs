@@ -160,6 +160,14 @@ impl Instance {
             .find(|saved| saved.name == name.as_str() && saved.state.is_some())
     }
 
+    /// The record of a retry of this name.
+    pub(super) fn retry(&self, name: &CheckpointId) -> Option<&Checkpoint> {
+        self.checkpoints
+            .iter()
+            .rev()
+            .find(|retry| retry.name == name.as_str() && retry.state.is_none())
+    }
+
     pub(super) fn stored_events(&self) -> impl DoubleEndedIterator<Item = (&Event, StoredEvent)> {
         (1..)
             .zip(&self.events)

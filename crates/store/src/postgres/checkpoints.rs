@@ -56,7 +56,7 @@ pub(super) async fn list(
     }))
 }
 
-/// The newest state of a name, along `runtara_checkpoints_name`.
+/// The newest record of a name, along `runtara_checkpoints_name`: that of a retry has version 0, so what was saved comes first.
 pub(super) async fn newest(
     store: &PostgresStore,
     id: &InstanceId,
@@ -64,7 +64,7 @@ pub(super) async fn newest(
 ) -> Answer<Option<StoredCheckpoint>> {
     let found = sqlx::query(
         "select state, created_at from runtara_checkpoints
-          where instance_id = $1 and checkpoint_id = $2 and version > 0
+          where instance_id = $1 and checkpoint_id = $2
           order by version desc limit 1",
     )
     .bind(id.as_str())

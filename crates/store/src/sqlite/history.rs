@@ -108,21 +108,25 @@ pub(super) async fn checkpoint(
     id: &InstanceId,
     checkpoint_id: &CheckpointId,
 ) -> StoreResult<Option<StoredCheckpoint>> {
-    let mut sql = Sql::new(
-        "select c.state, c.created_at from runtara_instances i \
-         cross join runtara_checkpoints c on c.instance = i.id \
-         where i.instance_id = ? and c.checkpoint_id = ? and c.version >= 0 \
-         order by c.place desc limit 1",
-    );
-    sql.bind(id.as_str()).bind(checkpoint_id.as_str());
-    let Some(row) = sql.row(connection, "loading a checkpoint").await? else {
-        return Ok(None);
-    };
-    let mut columns = Columns::of(&row);
-    Ok(Some(StoredCheckpoint {
-        state: columns.bytes()?,
-        created_at: columns.time()?,
-    }))
+    // The record of a retry has version -1. What was saved comes first.
+    for saved in ["c.version >= 0", "c.version < 0"] {
+        let mut sql = Sql::new(
+            "select c.state, c.created_at from runtara_instances i \
+             cross join runtara_checkpoints c on c.instance = i.id \
+             where i.instance_id = ? and c.checkpoint_id = ? and ",
+        );
+        sql.push(saved);
+        sql.push(" order by c.place desc limit 1");
+        sql.bind(id.as_str()).bind(checkpoint_id.as_str());
+        if let Some(row) = sql.row(connection, "loading a checkpoint").await? {
+            let mut columns = Columns::of(&row);
+            return Ok(Some(StoredCheckpoint {
+                state: columns.bytes()?,
+                created_at: columns.time()?,
+            }));
+        }
+    }
+    Ok(None)
 }
 
 pub(super) async fn list_events(

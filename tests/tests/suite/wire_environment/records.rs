@@ -107,6 +107,7 @@ fn events_are_filtered_in_every_way(store: Store) {
     };
     assert_eq!(subtypes(""), "- plain root child list binary");
     assert_eq!(subtypes("event_type=started"), "-");
+    assert_eq!(subtypes("event_type=progress"), "");
     assert_eq!(subtypes("event_type=custom&subtype=list"), "list");
     assert_eq!(
         subtypes("payload_contains=ALPHA"),
