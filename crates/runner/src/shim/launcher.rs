@@ -147,6 +147,6 @@ fn fork_shim(directory: &Path, boot: &str) -> io::Result<OwnedFd> {
 fn become_shim(directory: &Path, boot: &str) -> ! {
     // The shim must not keep the server's socket open: by its end the server learns that the launcher died.
     let _closed = sys::close_from(FIRST_FREE.cast_unsigned());
-    let left = std::panic::catch_unwind(|| parent::run(directory, boot));
+    let left = std::panic::catch_unwind(|| parent::run(directory, parent::Ready::new(boot)));
     sys::exit_now(left.unwrap_or(parent::PANICKED))
 }
