@@ -4,7 +4,7 @@
 //! written, in an exit code, which nobody needs: without `exit.json` the run counts as lost.
 
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ use super::{opening, tree};
 /// Exit code of a shim that panicked.
 pub(crate) const PANICKED: i32 = 70;
 /// Exit code of a shim that had nothing to do: the run is forbidden, or somebody else has it.
-const NOT_OURS: i32 = 3;
+pub(crate) const NOT_OURS: i32 = 3;
 /// How often what was killed and is still there is killed again.
 const KILL_AGAIN: Duration = Duration::from_millis(100);
 /// Longest sleep; waking once an hour costs nothing, and keeps the number small.
@@ -63,6 +63,15 @@ impl Ready {
             outputs: [Pipe::new()?, Pipe::new()?],
             room: Room::new()?,
         })
+    }
+
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Signals that wait to be read.
+    pub(crate) fn signals(&self) -> BorrowedFd<'_> {
+        self.signals.as_fd()
     }
 }
 
