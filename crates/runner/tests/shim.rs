@@ -232,6 +232,7 @@ async fn a_spare_takes_the_next_run_and_the_one_after_it_has_another() {
         let root = tempfile::tempdir().unwrap();
         let waiting = spare(&launcher, &before).await;
         let directory = run(&launcher, root.path(), "echo out; exit 7").await;
+        // Its end is told before its process is gone: by then all of this must be so.
         assert!(!is_locked(&directory).unwrap());
         assert_eq!(shim_of(&directory), i64::from(waiting));
         let chunk = LogReader::new(&directory, LogStream::Stdout).tail(100);

@@ -176,7 +176,7 @@ fn fork_spare(boot: &str) -> io::Result<Vec<OwnedFd>> {
 fn become_shim(directory: &Path, boot: &str) -> ! {
     // The shim must not keep the server's socket open: by its end the server learns that the launcher died.
     let _closed = sys::close_from(FIRST_FREE.cast_unsigned());
-    let left = std::panic::catch_unwind(|| parent::run(directory, Ready::new(boot)));
+    let left = std::panic::catch_unwind(|| parent::run(directory, Ready::new(boot), None));
     sys::exit_now(left.unwrap_or(parent::PANICKED))
 }
 

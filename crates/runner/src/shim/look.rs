@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::socket::{MsgFlags, send};
+use nix::sys::socket::{MsgFlags, recv, send};
 use runtara_domain::{EndedBy, Usage};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -158,7 +158,7 @@ fn open_lock(path: &Path) -> io::Result<File> {
 #[derive(Debug)]
 pub struct Shim {
     pidfd: AsyncFd<OwnedFd>,
-    /// By this one that was a spare was told its run.
+    /// By this one that was a spare was told its run, and tells when the exit is recorded.
     socket: Option<AsyncFd<OwnedFd>>,
 }
 
@@ -190,15 +190,24 @@ impl Shim {
         Ok(())
     }
 
-    /// Waits until the shim has ended: a pidfd becomes readable then, and stays it (pidfd_open(2)).
+    /// Waits until the exit of the run is recorded and the shim has let go of it, or the shim has ended: a pidfd becomes
+    /// readable then, and stays it (pidfd_open(2)).
     ///
     /// # Errors
     /// What the reactor reported.
     pub async fn ended(&self) -> io::Result<()> {
-        self.pidfd
-            .readable()
-            .await
-            .map(|mut guard| guard.retain_ready())
+        let process = async {
+            let guard = self.pidfd.readable().await;
+            guard.map(|mut guard| guard.retain_ready())
+        };
+        let Some(socket) = &self.socket else {
+            return process.await;
+        };
+        tokio::pin!(process);
+        tokio::select! {
+            ended = &mut process => ended,
+            is_recorded = hear(socket) => if is_recorded { Ok(()) } else { process.await },
+        }
     }
 
     /// Asks the shim to end its run: SIGTERM to all of its processes, SIGKILL to what is left after the grace period. Of several
@@ -266,6 +275,15 @@ impl Shim {
         let number = number.and_then(|number| number.trim().parse::<ProcessId>().ok());
         Ok(number.filter(|number| *number > 0))
     }
+}
+
+/// Whether a shim says that it has recorded the exit. It stays said. Without that word it was killed, or had nothing to record.
+async fn hear(socket: &AsyncFd<OwnedFd>) -> bool {
+    let heard = socket.async_io(Interest::READABLE, |socket| {
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        Ok(recv(socket.as_raw_fd(), &mut [0], flags)?)
+    });
+    heard.await.is_ok_and(|length| length > 0)
 }
 
 /// The largest memory that a process had (VmHWM of proc_pid_status(5)); 0 if it is gone.

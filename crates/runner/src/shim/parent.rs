@@ -4,12 +4,13 @@
 //! written, in an exit code, which nobody needs: without `exit.json` the run counts as lost.
 
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::socket::{MsgFlags, send};
 use runtara_domain::{EndedBy, ExitCause, Usage};
 
 use super::capture::Capture;
@@ -26,6 +27,8 @@ use super::{opening, tree};
 pub(crate) const PANICKED: i32 = 70;
 /// Exit code of a shim that had nothing to do: the run is forbidden, or somebody else has it.
 pub(crate) const NOT_OURS: i32 = 3;
+/// The word for an exit that is recorded. There is no other.
+const RECORDED: [u8; 1] = [1];
 /// How often what was killed and is still there is killed again.
 const KILL_AGAIN: Duration = Duration::from_millis(100);
 /// Longest sleep; waking once an hour costs nothing, and keeps the number small.
@@ -75,8 +78,9 @@ impl Ready {
     }
 }
 
-/// Parents the run of a directory. Gives the exit code of the shim.
-pub(crate) fn run(directory: &Path, ready: io::Result<Ready>) -> i32 {
+/// Parents the run of a directory. Gives the exit code of the shim. Whoever listens on the socket, if there is one, is told when the exit
+/// is recorded.
+pub(crate) fn run(directory: &Path, ready: io::Result<Ready>, listener: Option<OwnedFd>) -> i32 {
     let Ok(files) = RunFiles::open(directory) else {
         return NOT_OURS;
     };
@@ -101,6 +105,13 @@ pub(crate) fn run(directory: &Path, ready: io::Result<Ready>) -> i32 {
         },
     };
     let written = files.write_exit(&record);
+    // With the lock: from here on this process has nothing of the run but its empty cgroup.
+    drop(files);
+    if let (Ok(()), Some(listener)) = (&written, listener) {
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        let _heard = send(listener.as_raw_fd(), &RECORDED, flags);
+    }
+    // After the word: nobody waits for what is done from here on, nor for the system to take this process apart.
     drop(cgroup);
     i32::from(written.is_err())
 }

@@ -34,8 +34,7 @@ pub(crate) fn run(socket: OwnedFd, boot: &str) -> i32 {
         // The server is gone, or has no use for it.
         _ => return NOT_OURS,
     };
-    drop(socket);
-    parent::run(Path::new(OsStr::from_bytes(&path)), Ok(ready))
+    parent::run(Path::new(OsStr::from_bytes(&path)), Ok(ready), Some(socket))
 }
 
 /// Waits for the path of a run; an empty one if none will come. Not inlined: the stack that it takes would stay taken as long as the run
