@@ -9,7 +9,7 @@ use crate::RunKey;
 /// | file | what |
 /// |---|---|
 /// | `run.json` | what is to be launched, and whether it still may be |
-/// | `lock` | held by the shim for its whole life (`flock`); whoever has it knows that nothing of the run lives |
+/// | `lock` | held by the shim until the exit is recorded (`flock`); whoever has it knows that nothing of the run lives |
 /// | `exit.json` | how it ended |
 /// | `stdout.<n>`, `stderr.<n>` | what it wrote, the newest part: segments, each named by the offset of its first byte |
 /// | `slept` | how long it slept in held calls, which its deadline does not count |

@@ -180,3 +180,149 @@ async fn what_a_shim_left_that_never_said_who_it_is_is_ended() {
     let _ended = left.kill();
     assert!(ended.is_some(), "it lives beside the next run");
 }
+
+/// The spares of a launcher: what else it has forked has ended.
+fn spares(launcher: u32) -> Vec<i32> {
+    let path = format!("/proc/{launcher}/task/{launcher}/children");
+    let children = std::fs::read_to_string(path).unwrap();
+    let children = children.split_whitespace();
+    children.map(|child| child.parse().unwrap()).collect()
+}
+
+/// Waits until a launcher has one spare, which is none of these.
+async fn spare(launcher: &Launcher, not: &[i32]) -> i32 {
+    let late = Instant::now() + Duration::from_secs(60);
+    loop {
+        let launcher = launcher.process_id().await.unwrap();
+        if let [spare] = spares(launcher)[..]
+            && !not.contains(&spare)
+        {
+            return spare;
+        }
+        assert!(Instant::now() < late, "there is a spare");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+fn shim_of(directory: &RunDirectory) -> i64 {
+    let lock: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(directory.lock_file()).unwrap()).unwrap();
+    lock["pid"].as_i64().unwrap()
+}
+
+async fn run(launcher: &Launcher, root: &Path, command: &str) -> RunDirectory {
+    let directory = RunDirectory::at(root.to_owned());
+    write_run_file(&directory.run_file(), &program(root, command)).unwrap();
+    launcher
+        .launch(&directory)
+        .await
+        .unwrap()
+        .ended()
+        .await
+        .unwrap();
+    directory
+}
+
+#[tokio::test]
+async fn a_spare_takes_the_next_run_and_the_one_after_it_has_another() {
+    let launcher = Launcher::start(ShimProgram::At(SHIM.into())).await.unwrap();
+    let mut before = Vec::new();
+    for _ in 0..5 {
+        let root = tempfile::tempdir().unwrap();
+        let waiting = spare(&launcher, &before).await;
+        let directory = run(&launcher, root.path(), "echo out; exit 7").await;
+        // Its end is told before its process is gone: by then all of this must be so.
+        assert!(!is_locked(&directory).unwrap());
+        assert_eq!(shim_of(&directory), i64::from(waiting));
+        let chunk = LogReader::new(&directory, LogStream::Stdout).tail(100);
+        assert_eq!(chunk.unwrap().bytes, b"out\n");
+        assert!(
+            matches!(found(&directory).await, Found::Exited(record) if record.cause == ExitCause::Code(7))
+        );
+        before.push(waiting);
+    }
+}
+
+#[tokio::test]
+async fn runs_that_begin_at_once_do_not_wait_for_spares() {
+    let launcher = Launcher::start(ShimProgram::At(SHIM.into())).await.unwrap();
+    let root = tempfile::tempdir().unwrap();
+    let mut launched = Vec::new();
+    for number in 0..10 {
+        let directory = RunDirectory::at(root.path().join(number.to_string()));
+        std::fs::create_dir(directory.path()).unwrap();
+        let program = program(directory.path(), &format!("exit {number}"));
+        write_run_file(&directory.run_file(), &program).unwrap();
+        launched.push((launcher.launch(&directory).await.unwrap(), directory));
+    }
+    for (number, (shim, directory)) in (0..).zip(launched) {
+        shim.ended().await.unwrap();
+        assert!(
+            matches!(found(&directory).await, Found::Exited(record) if record.cause == ExitCause::Code(number))
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_spare_that_leaves_or_is_killed_is_not_told_a_run() {
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+
+    let launcher = Launcher::start(ShimProgram::At(SHIM.into())).await.unwrap();
+    let mut before = Vec::new();
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let root = tempfile::tempdir().unwrap();
+        let waiting = spare(&launcher, &before).await;
+        kill(Pid::from_raw(waiting), signal).unwrap();
+        let launcher_id = launcher.process_id().await.unwrap();
+        let late = Instant::now() + Duration::from_secs(60);
+        while spares(launcher_id).contains(&waiting) {
+            assert!(Instant::now() < late, "it leaves");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let directory = run(&launcher, root.path(), "exit 7").await;
+        assert!(
+            matches!(found(&directory).await, Found::Exited(record) if record.cause == ExitCause::Code(7))
+        );
+        before.push(waiting);
+    }
+}
+
+#[tokio::test]
+async fn a_spare_leaves_with_its_server() {
+    let launcher = Launcher::start(ShimProgram::At(SHIM.into())).await.unwrap();
+    let waiting = spare(&launcher, &[]).await;
+    drop(launcher);
+    let late = Instant::now() + Duration::from_secs(60);
+    // Nobody may be there to reap it.
+    let stat = || std::fs::read_to_string(format!("/proc/{waiting}/stat")).unwrap_or_default();
+    while !stat().is_empty() && !stat().contains(") Z ") {
+        assert!(Instant::now() < late, "it leaves");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[tokio::test]
+async fn the_time_of_a_spare_is_not_that_of_its_run() {
+    let launcher = Launcher::start(ShimProgram::At(SHIM.into())).await.unwrap();
+    let waiting = spare(&launcher, &[]).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let root = tempfile::tempdir().unwrap();
+    let directory = RunDirectory::at(root.path().to_owned());
+    let begun = Instant::now();
+    write_run_file(&directory.run_file(), &program(root.path(), "sleep 1000")).unwrap();
+    let shim = launcher.launch(&directory).await.unwrap();
+    while std::fs::read(directory.lock_file())
+        .unwrap_or_default()
+        .is_empty()
+    {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(shim_of(&directory), i64::from(waiting));
+    let running = shim.usage().unwrap().unwrap().running_ms;
+    // Both are told in ticks of 10 ms.
+    let since = begun.elapsed() + Duration::from_millis(50);
+    assert!(u128::from(running) <= since.as_millis(), "{running} ms");
+    shim.terminate(Duration::ZERO, EndedBy::Stop).unwrap();
+    shim.ended().await.unwrap();
+}

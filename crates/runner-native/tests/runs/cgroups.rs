@@ -52,7 +52,7 @@ pub(crate) async fn a_run_is_in_it_from_its_first_moment_and_it_goes_with_the_ru
         let text = stage.log(run.key(), LogStream::Stdout);
         let own = path.file_name().unwrap().to_str().unwrap();
         assert!(text.contains(own), "{text}");
-        assert!(is_gone(&stage, run.as_ref()), "{path:?} is still there");
+        until("it is gone", || is_gone(&stage, run.as_ref())).await;
         assert!(exit.usage.cpu_usec > 0 && exit.usage.memory_peak_bytes > 0);
     }
 }
@@ -114,7 +114,10 @@ async fn in_small_memory(script: &str) -> Option<RunExit> {
     let exit = if limited {
         let small = CgroupRoot::at(parent.clone(), &name());
         let stage = Stage::with(|config| config.cgroups = Some(small)).await;
-        Some(stage.run(script).await)
+        let run = stage.launch(script).await;
+        let exit = run.wait().await.unwrap();
+        until("it is gone", || is_gone(&stage, run.as_ref())).await;
+        Some(exit)
     } else {
         None
     };

@@ -8,6 +8,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,8 +19,8 @@ use super::files::read_bounded;
 use super::process::ProcessId;
 use super::sys;
 
-/// Largest file of figures that is read.
-const FIGURES_BYTES: u64 = 64 * 1024;
+/// Largest beginning of a file of figures that is read.
+const FIGURES_BYTES: usize = 1024;
 /// Most members that one look at a cgroup lists, as text; a further look finds the others.
 const MEMBERS_BYTES: u64 = 1024 * 1024;
 /// How often, and how long apart, a cgroup is removed in which the last process is just ending.
@@ -30,6 +31,15 @@ const REMOVE_PAUSE: Duration = Duration::from_millis(1);
 pub(crate) struct Cgroup {
     path: PathBuf,
     entrance: Entrance,
+    figures: Figures,
+}
+
+/// The files in which the kernel keeps what it counts, open.
+#[derive(Default)]
+struct Figures {
+    cpu: Option<File>,
+    memory_peak: Option<File>,
+    events: Option<File>,
 }
 
 enum Entrance {
@@ -72,7 +82,28 @@ impl Cgroup {
             }
             Err(error) => return Err(error),
         };
-        Ok(Self { path, entrance })
+        Ok(Self {
+            path,
+            entrance,
+            figures: Figures::default(),
+        })
+    }
+
+    /// Opens what [`Self::counted`] will read. To be done when the program runs, and nobody waits for what is done here.
+    pub(crate) fn open_figures(&mut self) {
+        let file = |name: &str| File::open(self.path.join(name)).ok();
+        self.figures = match self.entrance {
+            Entrance::Tasks(_) => Figures {
+                cpu: None,
+                memory_peak: file("memory.max_usage_in_bytes"),
+                events: file("memory.oom_control"),
+            },
+            Entrance::Directory(_) => Figures {
+                cpu: file("cpu.stat"),
+                memory_peak: file("memory.peak"),
+                events: file("memory.events"),
+            },
+        };
     }
 
     pub(crate) fn door(&self) -> Door<'_> {
@@ -90,23 +121,20 @@ impl Cgroup {
 
     /// What it counted. A figure that this kernel does not keep is left out.
     pub(crate) fn counted(&self) -> Counted {
-        let file = |name: &str| {
-            let bytes = read_bounded(&self.path.join(name), FIGURES_BYTES).ok()??;
-            String::from_utf8(bytes).ok()
-        };
-        let number = |name: &str| file(name)?.trim().parse().ok();
-        let (peak, events) = match self.entrance {
-            Entrance::Tasks(_) => ("memory.max_usage_in_bytes", "memory.oom_control"),
-            Entrance::Directory(_) => ("memory.peak", "memory.events"),
-        };
-        let cpu_usec = match self.entrance {
-            Entrance::Tasks(_) => None,
-            Entrance::Directory(_) => field(&file("cpu.stat").unwrap_or_default(), "usage_usec"),
+        // What is wanted stands within the first few lines.
+        let mut buffer = [0; FIGURES_BYTES];
+        let mut number = |file: &Option<File>, name: Option<&str>| -> Option<u64> {
+            let length = file.as_ref()?.read_at(&mut buffer, 0).ok()?;
+            let text = std::str::from_utf8(&buffer[..length]).ok()?;
+            match name {
+                Some(name) => field(text, name),
+                None => text.trim().parse().ok(),
+            }
         };
         Counted {
-            cpu_usec,
-            memory_peak_bytes: number(peak),
-            oom_kills: field(&file(events).unwrap_or_default(), "oom_kill").unwrap_or(0),
+            cpu_usec: number(&self.figures.cpu, Some("usage_usec")),
+            memory_peak_bytes: number(&self.figures.memory_peak, None),
+            oom_kills: number(&self.figures.events, Some("oom_kill")).unwrap_or(0),
         }
     }
 }

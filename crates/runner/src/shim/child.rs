@@ -99,7 +99,11 @@ struct Plan {
 }
 
 /// Starts the program: gives the number of its process, once it is executed.
-pub(crate) fn start(program: &Program, given: &Descriptors<'_>) -> Result<i32, StartError> {
+pub(crate) fn start(
+    program: &Program,
+    given: &Descriptors<'_>,
+    room: &Room,
+) -> Result<i32, StartError> {
     let invalid = |_| StartError {
         step: Step::Execute,
         error: io::Error::from_raw_os_error(libc::EINVAL),
@@ -118,10 +122,7 @@ pub(crate) fn start(program: &Program, given: &Descriptors<'_>) -> Result<i32, S
         .oom_score_adj
         .map(|score| CString::new(score.to_string()));
     let limits = program.limits;
-    let failure = Failure::new().map_err(|error| StartError {
-        step: Step::Session,
-        error,
-    })?;
+    room.clear();
     let (tasks, born_in) = match given.cgroup {
         None => (None, None),
         Some(Door::Tasks(file)) => (Some(file.as_raw_fd()), None),
@@ -152,17 +153,17 @@ pub(crate) fn start(program: &Program, given: &Descriptors<'_>) -> Result<i32, S
         nice: program.nice,
         user: program.user,
         parent: std::process::id().cast_signed(),
-        failed: failure.0,
+        failed: room.failure(),
     };
     let started = match born_in {
-        None => clone(&mut plan),
+        None => clone(&mut plan, room),
         Some(cgroup) => fork_into(&mut plan, cgroup),
     };
     let pid = started.map_err(|error| StartError {
         step: Step::Session,
         error,
     })?;
-    match failure.get() {
+    match room.failed() {
         None => Ok(pid),
         Some((step, errno)) => Err(StartError {
             step,
@@ -171,41 +172,60 @@ pub(crate) fn start(program: &Program, given: &Descriptors<'_>) -> Result<i32, S
     }
 }
 
-/// Where the child says what failed: memory that it shares, whether or not it shares the rest.
-struct Failure(*mut Option<Failed>);
+/// The memory in which the child does its work, made before it is known what to start: a stack of its own, and above it a place to say
+/// what failed. The child shares it, whether or not it shares the rest.
+pub(crate) struct Room(*mut c_void);
 
-impl Failure {
-    fn new() -> io::Result<Self> {
-        let cell = map(size_of::<Option<Failed>>(), libc::MAP_SHARED)?.cast();
-        // SAFETY: the mapping is large enough, and aligned to a page.
-        unsafe { ptr::write_volatile(cell, None) };
-        Ok(Self(cell))
+/// Where what failed is said.
+const FAILURE_AT: usize = STACK_BYTES;
+/// Of whole pages of any size that is in use.
+const ROOM_BYTES: usize = 2 * STACK_BYTES;
+
+impl Room {
+    pub(crate) fn new() -> io::Result<Self> {
+        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: touches no memory that is there already.
+        let base = unsafe { libc::mmap(ptr::null_mut(), ROOM_BYTES, access, flags, -1, 0) };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let room = Self(base);
+        room.clear();
+        // The page of the stack that will be used is there from now on.
+        // SAFETY: the last byte of the stack.
+        unsafe { ptr::write_volatile(room.stack().cast::<u8>().sub(1), 0) };
+        Ok(room)
+    }
+
+    /// One past the end of the stack, page-aligned, as every ABI wants its stack at least.
+    fn stack(&self) -> *mut c_void {
+        // SAFETY: within the mapping.
+        unsafe { self.0.byte_add(STACK_BYTES) }
+    }
+
+    fn failure(&self) -> *mut Option<Failed> {
+        // SAFETY: within the mapping, aligned to a page, and with room behind it.
+        unsafe { self.0.byte_add(FAILURE_AT) }.cast()
+    }
+
+    fn clear(&self) {
+        // SAFETY: the place is valid, and nobody else writes while there is no child.
+        unsafe { ptr::write_volatile(self.failure(), None) };
     }
 
     /// What the child has written, which is the program or gone by now.
-    fn get(&self) -> Option<Failed> {
-        // SAFETY: `new` has written a value, and only valid ones have followed.
-        unsafe { ptr::read_volatile(self.0) }
+    fn failed(&self) -> Option<Failed> {
+        // SAFETY: `clear` has written a value, and only valid ones have followed.
+        unsafe { ptr::read_volatile(self.failure()) }
     }
 }
 
-impl Drop for Failure {
+impl Drop for Room {
     fn drop(&mut self) {
         // SAFETY: maps nothing that is still used: the child has executed the program, or ended.
-        unsafe { libc::munmap(self.0.cast(), size_of::<Option<Failed>>()) };
+        unsafe { libc::munmap(self.0, ROOM_BYTES) };
     }
-}
-
-/// New memory, at a place of the kernel's choice.
-fn map(bytes: usize, flags: c_int) -> io::Result<*mut c_void> {
-    let flags = flags | libc::MAP_ANONYMOUS;
-    let access = libc::PROT_READ | libc::PROT_WRITE;
-    // SAFETY: touches no memory that is there already.
-    let base = unsafe { libc::mmap(ptr::null_mut(), bytes, access, flags, -1, 0) };
-    if base == libc::MAP_FAILED {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(base)
 }
 
 fn pointers(texts: &[CString]) -> Vec<*const c_char> {
@@ -213,36 +233,14 @@ fn pointers(texts: &[CString]) -> Vec<*const c_char> {
     texts.chain([ptr::null()]).collect()
 }
 
-/// A stack of its own for the child: below it lies a page that must not be touched.
-struct Stack(*mut c_void);
-
-impl Stack {
-    fn new() -> io::Result<Self> {
-        map(STACK_BYTES, libc::MAP_PRIVATE | libc::MAP_STACK).map(Self)
-    }
-
-    fn top(&self) -> *mut c_void {
-        // SAFETY: one past the end of the mapping, which is page-aligned, as every ABI wants its stack at least.
-        unsafe { self.0.byte_add(STACK_BYTES) }
-    }
-}
-
-impl Drop for Stack {
-    fn drop(&mut self) {
-        // SAFETY: maps nothing that is still used: the child has executed the program, or ended.
-        unsafe { libc::munmap(self.0, STACK_BYTES) };
-    }
-}
-
-fn clone(plan: &mut Plan) -> io::Result<i32> {
-    let stack = Stack::new()?;
+fn clone(plan: &mut Plan, room: &Room) -> io::Result<i32> {
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
     // SAFETY: the shim has one thread, which CLONE_VFORK suspends until the child has executed the program or ended, so that stack and
     // plan outlive their use and nothing else touches them; `become_program` does not return to a frame of ours.
     let pid = unsafe {
         libc::clone(
             become_program,
-            stack.top(),
+            room.stack(),
             flags,
             ptr::from_mut(plan).cast(),
         )

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -16,7 +17,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Mutex;
 
-use super::launcher::{ANSWER_BYTES, NAME, REQUEST_BYTES, SOCKET_VARIABLE};
+use super::launcher::{ANSWER_BYTES, ANSWER_DESCRIPTORS, NAME, REQUEST_BYTES, SOCKET_VARIABLE};
 use super::look::Shim;
 use super::open_files;
 use super::orphans;
@@ -66,8 +67,15 @@ pub enum ShimError {
 /// Starts shims, through a launcher process that is started anew when it dies. Ends with the server; the shims do not.
 #[derive(Debug)]
 pub struct Launcher {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
     program: ShimProgram,
     connection: Mutex<Option<Connection>>,
+    /// The shim of the next run, if it is there already.
+    spare: std::sync::Mutex<Option<Shim>>,
 }
 
 #[derive(Debug)]
@@ -94,10 +102,15 @@ impl Launcher {
     /// [`ShimError::NotInitialised`], [`ShimError::NoLauncher`].
     pub async fn start(program: ShimProgram) -> Result<Self, ShimError> {
         let connection = connect(&program).await?;
-        Ok(Self {
-            program,
-            connection: Mutex::new(Some(connection)),
-        })
+        let launcher = Self {
+            shared: Arc::new(Shared {
+                program,
+                connection: Mutex::new(Some(connection)),
+                spare: std::sync::Mutex::new(None),
+            }),
+        };
+        launcher.have_spare();
+        Ok(launcher)
     }
 
     /// Starts the shim of a run whose `run.json` is written. What becomes of the run from here on is in its directory.
@@ -107,14 +120,76 @@ impl Launcher {
     /// # Errors
     /// With [`ShimError::Unknown`] there may be a shim, with all others there is none and will be none.
     pub async fn launch(&self, directory: &RunDirectory) -> Result<Shim, ShimError> {
-        let mut held = self.connection.lock().await;
+        let path = directory.path().as_os_str().as_bytes();
+        if let Some(shim) = self.shared.begin_spare(path) {
+            self.have_spare();
+            return Ok(shim);
+        }
+        let mut held = self.shared.connection.lock().await;
+        // One may have been made while this had to wait.
+        let launched = match self.shared.begin_spare(path) {
+            Some(shim) => Ok(shim),
+            None => self.shared.ask(&mut held, path).await,
+        };
+        drop(held);
+        self.have_spare();
+        launched
+    }
+
+    /// The number of the launcher's process, if there is one.
+    pub async fn process_id(&self) -> Option<u32> {
+        let held = self.shared.connection.lock().await;
+        held.as_ref().map(|connection| connection.process.id())
+    }
+
+    /// Has a spare made if there is none. Whoever else asks the launcher for something does this afterwards.
+    fn have_spare(&self) {
+        let shared = Arc::downgrade(&self.shared);
+        tokio::spawn(async move {
+            let Some(shared) = shared.upgrade() else {
+                return;
+            };
+            let Ok(mut held) = shared.connection.try_lock() else {
+                return;
+            };
+            if shared.has_spare() {
+                return;
+            }
+            // Without one the next run is launched without it, and that tells what is wrong.
+            if let Ok(spare) = shared.ask(&mut held, NO_PATH).await {
+                *shared.spare() = Some(spare);
+            }
+        });
+    }
+}
+
+/// Asks for a spare.
+const NO_PATH: &[u8] = b"";
+
+impl Shared {
+    fn spare(&self) -> MutexGuard<'_, Option<Shim>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has_spare(&self) -> bool {
+        self.spare().is_some()
+    }
+
+    /// Tells the spare its run. `None` if there is none that can be told.
+    fn begin_spare(&self, path: &[u8]) -> Option<Shim> {
+        let spare = self.spare().take()?;
+        spare.begin(path).ok().map(|()| spare)
+    }
+
+    /// Asks the launcher for a shim, or, without a path, for a spare.
+    async fn ask(&self, held: &mut Option<Connection>, path: &[u8]) -> Result<Shim, ShimError> {
         // A launcher that died is noticed when it is written to: then nothing was asked of it, and another may be asked.
         for is_last in [false, true] {
             if held.is_none() {
                 *held = Some(connect(&self.program).await?);
             }
             let connection = held.as_mut().expect("it was just connected if it was not");
-            let answer = match connection.ask(directory.path()).await {
+            let answer = match connection.ask(path).await {
                 Ok(number) => connection.answer(number).await,
                 Err(error) if is_last => Err(ShimError::NotForked(error)),
                 Err(_) => {
@@ -128,12 +203,6 @@ impl Launcher {
             return answer;
         }
         unreachable!("the second turn returns")
-    }
-
-    /// The number of the launcher's process, if there is one.
-    pub async fn process_id(&self) -> Option<u32> {
-        let held = self.connection.lock().await;
-        held.as_ref().map(|connection| connection.process.id())
     }
 }
 
@@ -186,11 +255,11 @@ fn spawn(path: &Path) -> io::Result<(Child, OwnedFd)> {
 
 impl Connection {
     /// Sends a request. An error means that the launcher has not got it.
-    async fn ask(&mut self, directory: &Path) -> io::Result<[u8; 8]> {
+    async fn ask(&mut self, path: &[u8]) -> io::Result<[u8; 8]> {
         self.requests += 1;
         let number = self.requests.to_ne_bytes();
         let mut request = number.to_vec();
-        request.extend_from_slice(directory.as_os_str().as_bytes());
+        request.extend_from_slice(path);
         if request.len() > REQUEST_BYTES {
             return Err(Errno::ENAMETOOLONG.into());
         }
@@ -210,8 +279,11 @@ impl Connection {
             if answer.number != number {
                 continue;
             }
-            return match (answer.errno, answer.pidfd) {
-                (0, Some(pidfd)) => Shim::new(pidfd).map_err(ShimError::Unknown),
+            let mut descriptors = answer.descriptors.into_iter();
+            return match (answer.errno, descriptors.next()) {
+                (0, Some(pidfd)) => {
+                    Shim::with_socket(pidfd, descriptors.next()).map_err(ShimError::Unknown)
+                }
                 (0, None) => Err(ShimError::Unknown(Errno::EMFILE.into())),
                 (errno, _) => Err(ShimError::NotForked(io::Error::from_raw_os_error(errno))),
             };
@@ -228,7 +300,7 @@ async fn timed<T>(operation: impl Future<Output = io::Result<T>>) -> io::Result<
 struct Answer {
     number: [u8; 8],
     errno: i32,
-    pidfd: Option<OwnedFd>,
+    descriptors: Vec<OwnedFd>,
 }
 
 #[expect(
@@ -238,15 +310,15 @@ struct Answer {
 fn receive(socket: &OwnedFd) -> io::Result<Answer> {
     let mut answer = [0; ANSWER_BYTES];
     let mut slices = [IoSliceMut::new(&mut answer)];
-    let mut controls = nix::cmsg_space!([std::os::fd::RawFd; 1]);
+    let mut controls = nix::cmsg_space!([std::os::fd::RawFd; ANSWER_DESCRIPTORS]);
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
     let message = recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut controls), flags)?;
-    let mut pidfd = None;
+    let mut descriptors = Vec::new();
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(fds) = control {
             for fd in fds {
                 // SAFETY: the kernel has just put this descriptor into our table, for us alone.
-                pidfd = Some(unsafe { OwnedFd::from_raw_fd(fd) });
+                descriptors.push(unsafe { OwnedFd::from_raw_fd(fd) });
             }
         }
     }
@@ -258,6 +330,6 @@ fn receive(socket: &OwnedFd) -> io::Result<Answer> {
     Ok(Answer {
         number: number.try_into().map_err(whole)?,
         errno: i32::from_ne_bytes(errno.try_into().map_err(whole)?),
-        pidfd,
+        descriptors,
     })
 }

@@ -3,6 +3,9 @@
 //! The server cannot fork (it has many threads), and to execute its own large program for each run would cost more than all the
 //! rest. So it does that once, early, and the copy stays small: it reads the path of a run directory, forks, and answers with
 //! a pidfd. It keeps no state; a server whose launcher died starts another.
+//!
+//! Asked for a run without a path, it forks a **spare**: a shim that makes itself ready, and then waits to be told its run by a socket
+//! of its own, which the server gets along with the pidfd.
 
 use std::ffi::OsStr;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -11,11 +14,15 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{ControlMessage, MsgFlags, SockType, getsockopt, recvmsg, sendmsg, sockopt};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, getsockopt, recvmsg, sendmsg,
+    socketpair, sockopt,
+};
 
-use super::process::boot_id;
+use super::parent::{self, Ready};
+use super::process::{ProcessId, boot_id};
 use super::sys::{self, Child, Waited};
-use super::{open_files, parent, process::ProcessId};
+use super::{open_files, spare};
 
 /// By this name of its own, and by a socket in [`SOCKET_VARIABLE`], a process knows that it is meant to be the launcher.
 pub(crate) const NAME: &str = "runtara-launcher";
@@ -24,10 +31,14 @@ pub(crate) const SOCKET_VARIABLE: &str = "RUNTARA_LAUNCHER_SOCKET";
 
 /// The first number behind the standard descriptors.
 const FIRST_FREE: RawFd = 3;
-/// Longest request: its number, and a path (PATH_MAX).
-pub(crate) const REQUEST_BYTES: usize = 8 + 4096;
-/// An answer: the number of the request and an error number, 0 for none. With 0 comes a pidfd.
+/// Longest path of a run directory (PATH_MAX).
+pub(crate) const PATH_BYTES: usize = 4096;
+/// Longest request: its number, and a path. Without a path a spare is wanted.
+pub(crate) const REQUEST_BYTES: usize = 8 + PATH_BYTES;
+/// An answer: the number of the request and an error number, 0 for none. With 0 comes a pidfd, and with that of a spare its socket.
 pub(crate) const ANSWER_BYTES: usize = 12;
+/// Most descriptors that come with an answer.
+pub(crate) const ANSWER_DESCRIPTORS: usize = 2;
 
 /// Gives the socket if this process was executed to be the launcher.
 pub(crate) fn socket_of_launcher() -> Option<RawFd> {
@@ -111,7 +122,11 @@ fn answer_one(socket: &OwnedFd, buffer: &mut [u8], boot: &str) -> io::Result<boo
     let Some((number, path)) = buffer[..length].split_first_chunk::<8>() else {
         return Ok(false);
     };
-    let shim = fork_shim(Path::new(OsStr::from_bytes(path)), boot);
+    let shim = if path.is_empty() {
+        fork_spare(boot)
+    } else {
+        fork_shim(Path::new(OsStr::from_bytes(path)), boot)
+    };
     let errno = match &shim {
         Ok(_) => 0,
         Err(error) => error.raw_os_error().unwrap_or(libc::EIO),
@@ -119,7 +134,10 @@ fn answer_one(socket: &OwnedFd, buffer: &mut [u8], boot: &str) -> io::Result<boo
     let mut answer = [0; ANSWER_BYTES];
     answer[..8].copy_from_slice(number);
     answer[8..].copy_from_slice(&errno.to_ne_bytes());
-    let descriptors = shim.as_ref().map(|shim| [shim.as_raw_fd()]);
+    let descriptors = shim.as_ref().map(|shim| {
+        let descriptors = shim.iter().map(OwnedFd::as_raw_fd);
+        descriptors.collect::<Vec<_>>()
+    });
     let rights = descriptors
         .as_ref()
         .map(|fds| ControlMessage::ScmRights(fds));
@@ -135,18 +153,35 @@ fn answer_one(socket: &OwnedFd, buffer: &mut [u8], boot: &str) -> io::Result<boo
     Ok(true)
 }
 
-fn fork_shim(directory: &Path, boot: &str) -> io::Result<OwnedFd> {
+fn fork_shim(directory: &Path, boot: &str) -> io::Result<Vec<OwnedFd>> {
     let shim: ProcessId = match sys::fork()? {
         Some(shim) => shim,
         None => become_shim(directory, boot),
     };
     // Only this process reaps the shim, so its number is still its own.
-    sys::pidfd_open(shim)
+    Ok(vec![sys::pidfd_open(shim)?])
+}
+
+fn fork_spare(boot: &str) -> io::Result<Vec<OwnedFd>> {
+    // Of packets, as that of the launcher.
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let (servers, spares) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
+    let spare: ProcessId = match sys::fork()? {
+        Some(spare) => spare,
+        None => become_spare(spares, boot),
+    };
+    Ok(vec![sys::pidfd_open(spare)?, servers])
 }
 
 fn become_shim(directory: &Path, boot: &str) -> ! {
     // The shim must not keep the server's socket open: by its end the server learns that the launcher died.
     let _closed = sys::close_from(FIRST_FREE.cast_unsigned());
-    let left = std::panic::catch_unwind(|| parent::run(directory, boot));
+    let left = std::panic::catch_unwind(|| parent::run(directory, Ready::new(boot), None));
+    sys::exit_now(left.unwrap_or(parent::PANICKED))
+}
+
+fn become_spare(socket: OwnedFd, boot: &str) -> ! {
+    let _closed = sys::close_from_but(FIRST_FREE.cast_unsigned(), socket.as_fd());
+    let left = std::panic::catch_unwind(move || spare::run(socket, boot));
     sys::exit_now(left.unwrap_or(parent::PANICKED))
 }

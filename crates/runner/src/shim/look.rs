@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::socket::{MsgFlags, recv, send};
 use runtara_domain::{EndedBy, Usage};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -17,6 +18,7 @@ use super::files::{
     ExitRecord, Program, RunFile, forbid_start, read_bounded, read_lock_file, read_run_bytes,
     read_run_file,
 };
+use super::launcher::PATH_BYTES;
 use super::process::{ProcessId, Stat, boot_id};
 use super::request::{REQUEST_SIGNAL, Request};
 use super::watch::watch;
@@ -156,23 +158,56 @@ fn open_lock(path: &Path) -> io::Result<File> {
 #[derive(Debug)]
 pub struct Shim {
     pidfd: AsyncFd<OwnedFd>,
+    /// By this one that was a spare was told its run, and tells when the exit is recorded.
+    socket: Option<AsyncFd<OwnedFd>>,
 }
 
 impl Shim {
     pub(crate) fn new(pidfd: OwnedFd) -> io::Result<Self> {
-        let pidfd = watch(pidfd, Interest::READABLE)?;
-        Ok(Self { pidfd })
+        Self::with_socket(pidfd, None)
     }
 
-    /// Waits until the shim has ended: a pidfd becomes readable then, and stays it (pidfd_open(2)).
+    pub(crate) fn with_socket(pidfd: OwnedFd, socket: Option<OwnedFd>) -> io::Result<Self> {
+        let pidfd = watch(pidfd, Interest::READABLE)?;
+        let socket = socket.map(|socket| watch(socket, Interest::READABLE));
+        Ok(Self {
+            pidfd,
+            socket: socket.transpose()?,
+        })
+    }
+
+    /// Tells a spare its run. With an error, nobody has got it.
+    pub(crate) fn begin(&self, path: &[u8]) -> io::Result<()> {
+        let Some(socket) = &self.socket else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        if path.len() > PATH_BYTES {
+            return Err(Errno::ENAMETOOLONG.into());
+        }
+        // Its only packet, so there is room. A spare that was killed has closed its end.
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        send(socket.as_raw_fd(), path, flags)?;
+        Ok(())
+    }
+
+    /// Waits until the exit of the run is recorded and the shim has let go of it, or the shim has ended: a pidfd becomes
+    /// readable then, and stays it (pidfd_open(2)).
     ///
     /// # Errors
     /// What the reactor reported.
     pub async fn ended(&self) -> io::Result<()> {
-        self.pidfd
-            .readable()
-            .await
-            .map(|mut guard| guard.retain_ready())
+        let process = async {
+            let guard = self.pidfd.readable().await;
+            guard.map(|mut guard| guard.retain_ready())
+        };
+        let Some(socket) = &self.socket else {
+            return process.await;
+        };
+        tokio::pin!(process);
+        tokio::select! {
+            ended = &mut process => ended,
+            is_recorded = hear(socket) => if is_recorded { Ok(()) } else { process.await },
+        }
     }
 
     /// Asks the shim to end its run: SIGTERM to all of its processes, SIGKILL to what is left after the grace period. Of several
@@ -204,8 +239,15 @@ impl Shim {
         };
         let mut ticks = shim.children_cpu_ticks;
         let mut resident_pages = 0;
-        for (process, _) in tree::descendants(pid)? {
+        // Of the program: its shim may have waited for it as a spare. What it leaves to the shim was started later.
+        let mut start_time = None;
+        for (process, parent) in tree::descendants(pid)? {
             if let Some(stat) = Stat::of(process)? {
+                if parent == pid {
+                    start_time = Some(
+                        start_time.map_or(stat.start_time, |first: u64| first.min(stat.start_time)),
+                    );
+                }
                 ticks += stat.cpu_ticks + stat.children_cpu_ticks;
                 resident_pages += stat.resident_pages;
             }
@@ -216,8 +258,10 @@ impl Shim {
         if self.pid()? != Some(pid) {
             return Ok(None);
         }
-        usage.running_ms =
-            ms_since_boot()?.saturating_sub(shim.start_time * 1000 / ticks_per_second()?);
+        if let Some(start_time) = start_time {
+            usage.running_ms =
+                ms_since_boot()?.saturating_sub(start_time * 1000 / ticks_per_second()?);
+        }
         usage.cpu_usec = ticks.saturating_mul(1_000_000 / ticks_per_second()?);
         usage.memory_peak_bytes = usage.memory_peak_bytes.max(resident_pages * page_bytes()?);
         Ok(Some(usage))
@@ -231,6 +275,15 @@ impl Shim {
         let number = number.and_then(|number| number.trim().parse::<ProcessId>().ok());
         Ok(number.filter(|number| *number > 0))
     }
+}
+
+/// Whether a shim says that it has recorded the exit. It stays said. Without that word it was killed, or had nothing to record.
+async fn hear(socket: &AsyncFd<OwnedFd>) -> bool {
+    let heard = socket.async_io(Interest::READABLE, |socket| {
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        Ok(recv(socket.as_raw_fd(), &mut [0], flags)?)
+    });
+    heard.await.is_ok_and(|length| length > 0)
 }
 
 /// The largest memory that a process had (VmHWM of proc_pid_status(5)); 0 if it is gone.

@@ -4,12 +4,14 @@
 //!  server ──executes once──▶ launcher ──forks for each run──▶ shim ──starts──▶ program
 //!     │   ◀── pidfd of the shim ──┘                            │ ▲
 //!     │                                     writes exit.json ──┘ └── subreaper of all it starts
-//!     └── waits on the pidfd, reads exit.json
+//!     └── waits for a word of the shim, or on the pidfd; reads exit.json
 //! ```
 //!
 //! - The **launcher** is this very program executed again (or the program `runtara-shim`): one thread, little memory. It forks a
 //!   shim for each request and hands its pidfd to the server. It leaves when the server does.
-//! - The **shim** holds `flock(lock)` for its whole life. It starts the program only under that lock, and only if `run.json`
+//! - One shim waits beside it as a **spare**: it is forked, and ready, before there is a run for it, and the server tells it its run by a
+//!   socket of its own. Runs that find no spare have their shim forked when they begin.
+//! - The **shim** holds `flock(lock)` until the exit is recorded. It starts the program only under that lock, and only if `run.json`
 //!   still says go; so whoever gets the lock knows that nothing lives and nothing will. It captures the outputs, minds
 //!   the deadline, ends what is left when the main process is gone, writes `exit.json`, and leaves.
 //! - Where the server may make **cgroups** ([`CgroupRoot`]), each run has one: it tells what is of the run even when the shim is dead.
@@ -37,6 +39,7 @@ mod parent;
 mod process;
 mod redact;
 mod request;
+mod spare;
 mod sys;
 mod tree;
 pub(crate) mod watch;

@@ -1,5 +1,6 @@
 //! What a shim opens before it starts the program: the files of the run, and those of the program.
 
+use std::cell::OnceCell;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -13,7 +14,7 @@ use nix::sys::stat::Mode;
 use runtara_domain::{ExitCause, Usage};
 
 use super::cgroup::Cgroup;
-use super::child::{self, Descriptors, StartError, Step};
+use super::child::{self, Descriptors, Room, StartError, Step};
 use super::files::{EXIT_FILE_BYTES, ExitRecord, LockFile, Program};
 use super::process::{Identity, ProcessId};
 
@@ -28,8 +29,10 @@ pub(crate) const EXIT_ASIDE: &str = "exit.new";
 /// The files of a run, by a descriptor of their directory: it may be moved or removed under us.
 pub(crate) struct RunFiles {
     directory: OwnedFd,
-    /// Held until this process ends.
+    /// Held until this is dropped.
     lock: Flock<File>,
+    /// What `exit.json` will be, once it is set aside.
+    aside: OnceCell<File>,
 }
 
 impl RunFiles {
@@ -41,7 +44,11 @@ impl RunFiles {
         let lock = openat(&directory, "lock", flags, owner_only())?;
         let lock = Flock::lock(File::from(lock), FlockArg::LockExclusiveNonblock)
             .map_err(|(_, errno)| io::Error::from(errno))?;
-        Ok(Self { directory, lock })
+        Ok(Self {
+            directory,
+            lock,
+            aside: OnceCell::new(),
+        })
     }
 
     pub(crate) fn directory(&self) -> BorrowedFd<'_> {
@@ -54,16 +61,19 @@ impl RunFiles {
         Ok(openat(&self.directory, name, flags, Mode::empty())?.into())
     }
 
-    /// Takes the room that `exit.json` will need, while there is room.
+    /// Takes the room that `exit.json` will need, while there is room. The file stays open: to open it again would be done while
+    /// somebody waits for the exit.
     pub(crate) fn set_exit_aside(&self) -> io::Result<()> {
         let file = self.exit_aside()?;
         // Without a size: the file is as long as what will be written.
         let flags = FallocateFlags::FALLOC_FL_KEEP_SIZE;
         match fallocate(&file, flags, 0, EXIT_FILE_BYTES as i64) {
             // A file system that cannot promise room still may have it.
-            Ok(()) | Err(Errno::EOPNOTSUPP) => Ok(()),
-            Err(errno) => Err(errno.into()),
+            Ok(()) | Err(Errno::EOPNOTSUPP) => {}
+            Err(errno) => return Err(errno.into()),
         }
+        let _first = self.aside.set(file);
+        Ok(())
     }
 
     fn exit_aside(&self) -> io::Result<File> {
@@ -75,10 +85,19 @@ impl RunFiles {
     /// either whole or no record.
     pub(crate) fn write_exit(&self, record: &ExitRecord) -> io::Result<()> {
         let bytes = record.to_json();
-        let file = self.exit_aside()?;
-        file.write_all_at(&bytes, 0)?;
-        renameat(&self.directory, EXIT_ASIDE, &self.directory, "exit.json")?;
-        Ok(())
+        if let Some(file) = self.aside.get() {
+            file.write_all_at(&bytes, 0)?;
+            if self.put_exit_in_place().is_ok() {
+                return Ok(());
+            }
+            // Somebody has removed it.
+        }
+        self.exit_aside()?.write_all_at(&bytes, 0)?;
+        Ok(self.put_exit_in_place()?)
+    }
+
+    fn put_exit_in_place(&self) -> nix::Result<()> {
+        renameat(&self.directory, EXIT_ASIDE, &self.directory, "exit.json")
     }
 
     /// Says in the lock which processes hold it.
@@ -143,29 +162,43 @@ pub(crate) fn open(program: &Program) -> Result<Opened, NotStarted> {
     Ok(Opened { work, stdin })
 }
 
+/// One output of the program.
+///
+/// The shim keeps the end to which the program writes, too: then the pipe is never closed, and a shim is not woken for each output of a
+/// program that is just ending, in the middle of that. What is in a pipe is read when there is something, and once more when
+/// all processes are gone.
+pub(crate) struct Pipe {
+    pub(crate) reader: OwnedFd,
+    pub(crate) writer: OwnedFd,
+}
+
+impl Pipe {
+    pub(crate) fn new() -> io::Result<Self> {
+        let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+        Ok(Self { reader, writer })
+    }
+}
+
 impl Opened {
-    /// Starts the program; gives its process and the reading ends of its two outputs.
+    /// Starts the program; gives its process.
     pub(crate) fn start(
         &self,
         program: &Program,
         cgroup: Option<&Cgroup>,
-    ) -> Result<(ProcessId, [OwnedFd; 2]), NotStarted> {
-        let pipe = || {
-            nix::unistd::pipe2(OFlag::O_CLOEXEC)
-                .map_err(|errno| NotStarted::for_now(format!("could not make a pipe: {errno}")))
-        };
-        let ((stdout, stdout_end), (stderr, stderr_end)) = (pipe()?, pipe()?);
+        [stdout, stderr]: &[Pipe; 2],
+        room: &Room,
+    ) -> Result<ProcessId, NotStarted> {
         let given = Descriptors {
             stdin: self.stdin.as_fd(),
-            stdout: stdout_end.as_fd(),
-            stderr: stderr_end.as_fd(),
+            stdout: stdout.writer.as_fd(),
+            stderr: stderr.writer.as_fd(),
             work: self.work.as_fd(),
             cgroup: cgroup.map(Cgroup::door),
         };
         let mut tries = 1;
         loop {
-            match child::start(program, &given) {
-                Ok(pid) => return Ok((pid, [stdout, stderr])),
+            match child::start(program, &given, room) {
+                Ok(pid) => return Ok(pid),
                 Err(StartError { step, error }) => {
                     reap_failed();
                     if is_busy(&error) && tries < BUSY_TRIES {

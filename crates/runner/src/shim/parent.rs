@@ -3,18 +3,21 @@
 //! One thread, synchronous, and nothing that grows while it waits. Every failure ends in `exit.json`; where even that cannot be
 //! written, in an exit code, which nobody needs: without `exit.json` the run counts as lost.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::socket::{MsgFlags, send};
 use runtara_domain::{EndedBy, ExitCause, Usage};
 
 use super::capture::Capture;
 use super::cgroup::{Cgroup, Counted};
+use super::child::Room;
 use super::files::{ExitRecord, Program, read_run_bytes, read_run_file, read_slept};
-use super::opening::{NotStarted, RunFiles};
+use super::opening::{NotStarted, Pipe, RunFiles};
 use super::process::{Identity, Stat};
 use super::request::{REQUEST_SIGNAL, Request};
 use super::sys::{self, Child, Ended, Waited};
@@ -23,7 +26,9 @@ use super::{opening, tree};
 /// Exit code of a shim that panicked.
 pub(crate) const PANICKED: i32 = 70;
 /// Exit code of a shim that had nothing to do: the run is forbidden, or somebody else has it.
-const NOT_OURS: i32 = 3;
+pub(crate) const NOT_OURS: i32 = 3;
+/// The word for an exit that is recorded. There is no other.
+const RECORDED: [u8; 1] = [1];
 /// How often what was killed and is still there is killed again.
 const KILL_AGAIN: Duration = Duration::from_millis(100);
 /// Longest sleep; waking once an hour costs nothing, and keeps the number small.
@@ -31,17 +36,51 @@ const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 /// A run file beyond this leaves a hole in memory that is worth giving back.
 const LARGE_RUN_FILE: usize = 64 * 1024;
 
-/// Parents the run of a directory. Gives the exit code of the shim.
-pub(crate) fn run(directory: &Path, boot: &str) -> i32 {
-    // A forked process leads no group, so this cannot fail; nor can the others on a kernel that has them.
-    let _session = nix::unistd::setsid();
-    let _reaper = nix::sys::prctl::set_child_subreaper(true);
-    let _named = nix::sys::prctl::set_name(c"runtara-shim");
-    let Ok(signals) =
-        sys::signal_descriptor(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, REQUEST_SIGNAL])
-    else {
-        return PANICKED;
-    };
+/// What a shim has before it knows its run.
+pub(crate) struct Ready {
+    signals: OwnedFd,
+    identity: Identity,
+    outputs: [Pipe; 2],
+    room: Room,
+}
+
+impl Ready {
+    /// Makes this process a shim.
+    pub(crate) fn new(boot: &str) -> io::Result<Self> {
+        // A forked process leads no group, so this cannot fail; nor can the others on a kernel that has them.
+        let _session = nix::unistd::setsid();
+        let _reaper = nix::sys::prctl::set_child_subreaper(true);
+        let _named = nix::sys::prctl::set_name(c"runtara-shim");
+        Ok(Self {
+            signals: sys::signal_descriptor(&[
+                libc::SIGCHLD,
+                libc::SIGTERM,
+                libc::SIGINT,
+                REQUEST_SIGNAL,
+            ])?,
+            identity: Identity {
+                pid: std::process::id().cast_signed(),
+                start_time: own_start_time(),
+                boot_id: boot.to_owned(),
+            },
+            outputs: [Pipe::new()?, Pipe::new()?],
+            room: Room::new()?,
+        })
+    }
+
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Signals that wait to be read.
+    pub(crate) fn signals(&self) -> BorrowedFd<'_> {
+        self.signals.as_fd()
+    }
+}
+
+/// Parents the run of a directory. Gives the exit code of the shim. Whoever listens on the socket, if there is one, is told when the exit
+/// is recorded.
+pub(crate) fn run(directory: &Path, ready: io::Result<Ready>, listener: Option<OwnedFd>) -> i32 {
     let Ok(files) = RunFiles::open(directory) else {
         return NOT_OURS;
     };
@@ -55,19 +94,26 @@ pub(crate) fn run(directory: &Path, boot: &str) -> i32 {
     };
     let large = bytes.len() > LARGE_RUN_FILE;
     drop(bytes);
-    let record = match (program, files.set_exit_aside()) {
-        (Err(error), _) => {
-            NotStarted::for_now(format!("run.json cannot be used: {error}")).record()
-        }
-        (_, Err(error)) => {
-            NotStarted::for_now(format!("exit.json cannot be set aside: {error}")).record()
-        }
-        (Ok(program), Ok(())) => match Parent::start(program, signals, &files, boot, large) {
+    let not_started = |error: String| (NotStarted::for_now(error).record(), None);
+    let (record, cgroup) = match (program, files.set_exit_aside(), ready) {
+        (Err(error), _, _) => not_started(format!("run.json cannot be used: {error}")),
+        (_, Err(error), _) => not_started(format!("exit.json cannot be set aside: {error}")),
+        (_, _, Err(error)) => not_started(format!("its shim could not be made ready: {error}")),
+        (Ok(program), Ok(()), Ok(ready)) => match Parent::start(program, ready, &files, large) {
             Ok(parent) => parent.mind(),
-            Err(not_started) => not_started.record(),
+            Err(not_started) => (not_started.record(), None),
         },
     };
-    i32::from(files.write_exit(&record).is_err())
+    let written = files.write_exit(&record);
+    // With the lock: from here on this process has nothing of the run but its empty cgroup.
+    drop(files);
+    if let (Ok(()), Some(listener)) = (&written, listener) {
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        let _heard = send(listener.as_raw_fd(), &RECORDED, flags);
+    }
+    // After the word: nobody waits for what is done from here on, nor for the system to take this process apart.
+    drop(cgroup);
+    i32::from(written.is_err())
 }
 
 /// A run that has begun.
@@ -76,6 +122,8 @@ struct Parent<'a> {
     signals: OwnedFd,
     child: i32,
     outputs: [Capture; 2],
+    /// See [`Pipe`].
+    _writers: [OwnedFd; 2],
     started: Instant,
     timeout: Duration,
     /// When the running time is over, as far as is known: held sleeps may have moved it.
@@ -95,9 +143,8 @@ struct Ending {
 impl<'a> Parent<'a> {
     fn start(
         program: Program,
-        signals: OwnedFd,
+        ready: Ready,
         files: &'a RunFiles,
-        boot: &str,
         large: bool,
     ) -> Result<Self, NotStarted> {
         let opened = opening::open(&program)?;
@@ -105,29 +152,36 @@ impl<'a> Parent<'a> {
         let started = Instant::now();
         // It was possible when the server started. If it is not any more, the run is told by its processes alone.
         let cgroup = program.cgroup.clone();
-        let cgroup = cgroup.and_then(|path| Cgroup::make(path).ok());
-        let (child, [stdout, stderr]) = opened.start(&program, cgroup.as_ref())?;
+        let mut cgroup = cgroup.and_then(|path| Cgroup::make(path).ok());
+        let child = opened.start(&program, cgroup.as_ref(), &ready.outputs, &ready.room)?;
+        // From here on the program runs, and nobody waits for what is done.
+        let Ready {
+            signals,
+            identity,
+            outputs: [stdout, stderr],
+            room,
+        } = ready;
+        drop((opened, room));
         let timeout = Duration::from_millis(program.timeout_ms);
         let cap = program.log_cap_bytes;
         drop(program);
         if large {
             sys::trim_memory();
         }
-        let shim = Identity {
-            pid: std::process::id().cast_signed(),
-            start_time: own_start_time(),
-            boot_id: boot.to_owned(),
-        };
         // If this cannot be written the run goes on; only adoption has to wait for its end.
-        let _written = files.write_lock(shim, child);
+        let _written = files.write_lock(identity, child);
+        if let Some(cgroup) = &mut cgroup {
+            cgroup.open_figures();
+        }
         Ok(Self {
             files,
             signals,
             child,
             outputs: [
-                Capture::new("stdout", stdout, cap),
-                Capture::new("stderr", stderr, cap),
+                Capture::new("stdout", stdout.reader, cap),
+                Capture::new("stderr", stderr.reader, cap),
             ],
+            _writers: [stdout.writer, stderr.writer],
             started,
             timeout,
             deadline: after(started, timeout),
@@ -136,8 +190,8 @@ impl<'a> Parent<'a> {
         })
     }
 
-    /// Minds the run to its end.
-    fn mind(mut self) -> ExitRecord {
+    /// Minds the run to its end. Its cgroup is left to be removed.
+    fn mind(mut self) -> (ExitRecord, Option<Cgroup>) {
         while !self.is_main_gone() {
             self.wait_for_something();
             self.take_requests();
@@ -147,7 +201,11 @@ impl<'a> Parent<'a> {
         for output in &mut self.outputs {
             output.store_rest(self.files.directory());
         }
-        self.record(ended)
+        let record = self.record(ended);
+        let cgroup = self.cgroup.take();
+        // What is open is closed with this process: later, when nobody waits for it.
+        std::mem::forget(self);
+        (record, cgroup)
     }
 
     /// Sleeps until a signal, output, or the next moment that matters; stores output.

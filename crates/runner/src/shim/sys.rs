@@ -262,8 +262,21 @@ pub(crate) fn attribute(path: &Path, name: &CStr) -> Option<Vec<u8>> {
 
 /// Closes every descriptor from this number on.
 pub(crate) fn close_from(first: u32) -> io::Result<()> {
-    // SAFETY: the caller owns no descriptor beyond: it has just been executed.
-    checked(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) })?;
+    close_range(first, u32::MAX)
+}
+
+/// Closes every descriptor from this number on but one.
+pub(crate) fn close_from_but(first: u32, kept: BorrowedFd<'_>) -> io::Result<()> {
+    let kept = kept.as_raw_fd().cast_unsigned();
+    if kept > first {
+        close_range(first, kept - 1)?;
+    }
+    close_range(first.max(kept + 1), u32::MAX)
+}
+
+fn close_range(first: u32, last: u32) -> io::Result<()> {
+    // SAFETY: the callers own none of these: they have just been executed or forked, and go on with what they keep only.
+    checked(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })?;
     Ok(())
 }
 
