@@ -212,7 +212,7 @@ fn shim_of(directory: &RunDirectory) -> i64 {
 
 async fn run(launcher: &Launcher, root: &Path, command: &str) -> RunDirectory {
     let directory = RunDirectory::at(root.to_owned());
-    write_run_file(&directory.run_file(), &program(root, command)).unwrap();
+    write_run(&directory, program(root, command)).unwrap();
     launcher
         .launch(&directory)
         .await
@@ -252,7 +252,7 @@ async fn runs_that_begin_at_once_do_not_wait_for_spares() {
         let directory = RunDirectory::at(root.path().join(number.to_string()));
         std::fs::create_dir(directory.path()).unwrap();
         let program = program(directory.path(), &format!("exit {number}"));
-        write_run_file(&directory.run_file(), &program).unwrap();
+        write_run(&directory, program).unwrap();
         launched.push((launcher.launch(&directory).await.unwrap(), directory));
     }
     for (number, (shim, directory)) in (0..).zip(launched) {
@@ -310,7 +310,7 @@ async fn the_time_of_a_spare_is_not_that_of_its_run() {
     let root = tempfile::tempdir().unwrap();
     let directory = RunDirectory::at(root.path().to_owned());
     let begun = Instant::now();
-    write_run_file(&directory.run_file(), &program(root.path(), "sleep 1000")).unwrap();
+    write_run(&directory, program(root.path(), "sleep 1000")).unwrap();
     let shim = launcher.launch(&directory).await.unwrap();
     while std::fs::read(directory.lock_file())
         .unwrap_or_default()
