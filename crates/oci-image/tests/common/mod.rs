@@ -193,6 +193,12 @@ fn list(
                 format!("= {first}")
             }
         };
+        // A whiteout has no time of its own.
+        let modified = if kind.is_char_device() {
+            0
+        } else {
+            stat.mtime()
+        };
         let mode = if kind.is_symlink() {
             0
         } else {
@@ -200,12 +206,7 @@ fn list(
         };
         found.insert(
             name,
-            format!(
-                "{mode:o} {}:{} {} {what}",
-                stat.uid(),
-                stat.gid(),
-                stat.mtime()
-            ),
+            format!("{mode:o} {}:{} {} {what}", stat.uid(), stat.gid(), modified),
         );
         if kind.is_dir() {
             list(root, &path, inodes, found);
