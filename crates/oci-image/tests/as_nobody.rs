@@ -1,7 +1,5 @@
 //! Unpacking without root's rights. Root runs this test program again as nobody, so that it is tested wherever tests run.
 
-#![expect(clippy::unwrap_used, reason = "a test that meets an error has failed")]
-
 mod common;
 
 use std::fs;

@@ -605,14 +605,14 @@ fn each_limit_is_told_with_what_was_found() {
     assert_eq!(found, ("b".into(), Limit::LayerBytes, 5_999, 6_000));
     let other = archive(&[file("c", "z".repeat(3_000))]);
     let found = exceeded(unpack(&[&small, &other], &|limits| {
-        limits.image_bytes = 10_000
+        limits.image_bytes = 10_000;
     }));
     assert_eq!((found.0.as_str(), found.1), ("c", Limit::ImageBytes));
     let found = exceeded(unpack(&[&small, &other], &|limits| {
-        limits.image_entries = 2
+        limits.image_entries = 2;
     }));
     assert_eq!(found, ("c".into(), Limit::ImageEntries, 2, 3));
-    let deep = archive(&[directory(vec!["d"; 11].join("/"))]);
+    let deep = archive(&[directory(["d"; 11].join("/"))]);
     let found = exceeded(unpack(&[&deep], &|limits| limits.depth = 10));
     assert_eq!((found.1, found.2, found.3), (Limit::Depth, 10, 11));
     // Directories that nobody described take room as well.
@@ -620,20 +620,20 @@ fn each_limit_is_told_with_what_was_found() {
         .map(|at| file(format!("{at}/a/b/c/d/e/f"), ""))
         .collect();
     let found = exceeded(unpack(&[&archive(&implied)], &|limits| {
-        limits.image_entries = 20
+        limits.image_entries = 20;
     }));
     assert_eq!(found.1, Limit::ImageEntries);
 }
 
 #[test]
 fn depth_cannot_be_won_through_links() {
-    let mut entries = vec![directory(vec!["d"; 8].join("/"))];
-    let mut top = vec!["d"; 8].join("/");
+    let mut entries = vec![directory(["d"; 8].join("/"))];
+    let mut top = ["d"; 8].join("/");
     for round in 0..5 {
         let link = format!("link{round}");
         entries.push(symlink(&link, format!("/{top}")));
-        entries.push(directory(format!("{link}/{}", vec!["e"; 7].join("/"))));
-        top = format!("{link}/{}", vec!["e"; 7].join("/"));
+        entries.push(directory(format!("{link}/{}", ["e"; 7].join("/"))));
+        top = format!("{link}/{}", ["e"; 7].join("/"));
     }
     let mut limits = Limits::default();
     limits.depth = 20;

@@ -11,25 +11,15 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use common::layout::{Packed, image_of};
-use common::listing;
 use common::tar_writer::{Entry, archive, directory, file, hard_link};
+use common::{listing, memory};
 use runtara_oci_image::{
     Archive, ArchiveOptions, LayerStore, Limits, StoreOptions, UnpackedImage, Watch,
 };
 use serde_json::json;
 
-const ROUNDS: u32 = 25;
+const ROUNDS: u32 = 15;
 const CHILD: &str = "RUNTARA_TEST_UNPACK_IN";
-
-/// A place in memory if there is one: a kill loses nothing that a file system was told, and syncing a busy disk takes long.
-fn place() -> tempfile::TempDir {
-    let memory = Path::new("/dev/shm");
-    match memory.is_dir() {
-        true => tempfile::tempdir_in(memory),
-        false => tempfile::tempdir(),
-    }
-    .unwrap()
-}
 
 fn unpack(directory: &Path) -> (LayerStore, UnpackedImage) {
     let store = LayerStore::open(&directory.join("store"), &StoreOptions::default()).unwrap();
@@ -51,7 +41,7 @@ fn child() {
 
 fn layer(seed: u8) -> Vec<u8> {
     let mut entries: Vec<Entry> = vec![directory("d").mode(0o555)];
-    for at in 0..150 {
+    for at in 0..100 {
         entries.push(file(format!("d/{at}"), vec![seed ^ at; 20_000]));
         entries.push(hard_link(format!("link{at}"), format!("d/{at}")));
         entries.push(file(format!("{at}/.wh.{at}"), ""));
@@ -72,11 +62,11 @@ fn a_store_survives_being_killed_at_any_moment() {
     let layers = [layer(0), layer(1), layer(2)];
     let layers: Vec<_> = layers
         .iter()
-        .map(|layer| (layer.as_slice(), Packed::Gzip))
+        .map(|layer| (layer.as_slice(), Packed::Plain))
         .collect();
     let content = image_of(&layers, &json!({}));
 
-    let reference = place();
+    let reference = memory();
     fs::write(reference.path().join("archive"), &content).unwrap();
     let started = std::time::Instant::now();
     let (_store, image) = unpack(reference.path());
@@ -84,7 +74,7 @@ fn a_store_survives_being_killed_at_any_moment() {
 
     let mut killed = 0;
     for round in 0..ROUNDS {
-        let ground = place();
+        let ground = memory();
         fs::write(ground.path().join("archive"), &content).unwrap();
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "child"])

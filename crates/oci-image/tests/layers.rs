@@ -288,10 +288,10 @@ fn removed_files_are_recorded_for_overlayfs() {
             let stat = fs::symlink_metadata(root.join("gone")).unwrap();
             match whiteouts {
                 Whiteouts::Device => {
-                    assert_eq!((stat.mode() & 0o170_000, stat.rdev()), (0o020_000, 0))
+                    assert_eq!((stat.mode() & 0o170_000, stat.rdev()), (0o020_000, 0));
                 }
                 Whiteouts::Attribute => {
-                    assert_eq!((stat.mode() & 0o170_000, stat.size()), (0o100_000, 0))
+                    assert_eq!((stat.mode() & 0o170_000, stat.size()), (0o100_000, 0));
                 }
             }
             let prefix = if attributes == OverlayAttributes::Trusted {

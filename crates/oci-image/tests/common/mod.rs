@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that meets an error has failed")]
 
 pub mod layout;
+pub mod replay;
 pub mod tar_writer;
 
 use std::collections::BTreeMap;
@@ -33,7 +34,15 @@ impl Ground {
     }
 
     pub fn with(options: &StoreOptions) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        Self::within(tempfile::tempdir().unwrap(), options)
+    }
+
+    /// In memory if there is a place for it, for tests that unpack often: syncing a busy disk takes long.
+    pub fn in_memory() -> Self {
+        Self::within(memory(), &StoreOptions::default())
+    }
+
+    fn within(directory: tempfile::TempDir, options: &StoreOptions) -> Self {
         let sentinel = directory.path().join("sentinel");
         fs::create_dir(&sentinel).unwrap();
         fs::write(sentinel.join("file"), "untouched").unwrap();
@@ -106,6 +115,16 @@ impl Ground {
             assert!(expected, "{name} appeared beside the store");
         }
     }
+}
+
+/// A temporary directory in memory, where that takes what layers need: extended attributes of users only since Linux 6.6.
+pub fn memory() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    match memory.is_dir() && is_root() {
+        true => tempfile::tempdir_in(memory),
+        false => tempfile::tempdir(),
+    }
+    .unwrap()
 }
 
 fn uuid() -> String {

@@ -1,7 +1,7 @@
 //! A writer of tar archives that writes whatever it is told to, the forbidden too.
 
 /// One entry; what is not set is harmless.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Entry {
     pub name: Vec<u8>,
     pub flag: u8,
