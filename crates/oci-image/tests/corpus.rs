@@ -105,3 +105,42 @@ proptest! {
         replay::archive(&archive);
     }
 }
+
+/// Names that are sound and do not meet: what becomes of those that do is a rule of images, not of the format.
+fn sound() -> impl Strategy<Value = Vec<(String, Vec<u8>, u32, u64)>> {
+    let name = prop::collection::vec("[a-zé ]{1,60}", 1..5).prop_map(|parts| parts.join("/"));
+    let content = prop::collection::vec(any::<u8>(), 0..1_500);
+    let mode = prop::sample::select(vec![0o644, 0o600, 0o755, 0o444]);
+    prop::collection::vec((name, content, mode, 0..1_u64 << 34), 1..8).prop_map(|mut entries| {
+        for (at, (name, ..)) in entries.iter_mut().enumerate() {
+            *name = format!("{at}/{name}");
+        }
+        entries
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+    #[test]
+    fn what_another_writer_writes_is_what_another_reader_reads(entries in sound()) {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (name, content, mode, modified) in &entries {
+            let mut header = tar::Header::new_gnu();
+            header.set_mode(*mode);
+            header.set_mtime(*modified);
+            header.set_size(content.len() as u64);
+            builder.append_data(&mut header, name, content.as_slice()).unwrap();
+        }
+        let layer = builder.into_inner().unwrap();
+        let ground = common::Ground::in_memory();
+        let ours = ground.unpack_layer(&layer).unwrap();
+        let theirs = ground.path("flat-theirs");
+        tar::Archive::new(layer.as_slice()).unpack(&theirs).unwrap();
+        let files = |root: &Path| {
+            let mut found = common::listing(root);
+            found.retain(|_, what| !what.ends_with("directory"));
+            found
+        };
+        prop_assert_eq!(files(&ours), files(&theirs));
+    }
+}
