@@ -9,7 +9,10 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use common::{Ground, is_root, listing, run};
-use runtara_oci_image::{Archive, ArchiveOptions, Limits, Watch};
+use runtara_oci_image::{
+    Archive, ArchiveOptions, Limits, OverlayAttributes, OverlayForm, StoreOptions, UnpackedImage,
+    Watch, Whiteouts,
+};
 
 /// Makes an image of three layers with umoci: the second changes and removes, the third makes a directory anew.
 struct Made {
@@ -224,24 +227,57 @@ impl Made {
     }
 }
 
-/// What overlayfs makes of the layers is what the copy is. Mounting needs root; without it, the copy stands alone.
+/// What overlayfs makes of the layers is what the copy is, in each form that this machine can mount. Mounting needs root;
+/// without it, the copies are compared with one another.
 #[test]
 fn overlayfs_shows_what_the_copy_has() {
     let made = Made::new();
-    let ground = Ground::new();
-    let archive = open(&ground, &made.copy(&[], "oci.tar", "oci-archive"));
-    let image = ground
-        .store
-        .unpack(&archive, &Limits::default(), Watch::none())
-        .unwrap();
-    let flat = comparable(&ground.flatten(&image));
-    if !is_root() {
-        assert_eq!(
-            ground.store.form().attributes,
-            runtara_oci_image::OverlayAttributes::User
-        );
-        return;
+    let archive = made.copy(&[], "oci.tar", "oci-archive");
+    let mut copies = Vec::new();
+    for form in forms() {
+        let mut options = StoreOptions::default();
+        options.form = Some(form);
+        let ground = Ground::with(&options);
+        let archive = open(&ground, &archive);
+        let image = ground
+            .store
+            .unpack(&archive, &Limits::default(), Watch::none())
+            .unwrap();
+        let flat = comparable(&ground.flatten(&image));
+        if is_root() && (form.whiteouts == Whiteouts::Device || linux() >= (6, 7)) {
+            assert_eq!(comparable(&mount(&ground, &image, form)), flat, "{form:?}");
+        }
+        copies.push(flat);
     }
+    assert!(copies.iter().all(|copy| *copy == copies[0]));
+}
+
+fn forms() -> Vec<OverlayForm> {
+    let attributes = if is_root() {
+        vec![OverlayAttributes::Trusted, OverlayAttributes::User]
+    } else {
+        vec![OverlayAttributes::User]
+    };
+    let both = [Whiteouts::Device, Whiteouts::Attribute];
+    attributes
+        .into_iter()
+        .flat_map(|attributes| {
+            both.map(|whiteouts| OverlayForm {
+                attributes,
+                whiteouts,
+            })
+        })
+        .collect()
+}
+
+fn linux() -> (u32, u32) {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split('.').map(|number| number.parse().unwrap_or(0));
+    (numbers.next().unwrap(), numbers.next().unwrap())
+}
+
+/// Copies what overlayfs shows, out of a mount namespace of its own, so that nothing is left over.
+fn mount(ground: &Ground, image: &UnpackedImage, form: OverlayForm) -> PathBuf {
     let lower: Vec<&str> = image
         .lower_directories()
         .into_iter()
@@ -249,16 +285,20 @@ fn overlayfs_shows_what_the_copy_has() {
         .collect();
     let mounted = ground.path("flat-mounted");
     fs::create_dir(&mounted).unwrap();
-    // In a mount namespace of its own, so that nothing is left over; the tree is copied out of it.
     let copy = ground.path("flat-copy");
     let script = format!(
-        "mount -t overlay overlay -o ro,lowerdir={} {m} && cp -a {m} {c}",
+        "mount -t overlay overlay -o ro,lowerdir={}{} {m} && cp -a {m} {c}",
         lower.join(":"),
+        if form.attributes == OverlayAttributes::User {
+            ",userxattr"
+        } else {
+            ""
+        },
         m = mounted.display(),
         c = copy.display()
     );
     run("util-linux", "unshare", &["--mount", "sh", "-c", &script]);
-    assert_eq!(comparable(&copy), flat);
+    copy
 }
 
 #[test]
