@@ -1,0 +1,11 @@
+//! Runs images in containers, through an OCI runtime such as runc.
+//!
+//! - [`limits`]: what a container may take, merged from image, start and operator.
+//! - [`IdRanges`]: user and group ids of its own for each container.
+
+mod id_range;
+pub mod limits;
+mod network;
+
+pub use id_range::{IdRange, IdRangeError, IdRanges, RANGE_SIZE, USUAL_BASE};
+pub use network::{NetworkMode, UnknownNetworkMode};
