@@ -4,16 +4,20 @@
 //! - [`limits`]: what a container may take, merged from image, start and operator.
 //! - [`rootfs`]: mounts the root file system of a container from the layers of its image.
 //! - [`IdRanges`]: user and group ids of its own for each container.
+//! - [`runtime`]: the runtime's commands, its version and the holes it is known to have.
 //!
 //! All of it is synchronous and without threads, so that a shim can use it. Linux only.
 
+mod finding;
 mod id_range;
 pub mod limits;
 mod network;
 pub mod rootfs;
+pub mod runtime;
 mod seccomp;
 pub mod spec;
 mod sys;
 
+pub use finding::{Finding, Level};
 pub use id_range::{IdRange, IdRangeError, IdRanges, RANGE_SIZE, USUAL_BASE};
 pub use network::{NetworkMode, UnknownNetworkMode};
