@@ -5,12 +5,14 @@
 //! - [`rootfs`]: mounts the root file system of a container from the layers of its image.
 //! - [`IdRanges`]: user and group ids of its own for each container.
 //! - [`runtime`]: the runtime's commands, its version and the holes it is known to have.
+//! - [`machine`]: what this machine can do for containers.
 //!
 //! All of it is synchronous and without threads, so that a shim can use it. Linux only.
 
 mod finding;
 mod id_range;
 pub mod limits;
+pub mod machine;
 mod network;
 pub mod rootfs;
 pub mod runtime;
