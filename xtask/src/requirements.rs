@@ -39,6 +39,7 @@ const TABLE: &[Requirement] = &[
     Requirement { probe: Probe::Program("runuser"), source: Source::Debian("util-linux"), purpose: "runs PostgreSQL as another user than root" },
     Requirement { probe: Probe::PostgresServer, source: Source::Debian("postgresql"), purpose: "the store's tests and the black-box suites" },
     Requirement { probe: Probe::Program("busybox"), source: Source::Debian("busybox-static"), purpose: "static programs that the tests register as images" },
+    Requirement { probe: Probe::Program("runc"), source: Source::Debian("runc"), purpose: "the tests of containers" },
     Requirement { probe: Probe::Program("cargo-nextest"), source: Source::Command("cargo install cargo-nextest --locked"), purpose: "runs the tests" },
     Requirement { probe: Probe::Program("cargo-fmt"), source: Source::Command("rustup component add rustfmt"), purpose: "checks the format" },
     Requirement { probe: Probe::Program("cargo-clippy"), source: Source::Command("rustup component add clippy"), purpose: "checks the code" },
