@@ -5,7 +5,7 @@ const MIB: u64 = 1024 * 1024;
 
 /// Memory of a container when nobody says how much: what Google Cloud Run gives, and enough for most programs of any language.
 pub const DEFAULT_MEMORY_BYTES: u64 = 512 * MIB;
-/// Least memory: below it runc cannot start a container (Docker's bound is the same).
+/// Least memory, as Docker has it: runc cannot start a container with less than some 4 MiB (measured).
 pub const LEAST_MEMORY_BYTES: u64 = 6 * MIB;
 /// Processes and threads of a container when nobody says how many.
 pub const DEFAULT_PIDS: u64 = 512;
@@ -65,7 +65,8 @@ pub struct Limits {
     pub pids: u64,
     /// Open files of each process.
     pub open_files: OpenFiles,
-    /// Size of the writable layer in bytes, charged to the memory as it is filled.
+    /// Size of the writable layer in bytes, the run directory included; `/tmp` has as much for itself. Both are charged to the memory as
+    /// they are filled.
     pub writable_bytes: u64,
 }
 

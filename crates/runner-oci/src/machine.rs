@@ -10,7 +10,7 @@ use rustix::mount::{FsOpenFlags, OpenTreeFlags, fsopen, open_tree};
 use rustix::process::{Resource, getrlimit};
 
 use crate::finding::{Finding, Level};
-use crate::id_range::{IdRange, USUAL_BASE};
+use crate::id_range::{IdRange, IdRanges, USUAL_BASE};
 use crate::rootfs::UserNamespace;
 use crate::runtime::find_program;
 use crate::spec::CgroupFeatures;
@@ -66,6 +66,23 @@ pub fn look(data_dir: &Path, search_path: Option<OsString>) -> Machine {
         egress,
         findings,
     }
+}
+
+/// Whether somebody else on this machine gives away ids that these ranges hold, as `/etc/subuid` and `/etc/subgid` say. Blocking.
+#[must_use]
+pub fn look_at_ids(ranges: &IdRanges) -> Finding {
+    let about = "user ids of containers";
+    for path in ["/etc/subuid", "/etc/subgid"] {
+        // Without the file nobody gives any away by it.
+        let given = fs::read_to_string(path).unwrap_or_default();
+        if let Some(entry) = ranges.conflict(&given) {
+            let text = format!(
+                "'{entry}' in {path} gives away ids that containers have; choose another base for those of containers"
+            );
+            return Finding::new(about, Level::Warning, text);
+        }
+    }
+    Finding::new(about, Level::Fine, "nobody else gives them away")
 }
 
 fn superuser() -> Finding {
@@ -205,9 +222,10 @@ fn cgroups(findings: &mut Vec<Finding>) -> CgroupFeatures {
 fn egress(search_path: Option<OsString>, findings: &mut Vec<Finding>) -> Option<EgressProgram> {
     let about = "network mode egress";
     let find = |name| find_program(name, search_path.clone());
-    let found = find("pasta")
-        .map(EgressProgram::Pasta)
-        .or_else(|| find("slirp4netns").map(EgressProgram::Slirp4netns));
+    // slirp4netns first: it can shut out the loopback of the host, and shuts itself in.
+    let found = find("slirp4netns")
+        .map(EgressProgram::Slirp4netns)
+        .or_else(|| find("pasta").map(EgressProgram::Pasta));
     let has_tun = Path::new("/dev/net/tun").exists();
     let (level, text) = match &found {
         Some(_) if !has_tun => (
@@ -219,7 +237,7 @@ fn egress(search_path: Option<OsString>, findings: &mut Vec<Finding>) -> Option<
         }
         None => (
             Level::Warning,
-            "neither pasta nor slirp4netns is installed, so runs with it are refused; Debian: apt install passt, or apt install slirp4netns"
+            "neither slirp4netns nor pasta is installed, so runs with it are refused; Debian: apt install slirp4netns, or apt install passt"
                 .to_owned(),
         ),
     };

@@ -129,3 +129,14 @@ fn a_probe_that_fails_says_so() {
     let error = probe(Path::new("/nonexistent/runc")).unwrap_err();
     assert!(matches!(error, RuntimeError::NotExecuted { .. }), "{error}");
 }
+
+#[test]
+fn signals_that_are_blocked_here_reach_a_runtime() {
+    use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
+    let directory = tempfile::tempdir().unwrap();
+    let runtime = script(directory.path(), "grep SigBlk /proc/self/status");
+    // As they are in a shim, which reads them from a descriptor.
+    pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&SigSet::all()), None).unwrap();
+    let answer = runtime.ask("state", &["state"], SOON).unwrap();
+    assert_eq!(answer.stdout, b"SigBlk:\t0000000000000000\n");
+}

@@ -6,7 +6,10 @@ mod process;
 mod resources;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 
 use oci_spec::runtime::{
     Hooks, Linux, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType, Root,
@@ -185,10 +188,20 @@ fn namespaces(network: NetworkMode) -> Vec<LinuxNamespace> {
     kinds.into_iter().map(new).collect()
 }
 
-/// Where the bundle of a container has its configuration.
-#[must_use]
-pub fn configuration_file(bundle: &Path) -> PathBuf {
-    bundle.join("config.json")
+/// Writes the configuration of a container into its bundle, from where the runtime reads it. It holds the values of variables, which are
+/// secrets, so nobody but its owner may read it.
+///
+/// # Errors
+/// As the system says: the bundle's directory is not there, or its disk is full.
+pub fn write_configuration(spec: &Spec, bundle: &Path) -> io::Result<()> {
+    let json = serde_json::to_vec(spec)?;
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(bundle.join("config.json"));
+    file?.write_all(&json)
 }
 
 #[cfg(test)]

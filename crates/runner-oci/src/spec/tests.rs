@@ -333,3 +333,14 @@ fn an_image_cannot_say_who_a_run_is() {
     assert!(env["RUNTARA_HTTP_URL"].starts_with("http://127.0.0.1:8001/r/"));
     assert!(!env.contains_key("RUNTARA_CHECKPOINT_ID"));
 }
+
+#[test]
+fn nobody_else_reads_a_written_configuration() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let bundle = tempfile::tempdir().unwrap();
+    write_configuration(&Spec::default(), bundle.path()).unwrap();
+    let file = bundle.path().join("config.json");
+    let mode = file.metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(Spec::load(file).unwrap(), Spec::default());
+}

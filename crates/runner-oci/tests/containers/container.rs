@@ -14,7 +14,7 @@ use runtara_runner_oci::limits::{LimitSources, Limits, PartialLimits, merge};
 use runtara_runner_oci::machine::Machine;
 use runtara_runner_oci::rootfs::{RootFile, RootfsPlan, enter_private_mounts, mount_rootfs};
 use runtara_runner_oci::runtime::{NewContainer, Runtime, Streams};
-use runtara_runner_oci::spec::{Container, ImageConfig, configuration, configuration_file};
+use runtara_runner_oci::spec::{Container, ImageConfig, configuration, write_configuration};
 use runtara_runner_oci::{IdRange, IdRanges, NetworkMode, USUAL_BASE, machine};
 use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, set_child_subreaper};
@@ -154,7 +154,7 @@ impl Trial {
         };
         let spec = configuration(&container).map_err(|error| told(&error))?;
         let bundle = self.directory().join("bundle");
-        spec.save(configuration_file(&bundle)).unwrap();
+        write_configuration(&spec, &bundle).unwrap();
         let output = |name: &str| Stdio::from(File::create(self.directory().join(name)).unwrap());
         let streams = Streams {
             stdin: Stdio::null(),

@@ -114,6 +114,15 @@ fn files_of_the_images_root_are_its_own() {
 }
 
 #[test]
+fn a_container_does_not_see_where_its_cgroup_is() {
+    let seen = output_of("cat /proc/self/cgroup");
+    for line in seen.lines() {
+        assert!(line.ends_with(":/"), "{line}");
+    }
+    assert!(!seen.is_empty());
+}
+
+#[test]
 fn owners_need_no_shift_where_layers_lie_in_the_range() {
     let mut trial = Trial::new("cat /secret-of-root; stat -c '%u %g' /secret-of-root /bin");
     let changed = std::process::Command::new("chown")
