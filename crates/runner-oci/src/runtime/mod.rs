@@ -294,31 +294,43 @@ pub(crate) fn find_program(program: &str, search_path: Option<OsString>) -> Opti
         .find(is_executable)
 }
 
-/// Asks a runtime what it is.
+/// Asks a runtime what it is and, if it knows that question, what it can do.
 ///
 /// # Errors
 /// [`RuntimeError`] if it cannot be executed, fails, takes longer than 10 s, or says nothing that tells its name and version.
 pub fn probe(program: &Path) -> Result<RuntimeVersion, RuntimeError> {
     const VERB: &str = "--version";
-    let mut invocation = Invocation::new(program, VERB);
-    invocation.options([VERB]);
-    let finished = invocation.captured(PROBE_DEADLINE)?;
-    let text = String::from_utf8_lossy(&finished.stdout);
-    if !finished.status.success() {
+    let answer = question(program, VERB)?;
+    if !answer.status.success() {
         return Err(RuntimeError::Failed {
             program: program.to_owned(),
             verb: VERB,
-            reason: finished.status.to_string(),
+            reason: answer.status.to_string(),
         });
     }
-    RuntimeVersion::read(&text).ok_or_else(|| RuntimeError::Unreadable {
+    let text = String::from_utf8_lossy(&answer.stdout);
+    let read = RuntimeVersion::read(&text).ok_or_else(|| RuntimeError::Unreadable {
         program: program.to_owned(),
         verb: VERB,
         reason: format!(
             "it should begin with a name and a version, and begins with '{}'",
             text.chars().take(100).collect::<String>()
         ),
-    })
+    });
+    let mut version = read?;
+    // Older runtimes do not know it.
+    if let Ok(answer) = question(program, "features")
+        && answer.status.success()
+    {
+        version.take_features(&answer.stdout);
+    }
+    Ok(version)
+}
+
+fn question(program: &Path, verb: &'static str) -> Result<Finished, RuntimeError> {
+    let mut invocation = Invocation::new(program, verb);
+    invocation.options([verb]);
+    invocation.captured(PROBE_DEADLINE)
 }
 
 #[cfg(test)]

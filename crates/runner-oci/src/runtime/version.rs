@@ -3,6 +3,8 @@
 use std::cmp::Ordering;
 use std::fmt;
 
+use serde::Deserialize;
+
 use crate::finding::{Finding, Level};
 
 const ABOUT: &str = "OCI runtime";
@@ -20,7 +22,12 @@ pub struct RuntimeVersion {
     pub build: Option<String>,
     /// Whether it can restrict system calls.
     pub seccomp: bool,
+    /// Namespaces that containers need and it does not make, as far as it tells what it makes.
+    pub missing_namespaces: Vec<String>,
 }
+
+/// Namespaces that each container has of its own, as the OCI runtime specification names them.
+const NAMESPACES: [&str; 7] = ["user", "pid", "mount", "ipc", "uts", "cgroup", "network"];
 
 impl RuntimeVersion {
     /// Reads what `--version` writes; `None` if its first line has no name and version.
@@ -39,8 +46,44 @@ impl RuntimeVersion {
             build: build.map(str::to_owned),
             // runc names the library it has; crun lists what it was built with; youki cannot be built without.
             seccomp: field("libseccomp:").is_some() || text.contains("+SECCOMP") || name == "youki",
+            missing_namespaces: Vec::new(),
         })
     }
+
+    /// Takes what `features` says (OCI runtime specification, "Features Structure"), which is surer than what `--version` does. What is left
+    /// out there is unknown, and stays as it was.
+    pub(super) fn take_features(&mut self, json: &[u8]) {
+        let Ok(features) = serde_json::from_slice::<Features>(json) else {
+            return;
+        };
+        let linux = features.linux;
+        if let Some(enabled) = linux.seccomp.and_then(|seccomp| seccomp.enabled) {
+            self.seccomp = enabled;
+        }
+        if let Some(made) = linux.namespaces {
+            let is_missing = |name: &&str| !made.iter().any(|made| made == *name);
+            let missing = NAMESPACES.into_iter().filter(is_missing);
+            self.missing_namespaces = missing.map(str::to_owned).collect();
+        }
+    }
+}
+
+/// What of `features` matters here. The types of `oci-spec` know no namespace that is newer than they are.
+#[derive(Default, Deserialize)]
+struct Features {
+    #[serde(default)]
+    linux: LinuxFeatures,
+}
+
+#[derive(Default, Deserialize)]
+struct LinuxFeatures {
+    namespaces: Option<Vec<String>>,
+    seccomp: Option<SeccompFeatures>,
+}
+
+#[derive(Deserialize)]
+struct SeccompFeatures {
+    enabled: Option<bool>,
 }
 
 impl fmt::Display for RuntimeVersion {
@@ -183,6 +226,13 @@ pub fn assess(runtime: &RuntimeVersion) -> Finding {
         );
         return Finding::new(ABOUT, Level::Unfit, text);
     }
+    if !runtime.missing_namespaces.is_empty() {
+        let text = format!(
+            "{runtime} makes no namespaces of these kinds: {}; install runc (Debian: apt install runc)",
+            runtime.missing_namespaces.join(", ")
+        );
+        return Finding::new(ABOUT, Level::Unfit, text);
+    }
     if runtime.name != "runc" {
         let text = format!(
             "{runtime}; which of its versions have known holes is not known here, so ask its authors"
@@ -263,6 +313,22 @@ mod tests {
     #[test]
     fn a_runtime_without_seccomp_is_unfit() {
         let version = RuntimeVersion::read("runc version 1.4.0\nspec: 1.2.0\n").unwrap();
+        assert_eq!(assess(&version).level, Level::Unfit);
+    }
+
+    #[test]
+    fn what_a_runtime_says_of_its_features_counts_more() {
+        let mut version = runc("1.4.0");
+        version.take_features(b"no features here");
+        version.take_features(br#"{"ociVersionMin": "1.0.0"}"#);
+        assert_eq!(assess(&version).level, Level::Fine);
+        let few = br#"{"linux": {"namespaces": ["ipc", "mount", "network", "pid", "user", "uts", "new"]}}"#;
+        version.take_features(few);
+        let finding = assess(&version);
+        assert_eq!(finding.level, Level::Unfit);
+        assert!(finding.text.contains("kinds: cgroup;"), "{}", finding.text);
+        let mut version = runc("1.4.0");
+        version.take_features(br#"{"linux": {"seccomp": {"enabled": false}}}"#);
         assert_eq!(assess(&version).level, Level::Unfit);
     }
 
