@@ -1,12 +1,15 @@
 //! What this machine can do for containers.
 
-use std::ffi::OsString;
+use std::ffi::{CStr, OsString};
 use std::fs;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::CWD;
-use rustix::mount::{FsOpenFlags, OpenTreeFlags, fsopen, open_tree};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsmount, fsopen,
+    open_tree,
+};
 use rustix::process::{Resource, getrlimit};
 
 use crate::finding::{Finding, Level};
@@ -57,6 +60,7 @@ pub fn look(data_dir: &Path, search_path: Option<OsString>) -> Machine {
     let namespace = user_namespace(&mut findings);
     let shifts_owners = shifts_owners(data_dir, namespace.as_ref(), &mut findings);
     findings.push(overlay());
+    findings.push(kernel_file_systems());
     let cgroups = cgroups(&mut findings);
     let egress = egress(search_path, &mut findings);
     Machine {
@@ -169,6 +173,38 @@ fn overlay() -> Finding {
             Finding::new(about, Level::Unfit, text)
         }
     }
+}
+
+/// Tries to mount `/proc` and `/sys` as a container has them. The kernel lets a user namespace do so only if the one above it sees all of
+/// them, which in a container it does not.
+fn kernel_file_systems() -> Finding {
+    let about = "/proc and /sys";
+    let namespaces =
+        libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWNET;
+    let attempt = || {
+        mount_detached(c"proc")?;
+        mount_detached(c"sysfs")
+    };
+    match sys::try_in_namespaces(namespaces, attempt) {
+        Ok(()) => Finding::new(about, Level::Fine, "containers have their own"),
+        Err(error) => {
+            let text = format!(
+                "containers cannot have their own ({error}), because something is mounted over the server's; run it on the host or, in a \
+                 container, with nothing over /proc and /sys (docker run --security-opt systempaths=unconfined)"
+            );
+            Finding::new(about, Level::Unfit, text)
+        }
+    }
+}
+
+/// Mounts a file system where nobody sees it. System calls only.
+fn mount_detached(kind: &CStr) -> rustix::io::Result<()> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(context.as_fd())?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes).map(drop)
 }
 
 fn cgroups(findings: &mut Vec<Finding>) -> CgroupFeatures {

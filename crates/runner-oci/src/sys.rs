@@ -5,6 +5,7 @@
     reason = "these calls have no safe wrapper; each block says why it is sound"
 )]
 
+use std::ffi::c_int;
 use std::io::{self, PipeReader, PipeWriter};
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
@@ -76,6 +77,43 @@ pub(crate) fn set_mount_attributes(
     Ok(())
 }
 
+/// Does something in a process of its own with new namespaces (clone(2)), and gives its error. What it does must not allocate or lock: its
+/// process is a copy of one that may have had other threads.
+pub(crate) fn try_in_namespaces(
+    namespaces: c_int,
+    attempt: fn() -> Result<(), rustix::io::Errno>,
+) -> io::Result<()> {
+    // SAFETY: as for `NamespaceHolder`; the callers' attempts are system calls only.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, namespaces, 0, 0, 0, 0) };
+    if pid < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if pid == 0 {
+        let code = attempt().map_or_else(rustix::io::Errno::raw_os_error, |()| 0);
+        // SAFETY: takes a number and does not return.
+        unsafe { libc::_exit(code) };
+    }
+    let pid = i32::try_from(pid).map_err(io::Error::other)?;
+    match wait_for(pid) {
+        0 => Ok(()),
+        // Error numbers end at 133, and a code has room for 255.
+        status if libc::WIFEXITED(status) => {
+            Err(io::Error::from_raw_os_error(libc::WEXITSTATUS(status)))
+        }
+        _ => Err(io::Error::other("the process that tried it was killed")),
+    }
+}
+
+/// Waits for a child that sends no signal when it ends, and gives its status.
+fn wait_for(pid: libc::pid_t) -> c_int {
+    let mut status = 0;
+    // SAFETY: the status is this function's own. The child is ours alone, so its number is not another's.
+    while unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) } < 0
+        && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
+    {}
+    status
+}
+
 /// A process that does nothing but live in a user namespace of its own, until this value is dropped, or this process ends.
 pub(crate) struct NamespaceHolder {
     pid: libc::pid_t,
@@ -118,9 +156,6 @@ fn hold(ended: &PipeReader, alive: &PipeWriter) -> ! {
 impl Drop for NamespaceHolder {
     fn drop(&mut self) {
         drop(self.alive.take());
-        // SAFETY: no status is asked for. The child is ours alone, so its number is not another's. `__WALL`, because it sends no signal.
-        while unsafe { libc::waitpid(self.pid, std::ptr::null_mut(), libc::__WALL) } < 0
-            && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
-        {}
+        let _always_0 = wait_for(self.pid);
     }
 }

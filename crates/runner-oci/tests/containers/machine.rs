@@ -84,3 +84,23 @@ fn the_newer_cgroups_are_told_from_the_older() {
         .unwrap();
     assert!(told.text.starts_with("version 2"), "{}", told.text);
 }
+
+#[test]
+fn a_server_that_sees_not_all_of_proc_is_unfit() {
+    // As in a container.
+    enter_private_mounts().unwrap();
+    let none = None::<&str>;
+    mount(none, "/proc/irq", Some("tmpfs"), MsFlags::empty(), none).unwrap();
+    let machine = machine::look(std::path::Path::new("/"), None);
+    let told = machine
+        .findings
+        .iter()
+        .find(|finding| finding.about == "/proc and /sys")
+        .unwrap();
+    assert_eq!(told.level, Level::Unfit, "{}", told.text);
+    assert!(
+        told.text.contains("Operation not permitted"),
+        "{}",
+        told.text
+    );
+}
