@@ -35,8 +35,8 @@ pub struct CgroupFeatures {
     pub swap: bool,
 }
 
-/// One container, from which its configuration is built.
-#[derive(Debug, Clone)]
+/// One container, from which its configuration is built. It holds secrets, so it cannot be printed.
+#[derive(Clone)]
 pub struct Container<'a> {
     /// What the image says about its program.
     pub image: &'a ImageConfig,
