@@ -42,6 +42,7 @@ const TABLE: &[Requirement] = &[
     Requirement { probe: Probe::Program("skopeo"), source: Source::Debian("skopeo"), purpose: "writes the archives of container images that the tests read" },
     Requirement { probe: Probe::Program("umoci"), source: Source::Debian("umoci"), purpose: "makes the container images that the tests compare with" },
     Requirement { probe: Probe::Program("zstd"), source: Source::Debian("zstd"), purpose: "compresses some of them" },
+    Requirement { probe: Probe::Program("runc"), source: Source::Debian("runc"), purpose: "the tests of containers" },
     Requirement { probe: Probe::Program("cargo-nextest"), source: Source::Command("cargo install cargo-nextest --locked"), purpose: "runs the tests" },
     Requirement { probe: Probe::Program("cargo-fmt"), source: Source::Command("rustup component add rustfmt"), purpose: "checks the format" },
     Requirement { probe: Probe::Program("cargo-clippy"), source: Source::Command("rustup component add clippy"), purpose: "checks the code" },

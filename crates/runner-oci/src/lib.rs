@@ -1,0 +1,25 @@
+//! Runs images in containers, through an OCI runtime such as runc.
+//!
+//! - [`spec`]: the runtime configuration (`config.json`) of one container, with the list of system calls it may make.
+//! - [`limits`]: what a container may take, merged from image, start and operator.
+//! - [`rootfs`]: mounts the root file system of a container from the layers of its image.
+//! - [`IdRanges`]: user and group ids of its own for each container.
+//! - [`runtime`]: the runtime's commands, its version and the holes it is known to have.
+//! - [`machine`]: what this machine can do for containers.
+//!
+//! All of it is synchronous and without threads, so that a shim can use it. Linux only.
+
+mod finding;
+mod id_range;
+pub mod limits;
+pub mod machine;
+mod network;
+pub mod rootfs;
+pub mod runtime;
+mod seccomp;
+pub mod spec;
+mod sys;
+
+pub use finding::{Finding, Level};
+pub use id_range::{IdRange, IdRangeError, IdRanges, RANGE_SIZE, USUAL_BASE};
+pub use network::{NetworkMode, UnknownNetworkMode};

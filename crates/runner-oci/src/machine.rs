@@ -1,0 +1,306 @@
+//! What this machine can do for containers.
+
+use std::ffi::{CStr, OsString};
+use std::fs;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::CWD;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsmount, fsopen,
+    open_tree,
+};
+use rustix::process::{Resource, getrlimit};
+
+use crate::finding::{Finding, Level};
+use crate::id_range::{IdRange, IdRanges, USUAL_BASE};
+use crate::rootfs::UserNamespace;
+use crate::runtime::find_program;
+use crate::spec::CgroupFeatures;
+use crate::sys;
+
+/// Where hierarchies of cgroups are mounted, everywhere.
+const CGROUPS: &str = "/sys/fs/cgroup";
+/// What a container is limited by.
+const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
+/// `CGROUP2_SUPER_MAGIC` (statfs(2)).
+const CGROUP2: u64 = 0x6367_7270;
+
+/// What this machine can do for containers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// What its cgroups can do.
+    pub cgroups: CgroupFeatures,
+    /// How many files a process of a container can be allowed to open: what the server itself may, which only a process with
+    /// `CAP_SYS_RESOURCE` could go beyond (getrlimit(2)). A ceiling for [`crate::limits::merge`].
+    pub open_files: u64,
+    /// Whether owners of files can be shifted by mounts of the data directory, so that containers share layers and no ids.
+    pub shifts_owners: bool,
+    /// The program that connects containers to the internet, if there is one.
+    pub egress: Option<EgressProgram>,
+    /// All that was found out, for people to read. Containers cannot run if one of these is [`Level::Unfit`].
+    pub findings: Vec<Finding>,
+}
+
+/// A program that connects containers to the internet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EgressProgram {
+    /// slirp4netns, by its path.
+    Slirp4netns(PathBuf),
+    /// pasta, by its path.
+    Pasta(PathBuf),
+}
+
+/// Looks at this machine. Tries what can be tried, and leaves nothing behind. Blocking.
+///
+/// `data_dir` is where layers are unpacked; `search_path` is where programs are looked for, as in `PATH`.
+#[must_use]
+pub fn look(data_dir: &Path, search_path: Option<OsString>) -> Machine {
+    let mut findings = vec![superuser(), seccomp()];
+    let namespace = user_namespace(&mut findings);
+    let shifts_owners = shifts_owners(data_dir, namespace.as_ref(), &mut findings);
+    findings.push(overlay());
+    findings.push(kernel_file_systems());
+    let cgroups = cgroups(&mut findings);
+    let egress = egress(search_path, &mut findings);
+    Machine {
+        cgroups,
+        open_files: getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX),
+        shifts_owners,
+        egress,
+        findings,
+    }
+}
+
+/// Whether somebody else on this machine gives away ids that these ranges hold, as `/etc/subuid` and `/etc/subgid` say. Blocking.
+#[must_use]
+pub fn look_at_ids(ranges: &IdRanges) -> Finding {
+    let about = "user ids of containers";
+    for path in ["/etc/subuid", "/etc/subgid"] {
+        // Without the file nobody gives any away by it.
+        let given = fs::read_to_string(path).unwrap_or_default();
+        if let Some(entry) = ranges.conflict(&given) {
+            let text = format!(
+                "'{entry}' in {path} gives away ids that containers have; choose another base for those of containers"
+            );
+            return Finding::new(about, Level::Warning, text);
+        }
+    }
+    Finding::new(about, Level::Fine, "nobody else gives them away")
+}
+
+fn superuser() -> Finding {
+    let about = "superuser";
+    if nix::unistd::geteuid().is_root() {
+        return Finding::new(about, Level::Fine, "the server runs as root");
+    }
+    let text = "the server does not run as root, so it cannot mount images or give containers ids of their own; run it as root";
+    Finding::new(about, Level::Unfit, text)
+}
+
+fn seccomp() -> Finding {
+    let about = "seccomp";
+    let actions = fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail");
+    if actions.is_ok_and(|actions| actions.split_whitespace().any(|action| action == "errno")) {
+        return Finding::new(about, Level::Fine, "system calls can be restricted");
+    }
+    let text = "the kernel cannot restrict system calls; use one with CONFIG_SECCOMP_FILTER";
+    Finding::new(about, Level::Unfit, text)
+}
+
+fn user_namespace(findings: &mut Vec<Finding>) -> Option<UserNamespace> {
+    let about = "user namespaces";
+    let ids = IdRange::starting_at(USUAL_BASE)?;
+    let made = UserNamespace::new(ids);
+    findings.push(match &made {
+        Ok(_) => Finding::new(about, Level::Fine, "root in a container is nobody on the host"),
+        Err(error) => {
+            let most = fs::read_to_string("/proc/sys/user/max_user_namespaces");
+            let hint = match most.as_deref().map(str::trim) {
+                Ok("0") => "sysctl -w user.max_user_namespaces=65536",
+                Ok(_) => "run the server as root, on the host or in a container that may make user namespaces",
+                Err(_) => "use a kernel with CONFIG_USER_NS",
+            };
+            Finding::new(about, Level::Unfit, format!("none can be made ({error}); {hint}"))
+        }
+    });
+    made.ok()
+}
+
+/// Tries it on a mount that is never attached anywhere.
+fn shifts_owners(
+    data_dir: &Path,
+    namespace: Option<&UserNamespace>,
+    findings: &mut Vec<Finding>,
+) -> bool {
+    let about = "shifted owners";
+    let Some(namespace) = namespace else {
+        return false;
+    };
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tried = open_tree(CWD, data_dir, flags)
+        .map_err(std::io::Error::from)
+        .and_then(|mount: OwnedFd| {
+            sys::set_mount_attributes(mount.as_fd(), 0, Some(namespace.descriptor()))
+        });
+    findings.push(match &tried {
+        Ok(()) => Finding::new(about, Level::Fine, "containers share the layers of images, each with ids of its own"),
+        Err(error) => Finding::new(
+            about,
+            Level::Warning,
+            format!(
+                "owners of files in '{}' cannot be shifted by mounts ({error}), so that all containers have the same ids on the host; use \
+                 Linux 5.19 or newer, and a file system that knows it, such as ext4, xfs or btrfs",
+                data_dir.display()
+            ),
+        ),
+    });
+    tried.is_ok()
+}
+
+fn overlay() -> Finding {
+    let about = "overlayfs";
+    match fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC) {
+        Ok(_) => Finding::new(
+            about,
+            Level::Fine,
+            "layers of images are mounted, not copied",
+        ),
+        Err(errno) => {
+            let text = format!(
+                "the kernel cannot mount it ({errno}); use one with CONFIG_OVERLAY_FS (modprobe overlay)"
+            );
+            Finding::new(about, Level::Unfit, text)
+        }
+    }
+}
+
+/// Tries to mount `/proc` and `/sys` as a container has them. The kernel lets a user namespace do so only if the one above it sees all of
+/// them, which in a container it does not.
+fn kernel_file_systems() -> Finding {
+    let about = "/proc and /sys";
+    let namespaces =
+        libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWNET;
+    let attempt = || {
+        mount_detached(c"proc")?;
+        mount_detached(c"sysfs")
+    };
+    match sys::try_in_namespaces(namespaces, attempt) {
+        Ok(()) => Finding::new(about, Level::Fine, "containers have their own"),
+        Err(error) => {
+            let text = format!(
+                "containers cannot have their own ({error}), because something is mounted over the server's; run it on the host or, in a \
+                 container, with nothing over /proc and /sys (docker run --security-opt systempaths=unconfined)"
+            );
+            Finding::new(about, Level::Unfit, text)
+        }
+    }
+}
+
+/// Mounts a file system where nobody sees it. System calls only.
+fn mount_detached(kind: &CStr) -> rustix::io::Result<()> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(context.as_fd())?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes).map(drop)
+}
+
+fn cgroups(findings: &mut Vec<Finding>) -> CgroupFeatures {
+    let about = "cgroups";
+    let place = Path::new(CGROUPS);
+    let kind = rustix::fs::statfs(place).map(|found| u64::try_from(found.f_type).unwrap_or(0));
+    let unified = kind == Ok(CGROUP2);
+    let missing: Vec<_> = if unified {
+        let listed = fs::read_to_string(place.join("cgroup.controllers")).unwrap_or_default();
+        let is_listed = |name: &&str| listed.split_whitespace().any(|found| found == *name);
+        CONTROLLERS
+            .into_iter()
+            .filter(|name| !is_listed(name))
+            .collect()
+    } else {
+        let is_mounted = |name: &&str| place.join(name).join("tasks").exists();
+        CONTROLLERS
+            .into_iter()
+            .filter(|name| !is_mounted(name))
+            .collect()
+    };
+    let swap = if unified {
+        // The root has no such file, and its children have no other way to be asked; all kernels that count swap have it.
+        fs::read_dir(place).is_ok_and(|children| {
+            children
+                .flatten()
+                .any(|child| child.path().join("memory.swap.max").exists())
+        })
+    } else {
+        place.join("memory/memory.memsw.limit_in_bytes").exists()
+    };
+    let version = if unified { 2 } else { 1 };
+    findings.push(if missing.is_empty() {
+        let text = format!("version {version} with {}", CONTROLLERS.join(", "));
+        Finding::new(about, Level::Fine, text)
+    } else {
+        let text = format!(
+            "version {version} without {}, so containers cannot be limited; mount cgroups at {CGROUPS} with these controllers (in a \
+             container: with a cgroup namespace and write access)",
+            missing.join(", ")
+        );
+        Finding::new(about, Level::Unfit, text)
+    });
+    if !swap {
+        let text = "swap is not counted, so a container may use as much of it as there is; boot with swapaccount=1, or without swap";
+        findings.push(Finding::new("swap", Level::Warning, text));
+    }
+    CgroupFeatures { unified, swap }
+}
+
+fn egress(search_path: Option<OsString>, findings: &mut Vec<Finding>) -> Option<EgressProgram> {
+    let about = "network mode egress";
+    let find = |name| find_program(name, search_path.clone());
+    // slirp4netns first: it can shut out the loopback of the host, and shuts itself in.
+    let found = find("slirp4netns")
+        .map(EgressProgram::Slirp4netns)
+        .or_else(|| find("pasta").map(EgressProgram::Pasta));
+    let has_tun = Path::new("/dev/net/tun").exists();
+    let (level, text) = match &found {
+        Some(_) if !has_tun => (
+            Level::Warning,
+            "/dev/net/tun is missing, so runs with it are refused; load the module tun (modprobe tun)".to_owned(),
+        ),
+        Some(EgressProgram::Pasta(path) | EgressProgram::Slirp4netns(path)) => {
+            (Level::Fine, format!("by {}", path.display()))
+        }
+        None => (
+            Level::Warning,
+            "neither slirp4netns nor pasta is installed, so runs with it are refused; Debian: apt install slirp4netns, or apt install passt"
+                .to_owned(),
+        ),
+    };
+    findings.push(Finding::new(
+        "network mode isolated",
+        Level::Fine,
+        "needs nothing",
+    ));
+    findings.push(Finding::new(about, level, text));
+    found.filter(|_| has_tun)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_program_is_named_with_its_package() {
+        let mut findings = Vec::new();
+        let empty = tempfile::tempdir().unwrap();
+        assert_eq!(egress(Some(empty.path().into()), &mut findings), None);
+        let told = findings.last().unwrap();
+        assert_eq!(told.level, Level::Warning);
+        assert!(
+            told.text.contains("apt install slirp4netns"),
+            "{}",
+            told.text
+        );
+    }
+}

@@ -1,0 +1,64 @@
+//! The layers of an image as mounts, with their owners shifted.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+use rustix::fs::CWD;
+use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
+
+use super::staging::Staging;
+use super::{CONFINED, MountError, RootfsPlan};
+use crate::id_range::{IdRange, RANGE_SIZE};
+use crate::sys::{self, NamespaceHolder};
+
+/// A user namespace in which ids from 0 on are those of a range; no process is in it. It lives as long as something refers to it.
+#[derive(Debug)]
+pub struct UserNamespace(OwnedFd);
+
+impl UserNamespace {
+    /// Makes one, by a process that lives just for that.
+    ///
+    /// # Errors
+    /// What the system said: there may be no more user namespaces (`user.max_user_namespaces`), or this process is not root.
+    pub fn new(ids: IdRange) -> io::Result<Self> {
+        let holder = NamespaceHolder::start()?;
+        let process = format!("/proc/{}", holder.pid());
+        let mapping = format!("0 {} {RANGE_SIZE}\n", ids.first());
+        for map in ["uid_map", "gid_map"] {
+            std::fs::write(format!("{process}/{map}"), &mapping)?;
+        }
+        Ok(Self(File::open(format!("{process}/ns/user"))?.into()))
+    }
+
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Mounts the layers, read-only, each on a directory of its own. Gives the roots of the mounts, the lowest first.
+///
+/// The overlay over them cannot be shifted as a whole: the kernel refuses that, and shifts what the overlay is made of.
+pub(super) fn attach(plan: &RootfsPlan<'_>, staging: &Staging) -> Result<Vec<OwnedFd>, MountError> {
+    let owners = plan.shift_owners.then(|| UserNamespace::new(plan.ids));
+    let owners = owners.transpose().map_err(MountError::at_io(
+        "making a user namespace for the owners of layers",
+    ))?;
+    let mut mounts = Vec::with_capacity(plan.layers.len());
+    for (index, layer) in plan.layers.iter().enumerate() {
+        let step = |what: &str| format!("{what} layer '{}'", layer.display());
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let mount = open_tree(CWD, layer, flags).map_err(MountError::at(step("mounting")))?;
+        let attributes = CONFINED | MountAttrFlags::MOUNT_ATTR_RDONLY;
+        let owners = owners.as_ref().map(UserNamespace::descriptor);
+        sys::set_mount_attributes(mount.as_fd(), attributes.bits().into(), owners)
+            .map_err(MountError::at_io(step("shifting the owners of")))?;
+        // Only what is attached can be a part of an overlay, on kernels before 6.15.
+        let place = staging
+            .layer(index)
+            .map_err(MountError::at(step("making a place for")))?;
+        super::attach(&mount, &place).map_err(MountError::at(step("attaching")))?;
+        mounts.push(mount);
+    }
+    Ok(mounts)
+}

@@ -1,0 +1,136 @@
+//! Mounts the root file system of a container: the layers of its image, shared and read-only, under a private writable layer in memory.
+//!
+//! ```text
+//!  <staging>                tmpfs of the run: its size is the limit on writable bytes
+//!  ├── layers/0, 1, …       the unpacked layers, read-only, their owners shifted into the container's range of ids
+//!  ├── upper/, work/        what the container changes
+//!  ├── data/                its run directory
+//!  └── root/                overlay of layers and upper: the root of the container
+//! ```
+//!
+//! All of it is mounted in a mount namespace of the caller's own, so that it goes when the last process in there does, whatever kills
+//! it. Everything is `nosuid` and `nodev`. The overlay knows its parts as `/proc/self/fd/<n>`, so that the list of mounts that a container
+//! reads (`/proc/self/mountinfo`) shows no path of the host.
+
+mod files;
+mod layers;
+mod overlay;
+mod staging;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::sched::CloneFlags;
+use rustix::mount::{MountAttrFlags, MountPropagationFlags, MoveMountFlags, move_mount};
+
+use crate::id_range::IdRange;
+use crate::limits::LEAST_WRITABLE_BYTES;
+
+pub use files::RootFile;
+pub use layers::UserNamespace;
+
+/// What is mounted for one container.
+#[derive(Debug, Clone)]
+pub struct RootfsPlan<'a> {
+    /// An existing directory of the host; what it holds is hidden. Anybody must be able to pass through the directories above it, because
+    /// the runtime looks up the root as the container's root, who is nobody on the host: so it cannot lie in the data directory.
+    pub staging: &'a Path,
+    /// The unpacked layers of the image as absolute paths, the lowest first; at least one.
+    pub layers: &'a [PathBuf],
+    /// Whether owners of files in the layers are those of the image (root is 0), and are shifted by the mounts; else they are stored in
+    /// the container's range.
+    pub shift_owners: bool,
+    /// The container's ids on the host.
+    pub ids: IdRange,
+    /// Size of all that the container writes to its root and its run directory, in bytes.
+    pub writable_bytes: u64,
+    /// User and group of the program in the container, to whom its run directory belongs.
+    pub user: (u32, u32),
+    /// Files that are put into the root, whatever the image has in their place.
+    pub files: &'a [RootFile<'a>],
+}
+
+/// What was mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rootfs {
+    /// The root of the container's file system.
+    pub root: PathBuf,
+    /// Its run directory.
+    pub run_directory: PathBuf,
+}
+
+/// Says which step of mounting failed.
+#[derive(Debug, thiserror::Error)]
+#[error("the root file system of a container could not be mounted: {step}")]
+pub struct MountError {
+    /// What was being done, and with what.
+    pub step: String,
+    /// What the system said.
+    #[source]
+    pub source: io::Error,
+}
+
+impl MountError {
+    /// Makes the error of a step of what the system said.
+    fn at(step: impl Into<String>) -> impl FnOnce(rustix::io::Errno) -> Self {
+        let from_io = Self::at_io(step);
+        move |errno| from_io(errno.into())
+    }
+
+    fn at_io(step: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let step = step.into();
+        move |source| Self { step, source }
+    }
+}
+
+/// What every mount for a container gets.
+const CONFINED: MountAttrFlags =
+    MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
+
+/// Gives the calling thread, and what it starts from now on, a mount namespace of its own, from which nothing spreads to the host.
+///
+/// # Errors
+/// [`MountError`] if this process is not root, or the kernel refuses more mount namespaces (`user.max_mnt_namespaces`).
+pub fn enter_private_mounts() -> Result<(), MountError> {
+    nix::sched::unshare(CloneFlags::CLONE_NEWNS)
+        .map_err(io::Error::from)
+        .map_err(MountError::at_io("making a mount namespace"))?;
+    let flags = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", flags)
+        .map_err(MountError::at("keeping mounts from spreading to the host"))
+}
+
+/// Mounts the root file system of a container. The calling thread must be in a mount namespace of its own
+/// ([`enter_private_mounts`]), in which `/proc` is mounted. What a failure leaves mounted goes with that namespace.
+///
+/// # Errors
+/// [`MountError`] with the step that failed: the staging directory is not there; a layer is missing, or lies on a file system that cannot
+/// shift owners (before Linux 5.19, or [`UserNamespace`] cannot be made); the kernel has no overlayfs, or too many layers are given for
+/// its old interface (about 200, before Linux 6.7).
+pub fn mount_rootfs(plan: &RootfsPlan<'_>) -> Result<Rootfs, MountError> {
+    if plan.layers.is_empty() || plan.writable_bytes < LEAST_WRITABLE_BYTES {
+        let wanted = "at least one layer and a writable byte count that is not below the least";
+        return Err(MountError {
+            step: format!("reading the plan, which needs {wanted}"),
+            source: io::ErrorKind::InvalidInput.into(),
+        });
+    }
+    let staging = staging::Staging::mount(plan)?;
+    let layers = layers::attach(plan, &staging)?;
+    let root = overlay::mount(&layers, &staging)?;
+    files::put(&root.directory, plan.files, plan.ids)?;
+    root.attach(&staging)?;
+    Ok(Rootfs {
+        root: plan.staging.join(staging::ROOT),
+        run_directory: plan.staging.join(staging::RUN_DIRECTORY),
+    })
+}
+
+/// Attaches a mount to a directory.
+fn attach(
+    mount: &impl std::os::fd::AsFd,
+    directory: &impl std::os::fd::AsFd,
+) -> Result<(), rustix::io::Errno> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount, "", directory, "", flags)
+}

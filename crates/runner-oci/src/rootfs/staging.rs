@@ -1,0 +1,113 @@
+//! The file system in memory that holds all that belongs to one run.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid, chownat, mkdirat, openat};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
+};
+
+use super::{CONFINED, MountError, RootfsPlan, attach};
+use crate::id_range::IdRange;
+
+pub(super) const ROOT: &str = "root";
+pub(super) const RUN_DIRECTORY: &str = "data";
+const LAYERS: &str = "layers";
+const UPPER: &str = "upper";
+const WORK: &str = "work";
+
+/// So many bytes for each file: half a page, as the smallest file that is not empty takes a page. The kernel's own default would be half of
+/// the machine's memory.
+const BYTES_PER_FILE: u64 = 2048;
+/// Files that there may be in the smallest.
+const FEWEST_FILES: u64 = 4096;
+
+/// The mounted file system.
+pub(super) struct Staging {
+    /// Its root.
+    directory: OwnedFd,
+}
+
+impl Staging {
+    /// Mounts it on the staging directory, with the directories that it begins with.
+    pub(super) fn mount(plan: &RootfsPlan<'_>) -> Result<Self, MountError> {
+        let place = plan.staging.display();
+        let step = format!("mounting a file system in memory on '{place}'");
+        let mount = || -> rustix::io::Result<OwnedFd> {
+            let directory = open(&CWD, plan.staging)?;
+            let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+            let files = (plan.writable_bytes / BYTES_PER_FILE).max(FEWEST_FILES);
+            for (option, value) in [
+                ("source", "runtara".to_owned()),
+                ("size", plan.writable_bytes.to_string()),
+                ("nr_inodes", files.to_string()),
+                ("mode", "0755".to_owned()),
+            ] {
+                fsconfig_set_string(context.as_fd(), option, value)?;
+            }
+            fsconfig_create(context.as_fd())?;
+            let mount = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, CONFINED)?;
+            attach(&mount, &directory)?;
+            Ok(mount)
+        };
+        let staging = Self {
+            directory: mount().map_err(MountError::at(step))?,
+        };
+        staging
+            .make_directories(plan)
+            .map_err(MountError::at(format!("making directories in '{place}'")))?;
+        Ok(staging)
+    }
+
+    fn make_directories(&self, plan: &RootfsPlan<'_>) -> rustix::io::Result<()> {
+        for name in [LAYERS, UPPER, WORK, ROOT, RUN_DIRECTORY] {
+            mkdirat(&self.directory, name, Mode::from_raw_mode(0o755))?;
+        }
+        // The root of the container is what its upper directory is: root's, in the container.
+        own(&self.directory, UPPER, plan.ids, (0, 0))?;
+        own(&self.directory, RUN_DIRECTORY, plan.ids, plan.user)
+    }
+
+    /// Makes the directory of a layer.
+    pub(super) fn layer(&self, index: usize) -> rustix::io::Result<OwnedFd> {
+        let layers = self.open(LAYERS)?;
+        let name = index.to_string();
+        mkdirat(&layers, &name, Mode::from_raw_mode(0o755))?;
+        open(&layers, name.as_str())
+    }
+
+    pub(super) fn upper(&self) -> rustix::io::Result<OwnedFd> {
+        self.open(UPPER)
+    }
+
+    pub(super) fn work(&self) -> rustix::io::Result<OwnedFd> {
+        self.open(WORK)
+    }
+
+    pub(super) fn root(&self) -> rustix::io::Result<OwnedFd> {
+        self.open(ROOT)
+    }
+
+    fn open(&self, name: &str) -> rustix::io::Result<OwnedFd> {
+        open(&self.directory, name)
+    }
+}
+
+fn open(at: &impl std::os::fd::AsFd, path: impl rustix::path::Arg) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(at, path, flags, Mode::empty())
+}
+
+/// Gives a file to a user and group of the container.
+pub(super) fn own(
+    directory: &impl std::os::fd::AsFd,
+    name: &str,
+    ids: IdRange,
+    (uid, gid): (u32, u32),
+) -> rustix::io::Result<()> {
+    let (Some(uid), Some(gid)) = (ids.on_host(uid), ids.on_host(gid)) else {
+        return Err(rustix::io::Errno::INVAL);
+    };
+    let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+    chownat(directory, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
+}

@@ -1,0 +1,113 @@
+//! What the runtime says went wrong: one JSON object a line, with `level` and `msg`.
+
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::Path;
+
+use serde::Deserialize;
+
+/// How much of a log is read, from its end.
+const LOG_BYTES: u64 = 64 * 1024;
+/// Longest reason that is handed on, in characters.
+const REASON_CHARACTERS: usize = 1000;
+
+#[derive(Deserialize)]
+struct Line {
+    level: String,
+    msg: String,
+}
+
+/// The last error that a log tells; of one that is no JSON, its last line. `None` if it tells nothing.
+pub(super) fn reason(log: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(log);
+    let lines = || {
+        text.lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .rev()
+    };
+    let is_error = |line: &Line| matches!(line.level.as_str(), "error" | "fatal" | "panic");
+    let told = lines()
+        .filter_map(|line| serde_json::from_str::<Line>(line).ok())
+        .find(is_error)
+        .map(|line| line.msg);
+    let plain = || {
+        lines()
+            .find(|line| !line.starts_with('{'))
+            .map(str::to_owned)
+    };
+    let reason = told.or_else(plain)?;
+    Some(reason.trim().chars().take(REASON_CHARACTERS).collect())
+}
+
+/// The same of a log file; `None` also if it cannot be read.
+pub(super) fn reason_in_file(path: &Path) -> Option<String> {
+    let mut file = File::open(path).ok()?;
+    let length = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(LOG_BYTES)))
+        .ok()?;
+    let mut log = Vec::new();
+    file.take(LOG_BYTES).read_to_end(&mut log).ok()?;
+    reason(&log)
+}
+
+/// Whether a reason means that there is no such container.
+pub(super) fn says_missing(reason: &str) -> bool {
+    // runc: "container does not exist"; crun: "error opening file `…/status`: No such file or directory"; youki: "container … does not exist".
+    reason.contains("does not exist")
+        || (reason.contains("status`") && reason.contains("No such file or directory"))
+}
+
+/// Whether a reason means that no process of the container runs any more.
+pub(super) fn says_gone(reason: &str) -> bool {
+    says_missing(reason)
+        || ["not running", "already finished", "No such process"]
+            .iter()
+            .any(|words| reason.contains(words))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_error_is_the_reason() {
+        let log = br#"{"level":"warning","msg":"cgroups are slow","time":"2026-01-01T00:00:00Z"}
+{"level":"error","msg":"first","time":"2026-01-01T00:00:00Z"}
+{"level":"error","msg":"runc run failed: exec: \"/nope\": no such file","time":"2026-01-01T00:00:01Z"}
+{"level":"debug","msg":"bye","time":"2026-01-01T00:00:01Z"}
+"#;
+        assert_eq!(
+            reason(log).as_deref(),
+            Some("runc run failed: exec: \"/nope\": no such file")
+        );
+    }
+
+    #[test]
+    fn a_log_without_json_gives_its_last_line() {
+        assert_eq!(
+            reason(b"flag provided\nIncorrect Usage.\n\n").as_deref(),
+            Some("Incorrect Usage.")
+        );
+        assert_eq!(reason(b""), None);
+        assert_eq!(reason(b"{\"level\":\"info\",\"msg\":\"x\"}\n"), None);
+        assert_eq!(
+            reason(&[0xff, 0xfe]).map(|text| text.chars().count()),
+            Some(2)
+        );
+    }
+
+    #[test]
+    fn a_reason_is_bounded() {
+        let long = "x".repeat(5000);
+        assert_eq!(reason(long.as_bytes()).unwrap().len(), REASON_CHARACTERS);
+    }
+
+    #[test]
+    fn a_missing_container_is_told_from_a_failure() {
+        assert!(says_missing("container \"rt-x\" does not exist"));
+        assert!(says_gone("container not running"));
+        assert!(says_gone("os: process already finished"));
+        assert!(!says_gone("permission denied"));
+    }
+}

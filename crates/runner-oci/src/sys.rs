@@ -1,0 +1,161 @@
+//! System calls that have no safe wrapper.
+
+#![expect(
+    unsafe_code,
+    reason = "these calls have no safe wrapper; each block says why it is sound"
+)]
+
+use std::ffi::c_int;
+use std::io::{self, PipeReader, PipeWriter};
+use std::mem::{MaybeUninit, size_of};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+/// Makes a process keep nothing but its standard streams when it is executed, and no blocked signal.
+///
+/// Whatever else is open here, on purpose or not, is no concern of a runtime, and what leaked into one has let containers out
+/// (CVE-2024-21626). Signals that are blocked stay so through runtime and exec, so that a container of a shim would never be
+/// asked to leave.
+pub(crate) fn begin_clean(command: &mut Command) {
+    let clean = || {
+        let mut none = MaybeUninit::uninit();
+        // SAFETY: sigemptyset initialises the set that it is given. The rest takes numbers only. Nothing is closed before the exec, so the
+        // descriptor by which the standard library tells of a failed exec goes on to work.
+        let answers = unsafe {
+            libc::sigemptyset(none.as_mut_ptr());
+            [
+                libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut()).into(),
+                libc::syscall(
+                    libc::SYS_close_range,
+                    3_u32,
+                    u32::MAX,
+                    libc::CLOSE_RANGE_CLOEXEC,
+                ),
+            ]
+        };
+        if answers.iter().any(|answer| *answer < 0) {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec it makes two system calls, and allocates nothing.
+    unsafe { command.pre_exec(clean) };
+}
+
+/// Gives a mount that is not attached yet attributes and, if there is a user namespace, that namespace's mapping of owners
+/// (mount_setattr(2)).
+pub(crate) fn set_mount_attributes(
+    mount: BorrowedFd<'_>,
+    attributes: u64,
+    owners: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    let (idmap, userns_fd) = match owners {
+        Some(namespace) => (libc::MOUNT_ATTR_IDMAP, namespace.as_raw_fd()),
+        None => (0, 0),
+    };
+    let attributes = libc::mount_attr {
+        attr_set: attributes | idmap,
+        attr_clr: 0,
+        propagation: libc::MS_PRIVATE,
+        userns_fd: u64::from(userns_fd.cast_unsigned()),
+    };
+    // SAFETY: the path is terminated, and the structure is as long as is said; both live until after the call.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if answer < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Does something in a process of its own with new namespaces (clone(2)), and gives its error. What it does must not allocate or lock: its
+/// process is a copy of one that may have had other threads.
+pub(crate) fn try_in_namespaces(
+    namespaces: c_int,
+    attempt: fn() -> Result<(), rustix::io::Errno>,
+) -> io::Result<()> {
+    // SAFETY: as for `NamespaceHolder`; the callers' attempts are system calls only.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, namespaces, 0, 0, 0, 0) };
+    if pid < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if pid == 0 {
+        let code = attempt().map_or_else(rustix::io::Errno::raw_os_error, |()| 0);
+        // SAFETY: takes a number and does not return.
+        unsafe { libc::_exit(code) };
+    }
+    let pid = i32::try_from(pid).map_err(io::Error::other)?;
+    match wait_for(pid) {
+        0 => Ok(()),
+        // Error numbers end at 133, and a code has room for 255.
+        status if libc::WIFEXITED(status) => {
+            Err(io::Error::from_raw_os_error(libc::WEXITSTATUS(status)))
+        }
+        _ => Err(io::Error::other("the process that tried it was killed")),
+    }
+}
+
+/// Waits for a child that sends no signal when it ends, and gives its status.
+fn wait_for(pid: libc::pid_t) -> c_int {
+    let mut status = 0;
+    // SAFETY: the status is this function's own. The child is ours alone, so its number is not another's.
+    while unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) } < 0
+        && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
+    {}
+    status
+}
+
+/// A process that does nothing but live in a user namespace of its own, until this value is dropped, or this process ends.
+pub(crate) struct NamespaceHolder {
+    pid: libc::pid_t,
+    alive: Option<PipeWriter>,
+}
+
+impl NamespaceHolder {
+    /// Starts it (clone(2)). It sends no SIGCHLD when it ends, and nobody but its parent's [`Drop`] waits for it.
+    pub(crate) fn start() -> io::Result<Self> {
+        let (ended, alive) = io::pipe()?;
+        // SAFETY: without CLONE_VM this is fork(2). The child makes only system calls, whatever threads and locks there are here.
+        let pid = unsafe { libc::syscall(libc::SYS_clone, libc::CLONE_NEWUSER, 0, 0, 0, 0) };
+        match pid {
+            0 => hold(&ended, &alive),
+            1.. => Ok(Self {
+                pid: i32::try_from(pid).map_err(io::Error::other)?,
+                alive: Some(alive),
+            }),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid
+    }
+}
+
+/// Waits until nobody has the other end of the pipe any more.
+fn hold(ended: &PipeReader, alive: &PipeWriter) -> ! {
+    let (ended, alive) = (ended.as_fd().as_raw_fd(), alive.as_fd().as_raw_fd());
+    let mut byte = 0_u8;
+    // SAFETY: these are this process's own copies of the descriptors; the buffer holds the one byte that is asked for.
+    unsafe {
+        libc::close(alive);
+        while libc::read(ended, (&raw mut byte).cast(), 1) < 0 {}
+        libc::_exit(0)
+    }
+}
+
+impl Drop for NamespaceHolder {
+    fn drop(&mut self) {
+        drop(self.alive.take());
+        let _always_0 = wait_for(self.pid);
+    }
+}

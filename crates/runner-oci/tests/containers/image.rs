@@ -1,0 +1,49 @@
+//! An image with busybox in it, and what else a test compiles.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Finds a program, or fails with the package that has it.
+pub(crate) fn needed(program: &str, package: &str) -> PathBuf {
+    runtara_runner_oci::runtime::find(program, std::env::var_os("PATH"))
+        .unwrap_or_else(|_| panic!("'{program}' is missing; Debian: apt install {package}"))
+}
+
+/// Makes a layer in which busybox is all commands.
+pub(crate) fn make_layer(layer: &Path) {
+    let busybox = needed("busybox", "busybox-static");
+    for directory in ["bin", "etc", "home/app", "proc"] {
+        fs::create_dir_all(layer.join(directory)).unwrap();
+    }
+    fs::copy(&busybox, layer.join("bin/busybox")).unwrap();
+    let listed = Command::new(&busybox).arg("--list").output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    for command in listed.lines().filter(|command| *command != "busybox") {
+        symlink("busybox", layer.join("bin").join(command)).unwrap();
+    }
+    fs::write(
+        layer.join("etc/passwd"),
+        "root:x:0:0::/:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\n",
+    )
+    .unwrap();
+    fs::write(layer.join("etc/group"), "root:x:0:\napp:x:1000:\n").unwrap();
+    let probe = layer.join("secret-of-root");
+    fs::write(&probe, "of the image").unwrap();
+    fs::set_permissions(&probe, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// Compiles a program of one file, without any library that it would need at run time.
+pub(crate) fn compile(source: &str, program: &Path) {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/containers")
+        .join(source);
+    let compiled = Command::new(needed("cc", "gcc libc6-dev"))
+        .args(["-static", "-O1", "-Wall", "-o"])
+        .args([program, &source])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&compiled.stderr);
+    assert!(compiled.status.success(), "{}: {said}", source.display());
+}
