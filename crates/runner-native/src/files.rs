@@ -244,6 +244,7 @@ fn program(config: &NativeConfig, places: &Places, spec: &LaunchSpec) -> io::Res
         user: config.user,
         limits: config.limits,
         cgroup: config.cgroups.as_ref().map(|root| root.of(&places.key)),
+        container: None,
         oom_score_adj: config.oom_score_adj,
         nice: config.nice,
         timeout_ms: u64::try_from(spec.timeout.as_millis()).unwrap_or(u64::MAX),

@@ -24,6 +24,7 @@ fn program(work: &Path, command: &str) -> Program {
         user: None,
         limits: ProcessLimits::default(),
         cgroup: None,
+        container: None,
         oom_score_adj: None,
         nice: None,
         timeout_ms: 60_000,

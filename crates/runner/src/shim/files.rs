@@ -43,6 +43,10 @@ pub struct Program {
     /// The cgroup that is made for it, if it is to have one of its own.
     #[serde(default)]
     pub cgroup: Option<PathBuf>,
+    /// What its container is made of, for what [`init_with`](super::init_with) was given. Then its executable, arguments, environment and
+    /// directory are those of the container, and only `cgroup`, `stdin`, time and output are read here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<serde_json::Value>,
     /// How willingly the kernel ends it when memory runs out (proc_pid_oom_score_adj(5)).
     pub oom_score_adj: Option<i32>,
     /// Its niceness.
@@ -422,6 +426,7 @@ mod tests {
             user: None,
             limits: ProcessLimits::default(),
             cgroup: None,
+            container: None,
             oom_score_adj: None,
             nice: None,
             timeout_ms: 1,

@@ -27,17 +27,20 @@ mod cgroup;
 mod cgroup_root;
 mod child;
 mod client;
+mod containers;
 mod files;
 mod launcher;
 mod leftover;
 mod logs;
 mod look;
+mod namespaces;
 mod open_files;
 mod opening;
 mod orphans;
 mod parent;
 mod process;
 mod redact;
+mod relay;
 mod request;
 mod spare;
 mod sys;
@@ -48,9 +51,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use cgroup_root::CgroupRoot;
 pub use client::{Launcher, ShimError, ShimProgram};
+pub use containers::{Container, Containers, NotStarted, Started, Streams};
 pub use files::{ExitRecord, ProcessLimits, Program, write_run_file, write_slept};
 pub use logs::{LogChunk, LogExtent, LogReader, LogStream};
 pub use look::{Found, Shim, is_locked, look, read_program};
+pub use namespaces::{IdRange, Namespaces, Network};
 pub use open_files::raise_open_files;
 pub(crate) use opening::EXIT_ASIDE;
 pub use orphans::reap_orphans;
@@ -63,6 +68,16 @@ static INITIALISED: AtomicBool = AtomicBool::new(false);
 /// Call it as the first line of `main`, before any thread exists. A program that cannot gives [`Launcher`] the path of
 /// `runtara-shim`.
 pub fn init() {
+    begin();
+}
+
+/// As [`init`], in a program whose shims make containers.
+pub fn init_with(makers: &'static dyn Containers) {
+    containers::register(makers);
+    begin();
+}
+
+fn begin() {
     if let Some(socket) = launcher::socket_of_launcher() {
         launcher::serve(socket);
     }

@@ -112,16 +112,27 @@ fn owner_only() -> Mode {
 }
 
 /// Why there is no program.
-pub(crate) struct NotStarted {
+#[derive(Debug)]
+pub struct NotStarted {
     permanent: bool,
     error: String,
 }
 
 impl NotStarted {
     /// For a reason that may go away.
-    pub(crate) fn for_now(error: String) -> Self {
+    #[must_use]
+    pub fn for_now(error: String) -> Self {
         Self {
             permanent: false,
+            error,
+        }
+    }
+
+    /// For a reason in the image or the start: a later attempt fails as well.
+    #[must_use]
+    pub fn for_good(error: String) -> Self {
+        Self {
+            permanent: true,
             error,
         }
     }
@@ -148,18 +159,24 @@ pub(crate) struct Opened {
 
 /// Opens what the program needs, with the rights of the server.
 pub(crate) fn open(program: &Program) -> Result<Opened, NotStarted> {
-    let failed = |what: &str, path: &Path, error: &io::Error| {
-        NotStarted::for_now(format!(
-            "could not open {what} '{}': {error}",
-            path.display()
-        ))
-    };
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let work = nix::fcntl::open(&program.work, flags, Mode::empty())
-        .map_err(|errno| failed("the work directory", &program.work, &errno.into()))?;
-    let stdin = program.stdin.as_deref().unwrap_or(Path::new("/dev/null"));
-    let stdin = File::open(stdin).map_err(|error| failed("the input", stdin, &error))?;
+        .map_err(|errno| not_opened("the work directory", &program.work, &errno.into()))?;
+    let stdin = open_stdin(program)?;
     Ok(Opened { work, stdin })
+}
+
+/// Opens what the program finds on its standard input.
+pub(crate) fn open_stdin(program: &Program) -> Result<File, NotStarted> {
+    let stdin = program.stdin.as_deref().unwrap_or(Path::new("/dev/null"));
+    File::open(stdin).map_err(|error| not_opened("the input", stdin, &error))
+}
+
+fn not_opened(what: &str, path: &Path, error: &io::Error) -> NotStarted {
+    NotStarted::for_now(format!(
+        "could not open {what} '{}': {error}",
+        path.display()
+    ))
 }
 
 /// One output of the program.

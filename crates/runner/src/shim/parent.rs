@@ -16,12 +16,14 @@ use runtara_domain::{EndedBy, ExitCause, Usage};
 use super::capture::Capture;
 use super::cgroup::{Cgroup, Counted};
 use super::child::Room;
+use super::containers::{Container, Streams};
 use super::files::{ExitRecord, Program, read_run_bytes, read_run_file, read_slept};
 use super::opening::{NotStarted, Pipe, RunFiles};
-use super::process::{Identity, Stat};
+use super::process::{Identity, ProcessId, Stat};
+use super::relay::Relay;
 use super::request::{REQUEST_SIGNAL, Request};
 use super::sys::{self, Child, Ended, Waited};
-use super::{opening, tree};
+use super::{containers, opening, tree};
 
 /// Exit code of a shim that panicked.
 pub(crate) const PANICKED: i32 = 70;
@@ -94,14 +96,14 @@ pub(crate) fn run(directory: &Path, ready: io::Result<Ready>, listener: Option<O
     };
     let large = bytes.len() > LARGE_RUN_FILE;
     drop(bytes);
-    let not_started = |error: String| (NotStarted::for_now(error).record(), None);
-    let (record, cgroup) = match (program, files.set_exit_aside(), ready) {
+    let not_started = |error: String| (NotStarted::for_now(error).record(), Remains::default());
+    let (record, remains) = match (program, files.set_exit_aside(), ready) {
         (Err(error), _, _) => not_started(format!("run.json cannot be used: {error}")),
         (_, Err(error), _) => not_started(format!("exit.json cannot be set aside: {error}")),
         (_, _, Err(error)) => not_started(format!("its shim could not be made ready: {error}")),
         (Ok(program), Ok(()), Ok(ready)) => match Parent::start(program, ready, &files, large) {
             Ok(parent) => parent.mind(),
-            Err(not_started) => (not_started.record(), None),
+            Err(not_started) => (not_started.record(), Remains::default()),
         },
     };
     let written = files.write_exit(&record);
@@ -112,7 +114,7 @@ pub(crate) fn run(directory: &Path, ready: io::Result<Ready>, listener: Option<O
         let _heard = send(listener.as_raw_fd(), &RECORDED, flags);
     }
     // After the word: nobody waits for what is done from here on, nor for the system to take this process apart.
-    drop(cgroup);
+    remains.remove();
     i32::from(written.is_err())
 }
 
@@ -130,6 +132,30 @@ struct Parent<'a> {
     deadline: Instant,
     ending: Option<Ending>,
     cgroup: Option<Cgroup>,
+    contained: Option<Contained>,
+}
+
+/// A program in a container.
+struct Contained {
+    stop_signal: i32,
+    relay: Option<Relay>,
+    container: Box<dyn Container>,
+}
+
+/// What is removed when the exit is recorded, and nobody waits any more.
+#[derive(Default)]
+struct Remains {
+    container: Option<Box<dyn Container>>,
+    cgroup: Option<Cgroup>,
+}
+
+impl Remains {
+    fn remove(self) {
+        if let Some(mut container) = self.container {
+            container.remove();
+        }
+        drop(self.cgroup);
+    }
 }
 
 /// The run is being ended.
@@ -147,13 +173,19 @@ impl<'a> Parent<'a> {
         files: &'a RunFiles,
         large: bool,
     ) -> Result<Self, NotStarted> {
-        let opened = opening::open(&program)?;
         // CLOCK_MONOTONIC: it stands still while the machine is suspended.
         let started = Instant::now();
         // It was possible when the server started. If it is not any more, the run is told by its processes alone.
         let cgroup = program.cgroup.clone();
         let mut cgroup = cgroup.and_then(|path| Cgroup::make(path).ok());
-        let child = opened.start(&program, cgroup.as_ref(), &ready.outputs, &ready.room)?;
+        let (child, contained) = match &program.container {
+            None => {
+                let opened = opening::open(&program)?;
+                let child = opened.start(&program, cgroup.as_ref(), &ready.outputs, &ready.room)?;
+                (child, None)
+            }
+            Some(container) => start_container(&program, container, &ready.outputs)?,
+        };
         // From here on the program runs, and nobody waits for what is done.
         let Ready {
             signals,
@@ -161,7 +193,7 @@ impl<'a> Parent<'a> {
             outputs: [stdout, stderr],
             room,
         } = ready;
-        drop((opened, room));
+        drop(room);
         let timeout = Duration::from_millis(program.timeout_ms);
         let cap = program.log_cap_bytes;
         drop(program);
@@ -187,11 +219,12 @@ impl<'a> Parent<'a> {
             deadline: after(started, timeout),
             ending: None,
             cgroup,
+            contained,
         })
     }
 
-    /// Minds the run to its end. Its cgroup is left to be removed.
-    fn mind(mut self) -> (ExitRecord, Option<Cgroup>) {
+    /// Minds the run to its end. What it leaves is still to be removed.
+    fn mind(mut self) -> (ExitRecord, Remains) {
         while !self.is_main_gone() {
             self.wait_for_something();
             self.take_requests();
@@ -201,11 +234,15 @@ impl<'a> Parent<'a> {
         for output in &mut self.outputs {
             output.store_rest(self.files.directory());
         }
+        let mut container = self.contained.take().map(|contained| contained.container);
+        if let Some(container) = &mut container {
+            container.keep(self.files.directory());
+        }
         let record = self.record(ended);
         let cgroup = self.cgroup.take();
         // What is open is closed with this process: later, when nobody waits for it.
         std::mem::forget(self);
-        (record, cgroup)
+        (record, Remains { container, cgroup })
     }
 
     /// Sleeps until a signal, output, or the next moment that matters; stores output.
@@ -215,6 +252,14 @@ impl<'a> Parent<'a> {
             .ending
             .as_ref()
             .map_or(self.deadline, |ending| ending.kill_at);
+        let relay = self
+            .contained
+            .as_mut()
+            .and_then(|contained| contained.relay.as_mut());
+        let next = relay
+            .as_ref()
+            .and_then(|relay| relay.acts_at())
+            .map_or(next, |acts_at| acts_at.min(next));
         let wait = next
             .saturating_duration_since(Instant::now())
             .min(LONGEST_WAIT);
@@ -225,6 +270,14 @@ impl<'a> Parent<'a> {
         polled.push(PollFd::new(self.signals.as_fd(), PollFlags::POLLIN));
         for pipe in [stdout.pipe(), stderr.pipe()].into_iter().flatten() {
             polled.push(PollFd::new(pipe, PollFlags::POLLIN));
+        }
+        if let Some(relay) = &relay {
+            let interest = relay.interest();
+            polled.extend(
+                interest
+                    .into_iter()
+                    .map(|(fd, flags)| PollFd::new(fd, flags)),
+            );
         }
         let timeout = PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX);
         if poll(&mut polled, timeout).is_err() {
@@ -239,6 +292,9 @@ impl<'a> Parent<'a> {
             if output.pipe().is_some() && ready.next().unwrap_or(false) {
                 output.store_some(directory);
             }
+        }
+        if let Some(relay) = relay {
+            relay.act(Instant::now());
         }
     }
 
@@ -273,9 +329,7 @@ impl<'a> Parent<'a> {
             asked,
         });
         if asks {
-            self.signal_all(libc::SIGTERM);
-            // A stopped process acts on a signal when it goes on.
-            self.signal_all(libc::SIGCONT);
+            self.ask_to_leave();
         }
     }
 
@@ -304,6 +358,17 @@ impl<'a> Parent<'a> {
     fn slept(&self) -> Duration {
         let file = self.files.read("slept").and_then(read_run_bytes);
         file.map_or(Duration::ZERO, |bytes| read_slept(&bytes))
+    }
+
+    fn ask_to_leave(&self) {
+        if let Some(contained) = &self.contained {
+            // The program of a container is its process 1, and minds its own.
+            let _left = sys::signal_process(self.child, contained.stop_signal);
+            return;
+        }
+        self.signal_all(libc::SIGTERM);
+        // A stopped process acts on a signal when it goes on.
+        self.signal_all(libc::SIGCONT);
     }
 
     /// To the group at once, and to what has left it. The main process is not reaped, so the group's number is its own.
@@ -414,6 +479,31 @@ impl<'a> Parent<'a> {
         }
         usage
     }
+}
+
+/// Has the container of a run made, and its program started.
+fn start_container(
+    program: &Program,
+    container: &serde_json::Value,
+    [stdout, stderr]: &[Pipe; 2],
+) -> Result<(ProcessId, Option<Contained>), NotStarted> {
+    let stdin = opening::open_stdin(program)?;
+    let streams = Streams {
+        stdin: stdin.as_fd(),
+        stdout: stdout.writer.as_fd(),
+        stderr: stderr.writer.as_fd(),
+    };
+    let started = containers::makers()?.start(container, streams)?;
+    let relay = started.network.and_then(|(listener, core)| {
+        // Fails for a descriptor that is none; then the program reaches nothing, and says so.
+        Relay::new(listener, &core).ok()
+    });
+    let contained = Contained {
+        stop_signal: started.stop_signal,
+        relay,
+        container: started.container,
+    };
+    Ok((started.process, Some(contained)))
 }
 
 /// A moment so far away that it does not exist becomes one that is far enough.

@@ -88,6 +88,13 @@ pub(crate) fn pidfd_signal(
     Ok(())
 }
 
+/// Sends a signal to one process, whose number must still be its own.
+pub(crate) fn signal_process(pid: i32, signal: c_int) -> io::Result<()> {
+    // SAFETY: takes and gives numbers only.
+    checked(unsafe { libc::kill(pid, signal) }.into())?;
+    Ok(())
+}
+
 /// Sends a signal to a whole process group.
 pub(crate) fn signal_group(group: i32, signal: c_int) -> io::Result<()> {
     // SAFETY: takes and gives numbers only.
@@ -258,6 +265,25 @@ pub(crate) fn attribute(path: &Path, name: &CStr) -> Option<Vec<u8>> {
     };
     value.truncate(usize::try_from(length).ok()?);
     Some(value)
+}
+
+/// Sets the loopback of this process's network namespace up (netdevice(7)); made with the namespace, it is down.
+pub(crate) fn raise_loopback() -> io::Result<()> {
+    // SAFETY: takes and gives numbers only.
+    let socket = new_descriptor(
+        unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) }.into(),
+    )?;
+    // SAFETY: all zero is a valid value of this struct of numbers and names.
+    let mut request: libc::ifreq = unsafe { MaybeUninit::zeroed().assume_init() };
+    for (place, byte) in request.ifr_name.iter_mut().zip(b"lo") {
+        *place = byte.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: the request names an interface, holds flags, and lives until after the call.
+    checked(
+        unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) }.into(),
+    )?;
+    Ok(())
 }
 
 /// Closes every descriptor from this number on.
