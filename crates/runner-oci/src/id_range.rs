@@ -12,7 +12,10 @@ pub const RANGE_SIZE: u32 = 65_536;
 pub const USUAL_BASE: u32 = 0x7000_0000;
 
 /// A range of [`RANGE_SIZE`] user ids, and of as many group ids with the same numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
+#[serde(transparent)]
 pub struct IdRange {
     first: u32,
 }

@@ -2,6 +2,7 @@
 //!
 //! - [`spec`]: the runtime configuration (`config.json`) of one container, with the list of system calls it may make.
 //! - [`limits`]: what a container may take, merged from image, start and operator.
+//! - [`plan`]: what the runner writes for its half in the shim, and [`shim`]: that half.
 //! - [`rootfs`]: mounts the root file system of a container from the layers of its image.
 //! - [`IdRanges`]: user and group ids of its own for each container.
 //! - [`runtime`]: the runtime's commands, its version and the holes it is known to have.
@@ -14,9 +15,11 @@ mod id_range;
 pub mod limits;
 pub mod machine;
 mod network;
+pub mod plan;
 pub mod rootfs;
 pub mod runtime;
 mod seccomp;
+pub mod shim;
 pub mod spec;
 mod sys;
 

@@ -31,7 +31,9 @@ impl UserNamespace {
         Ok(Self(File::open(format!("{process}/ns/user"))?.into()))
     }
 
-    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+    /// The namespace, as mounts are told it.
+    #[must_use]
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 }
@@ -40,18 +42,13 @@ impl UserNamespace {
 ///
 /// The overlay over them cannot be shifted as a whole: the kernel refuses that, and shifts what the overlay is made of.
 pub(super) fn attach(plan: &RootfsPlan<'_>, staging: &Staging) -> Result<Vec<OwnedFd>, MountError> {
-    let owners = plan.shift_owners.then(|| UserNamespace::new(plan.ids));
-    let owners = owners.transpose().map_err(MountError::at_io(
-        "making a user namespace for the owners of layers",
-    ))?;
     let mut mounts = Vec::with_capacity(plan.layers.len());
     for (index, layer) in plan.layers.iter().enumerate() {
         let step = |what: &str| format!("{what} layer '{}'", layer.display());
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         let mount = open_tree(CWD, layer, flags).map_err(MountError::at(step("mounting")))?;
         let attributes = CONFINED | MountAttrFlags::MOUNT_ATTR_RDONLY;
-        let owners = owners.as_ref().map(UserNamespace::descriptor);
-        sys::set_mount_attributes(mount.as_fd(), attributes.bits().into(), owners)
+        sys::set_mount_attributes(mount.as_fd(), attributes.bits().into(), plan.shift_owners)
             .map_err(MountError::at_io(step("shifting the owners of")))?;
         // Only what is attached can be a part of an overlay, on kernels before 6.15.
         let place = staging

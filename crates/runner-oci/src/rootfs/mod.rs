@@ -28,6 +28,7 @@ use crate::limits::LEAST_WRITABLE_BYTES;
 
 pub use files::RootFile;
 pub use layers::UserNamespace;
+pub use staging::{ROOT, RUN_DIRECTORY};
 
 /// What is mounted for one container.
 #[derive(Debug, Clone)]
@@ -37,9 +38,9 @@ pub struct RootfsPlan<'a> {
     pub staging: &'a Path,
     /// The unpacked layers of the image as absolute paths, the lowest first; at least one.
     pub layers: &'a [PathBuf],
-    /// Whether owners of files in the layers are those of the image (root is 0), and are shifted by the mounts; else they are stored in
-    /// the container's range.
-    pub shift_owners: bool,
+    /// A user namespace of the container's ids, if owners of files in the layers are those of the image (root is 0), and are shifted by
+    /// the mounts; without one they are stored in the container's range.
+    pub shift_owners: Option<std::os::fd::BorrowedFd<'a>>,
     /// The container's ids on the host.
     pub ids: IdRange,
     /// Size of all that the container writes to its root and its run directory, in bytes.
@@ -121,8 +122,8 @@ pub fn mount_rootfs(plan: &RootfsPlan<'_>) -> Result<Rootfs, MountError> {
     files::put(&root.directory, plan.files, plan.ids)?;
     root.attach(&staging)?;
     Ok(Rootfs {
-        root: plan.staging.join(staging::ROOT),
-        run_directory: plan.staging.join(staging::RUN_DIRECTORY),
+        root: plan.staging.join(ROOT),
+        run_directory: plan.staging.join(RUN_DIRECTORY),
     })
 }
 

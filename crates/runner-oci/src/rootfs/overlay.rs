@@ -201,11 +201,13 @@ mod tests {
             layer
         };
         let layers: Vec<PathBuf> = (0..count).map(make).collect();
+        let ids = IdRange::starting_at(USUAL_BASE).unwrap();
+        let owners = layers::UserNamespace::new(ids).unwrap();
         let plan = RootfsPlan {
             staging: &staging,
             layers: &layers,
-            shift_owners: true,
-            ids: IdRange::starting_at(USUAL_BASE).unwrap(),
+            shift_owners: Some(owners.descriptor()),
+            ids,
             writable_bytes: 1024 * 1024,
             user: (0, 0),
             files: &[],

@@ -10,8 +10,10 @@ use rustix::mount::{
 use super::{CONFINED, MountError, RootfsPlan, attach};
 use crate::id_range::IdRange;
 
-pub(super) const ROOT: &str = "root";
-pub(super) const RUN_DIRECTORY: &str = "data";
+/// The root of the container, below the staging directory.
+pub const ROOT: &str = "root";
+/// Its run directory, below the staging directory.
+pub const RUN_DIRECTORY: &str = "data";
 const LAYERS: &str = "layers";
 const UPPER: &str = "upper";
 const WORK: &str = "work";

@@ -66,6 +66,24 @@ pub(super) fn says_gone(reason: &str) -> bool {
             .any(|words| reason.contains(words))
 }
 
+/// Whether a reason is in the image: its program is not there, or cannot be executed. A later attempt fails as well.
+#[must_use]
+pub fn is_fault_of_image(reason: &str) -> bool {
+    // runc: `exec: "/x": stat /x: no such file or directory`, `exec /x: exec format error`; crun: "executable file `/x` not found".
+    let of_program = reason.contains("exec: \"")
+        || reason.contains("exec /")
+        || reason.contains("executable file");
+    let words = [
+        "no such file",
+        "not found",
+        "permission denied",
+        "exec format error",
+        "is a directory",
+    ];
+    let reason = reason.to_ascii_lowercase();
+    of_program && words.iter().any(|words| reason.contains(words))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,6 +119,24 @@ mod tests {
     fn a_reason_is_bounded() {
         let long = "x".repeat(5000);
         assert_eq!(reason(long.as_bytes()).unwrap().len(), REASON_CHARACTERS);
+    }
+
+    #[test]
+    fn a_program_that_cannot_be_executed_is_told_from_a_machine_that_cannot() {
+        for reason in [
+            r#"runc run failed: unable to start container process: exec: "/nope": stat /nope: no such file or directory: unknown"#,
+            r#"runc run failed: unable to start container process: exec: "/etc": permission denied"#,
+            "exec /bin/program: exec format error",
+            "executable file `program` not found in $PATH: No such file or directory",
+        ] {
+            assert!(is_fault_of_image(reason), "{reason}");
+        }
+        for reason in [
+            "runc run failed: unable to apply cgroup configuration: no such file or directory",
+            "container with id exists: rt-x",
+        ] {
+            assert!(!is_fault_of_image(reason), "{reason}");
+        }
     }
 
     #[test]

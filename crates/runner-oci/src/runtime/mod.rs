@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use command::{Finished, Invocation};
 
+pub use log::is_fault_of_image;
 pub use state::{ContainerState, ContainerStatus};
 pub use version::{RuntimeVersion, assess};
 

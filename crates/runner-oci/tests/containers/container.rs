@@ -12,7 +12,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{WaitStatus, waitpid};
 use runtara_runner_oci::limits::{LimitSources, Limits, PartialLimits, merge};
 use runtara_runner_oci::machine::Machine;
-use runtara_runner_oci::rootfs::{RootFile, RootfsPlan, enter_private_mounts, mount_rootfs};
+use runtara_runner_oci::rootfs::{
+    RootFile, RootfsPlan, UserNamespace, enter_private_mounts, mount_rootfs,
+};
 use runtara_runner_oci::runtime::{NewContainer, Runtime, Streams};
 use runtara_runner_oci::spec::{Container, ImageConfig, configuration, write_configuration};
 use runtara_runner_oci::{IdRange, IdRanges, NetworkMode, USUAL_BASE, machine};
@@ -122,10 +124,13 @@ impl Trial {
     /// Makes it, or says why not.
     pub(crate) fn start(&self) -> Result<Running<'_>, String> {
         let limits = self.limits();
+        let owners = self
+            .shift_owners
+            .then(|| UserNamespace::new(self.ids).unwrap());
         let plan = RootfsPlan {
             staging: &self.directory().join("staging"),
             layers: &self.layers,
-            shift_owners: self.shift_owners,
+            shift_owners: owners.as_ref().map(UserNamespace::descriptor),
             ids: self.ids,
             writable_bytes: limits.writable_bytes,
             user: (self.image.user.uid, self.image.user.gid),

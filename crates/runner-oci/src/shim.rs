@@ -1,0 +1,289 @@
+//! The half of the runner that works in the shim: makes a container from its plan, and removes it.
+//!
+//! All mounts are in the shim's own mount namespace, and the runtime's bundle is on one of them, in memory: whatever kills the shim, nothing
+//! of them is left, and no configuration with its secrets is on any disk.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, fchown};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
+use runtara_domain::limits;
+use runtara_runner::shim::{self, Namespaces, NotStarted, Started, Streams};
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::mount::{OpenTreeFlags, UnmountFlags, open_tree};
+
+use crate::plan::{ContainerPlan, paths_in};
+use crate::rootfs::{RootFile, RootfsPlan, enter_private_mounts, mount_rootfs};
+use crate::runtime::{self, NewContainer, Runtime, RuntimeError};
+use crate::spec::write_configuration;
+
+/// How long the runtime may take to make a container, and to remove one.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The bundle's directory, beside the root of the container.
+const BUNDLE: &str = "bundle";
+/// What a program reads its input from, in its run directory.
+pub const INPUT_FILE: &str = "input.json";
+/// What a program may write its result to, in its run directory; and its name in the server's directory of the run.
+pub const OUTPUT_FILE: &str = "output.json";
+
+/// Makes containers in shims: for [`shim::init_with`].
+pub static CONTAINERS: Containers = Containers;
+
+/// Makes containers in shims.
+#[derive(Debug)]
+pub struct Containers;
+
+impl shim::Containers for Containers {
+    fn start(
+        &self,
+        container: &serde_json::Value,
+        streams: Streams<'_>,
+    ) -> Result<Started, NotStarted> {
+        let plan: ContainerPlan = serde_json::from_value(container.clone()).map_err(|error| {
+            NotStarted::for_now(format!("the plan of the container cannot be used: {error}"))
+        })?;
+        let mut live = Live::new(&plan);
+        let started = start(&plan, streams);
+        if started.is_err() {
+            shim::Container::remove(&mut live);
+        }
+        let (process, network) = started?;
+        Ok(Started {
+            process,
+            stop_signal: plan.stop_signal,
+            network,
+            container: Box::new(live),
+        })
+    }
+}
+
+type Begun = (i32, Option<(std::net::TcpListener, PathBuf)>);
+
+fn start(plan: &ContainerPlan, streams: Streams<'_>) -> Result<Begun, NotStarted> {
+    enter_private_mounts().map_err(|error| for_now(&error))?;
+    let port = plan.core.as_ref().map(|core| core.port);
+    let ids = shim::IdRange {
+        first: plan.ids.first(),
+        count: crate::RANGE_SIZE,
+    };
+    let namespaces = Namespaces::make(ids, port).map_err(|error| for_now(&error))?;
+    mount(plan, &namespaces)?;
+    let stdin = put_input(plan, streams.stdin).map_err(|error| {
+        NotStarted::for_now(format!("the input could not be handed over: {error}"))
+    })?;
+    let process = run(plan, &namespaces, stdin, streams)?;
+    let network = namespaces
+        .network
+        .zip(plan.core.as_ref())
+        .map(|(network, core)| (network.listener, core.socket.clone()));
+    Ok((process, network))
+}
+
+fn mount(plan: &ContainerPlan, namespaces: &Namespaces) -> Result<(), NotStarted> {
+    let files: Vec<_> = plan
+        .files
+        .iter()
+        .map(|file| RootFile {
+            directory: &file.directory,
+            name: &file.name,
+            content: file.content.as_bytes(),
+        })
+        .collect();
+    let rootfs = RootfsPlan {
+        staging: &plan.staging,
+        layers: &plan.layers,
+        shift_owners: plan.shift_owners.then(|| namespaces.user.as_fd()),
+        ids: plan.ids,
+        writable_bytes: plan.writable_bytes,
+        user: plan.user,
+        files: &files,
+    };
+    mount_rootfs(&rootfs).map_err(|error| for_now(&error))?;
+    Ok(())
+}
+
+/// Copies the input to where the program finds it, and opens that. By a mount that is nowhere: the link of a descriptor tells the path of its
+/// file (proc_pid_fd(5)), and where the host has it is nobody's business.
+fn put_input(plan: &ContainerPlan, input: BorrowedFd<'_>) -> io::Result<File> {
+    let (_, run_directory) = paths_in(&plan.staging);
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let nowhere = open_tree(CWD, &run_directory, flags)?;
+    let open = |flags: OFlags| {
+        let mode = Mode::from_raw_mode(0o600);
+        openat(&nowhere, INPUT_FILE, flags | OFlags::CLOEXEC, mode).map(File::from)
+    };
+    let mut file = open(OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)?;
+    let mut input = File::from(input.try_clone_to_owned()?);
+    io::copy(&mut input, &mut file)?;
+    let (uid, gid) = plan.user;
+    fchown(&file, plan.ids.on_host(uid), plan.ids.on_host(gid))?;
+    Ok(open(OFlags::RDONLY)?)
+}
+
+/// Has the runtime make the container and start its program.
+fn run(
+    plan: &ContainerPlan,
+    namespaces: &Namespaces,
+    stdin: File,
+    streams: Streams<'_>,
+) -> Result<i32, NotStarted> {
+    let bundle = plan.staging.join(BUNDLE);
+    let failed = |error: &io::Error| {
+        NotStarted::for_now(format!(
+            "the bundle of the container could not be made: {error}"
+        ))
+    };
+    DirBuilder::new()
+        .mode(0o700)
+        .create(&bundle)
+        .map_err(|error| failed(&error))?;
+    let configuration = joining(&plan.configuration, namespaces);
+    write_configuration(&configuration, &bundle).map_err(|error| failed(&error))?;
+    let new = NewContainer {
+        id: &plan.id,
+        bundle: &bundle,
+        pid_file: &bundle.join("pid"),
+        log_file: &bundle.join("log"),
+    };
+    let duplicate = |stream: BorrowedFd<'_>| stream.try_clone_to_owned().map(Stdio::from);
+    let outputs = duplicate(streams.stdout).and_then(|stdout| {
+        let stderr = duplicate(streams.stderr)?;
+        Ok((stdout, stderr))
+    });
+    let (stdout, stderr) = outputs.map_err(|error| failed(&error))?;
+    let streams = runtime::Streams {
+        stdin: stdin.into(),
+        stdout,
+        stderr,
+    };
+    runtime_of(plan)
+        .run_detached(&new, streams, PATIENCE)
+        .map_err(|error| not_run(&error))?;
+    let pid = fs::read_to_string(new.pid_file).map_err(|error| failed(&error))?;
+    // The configuration has served, and holds the values of variables.
+    let _gone_with_the_mount = fs::remove_file(bundle.join("config.json"));
+    pid.trim()
+        .parse()
+        .map_err(|_| NotStarted::for_now(format!("the runtime gave the process '{pid}'")))
+}
+
+/// The configuration, in which the namespaces that are there already are joined.
+fn joining(configuration: &Spec, namespaces: &Namespaces) -> Spec {
+    let mut spec = configuration.clone();
+    let Some(mut linux) = spec.linux().clone() else {
+        return spec;
+    };
+    let path = |namespace: &OwnedFd| {
+        let (process, number) = (std::process::id(), namespace.as_raw_fd());
+        PathBuf::from(format!("/proc/{process}/fd/{number}"))
+    };
+    let join = |mut namespace: LinuxNamespace| {
+        let found = match namespace.typ() {
+            LinuxNamespaceType::User => Some(path(&namespaces.user)),
+            LinuxNamespaceType::Network => namespaces
+                .network
+                .as_ref()
+                .map(|network| path(&network.namespace)),
+            _ => None,
+        };
+        namespace.set_path(found);
+        namespace
+    };
+    let joined = linux
+        .namespaces()
+        .clone()
+        .map(|all| all.into_iter().map(join).collect());
+    linux.set_namespaces(joined);
+    spec.set_linux(Some(linux));
+    spec
+}
+
+fn runtime_of(plan: &ContainerPlan) -> Runtime {
+    Runtime::new(plan.runtime.clone(), plan.runtime_state.clone())
+}
+
+fn for_now(error: &dyn std::error::Error) -> NotStarted {
+    NotStarted::for_now(told(error))
+}
+
+fn not_run(error: &RuntimeError) -> NotStarted {
+    let text = told(error);
+    match error {
+        RuntimeError::Failed { reason, .. } if runtime::is_fault_of_image(reason) => {
+            NotStarted::for_good(text)
+        }
+        _ => NotStarted::for_now(text),
+    }
+}
+
+/// An error and its causes in one line.
+fn told(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// A container that lives: what is needed at its end.
+struct Live {
+    id: String,
+    runtime: Runtime,
+    staging: PathBuf,
+}
+
+impl Live {
+    fn new(plan: &ContainerPlan) -> Self {
+        Self {
+            id: plan.id.clone(),
+            runtime: runtime_of(plan),
+            staging: plan.staging.clone(),
+        }
+    }
+}
+
+impl shim::Container for Live {
+    fn keep(&mut self, run_directory: BorrowedFd<'_>) {
+        let (_, from) = paths_in(&self.staging);
+        // Without it the standard output is the result, as for a program that writes none.
+        let _kept = keep_output(&from.join(OUTPUT_FILE), run_directory);
+    }
+
+    fn remove(&mut self) {
+        // What cannot be removed now is removed by the server, which knows the container by its run.
+        let _removed = self.runtime.delete(&self.id, PATIENCE);
+        while rustix::mount::unmount(&self.staging, UnmountFlags::DETACH).is_ok() {}
+        let _removed = fs::remove_dir(&self.staging);
+    }
+}
+
+/// Copies what the program wrote as its result, unless it is no file or is larger than results may be: then one byte too much is copied,
+/// which says so.
+fn keep_output(from: &Path, run_directory: BorrowedFd<'_>) -> io::Result<()> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
+        .open(from)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+    let kept = openat(
+        run_directory,
+        OUTPUT_FILE,
+        flags,
+        Mode::from_raw_mode(0o600),
+    )?;
+    let limit = limits::STATE_BYTES as u64 + 1;
+    let mut kept = File::from(kept);
+    io::copy(&mut file.take(limit), &mut kept)?;
+    kept.flush()
+}

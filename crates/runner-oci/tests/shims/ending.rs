@@ -1,0 +1,136 @@
+//! How a container ends, and what is left of it.
+
+use std::time::{Duration, Instant};
+
+use runtara_domain::{EndedBy, ExitCause};
+use runtara_runner::shim::Found;
+
+use crate::stage::{PATIENCE, Stage, found, memory_cgroup, until};
+
+pub(crate) async fn what_it_wrote_as_its_result_is_kept() {
+    let stage = Stage::new().await;
+    let ended = stage.run("echo '{\"a\":1}' > /data/output.json").await;
+    assert_eq!(ended.record.cause, ExitCause::Code(0), "{ended:?}");
+    let kept = std::fs::read_to_string(ended.directory.path().join("output.json"));
+    assert_eq!(kept.unwrap(), "{\"a\":1}\n");
+}
+
+pub(crate) async fn a_result_that_is_no_file_is_not_kept() {
+    let stage = Stage::new().await;
+    for script in [
+        "ln -s /etc/passwd /data/output.json",
+        "mkfifo /data/output.json",
+        "mkdir /data/output.json",
+    ] {
+        let ended = stage.run(script).await;
+        assert_eq!(
+            ended.record.cause,
+            ExitCause::Code(0),
+            "{script}: {ended:?}"
+        );
+        assert!(
+            !ended.directory.path().join("output.json").exists(),
+            "{script}"
+        );
+    }
+}
+
+pub(crate) async fn nothing_is_left_of_it() {
+    let stage = Stage::new().await;
+    let run = stage.launch(stage.plan("echo here; sleep 0.2")).await;
+    run.wrote("here").await;
+    assert!(run.is_there());
+    let (runtime, id) = (run.runtime(), run.plan.id.clone());
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(
+        !mounts.contains(&*run.plan.staging.to_string_lossy()),
+        "{mounts}"
+    );
+    // Waits until nothing is there.
+    run.end().await;
+    assert_eq!(runtime.state(&id, PATIENCE).unwrap(), None);
+}
+
+pub(crate) async fn the_stop_signal_is_that_of_the_image() {
+    let mut stage = Stage::new().await;
+    stage.stop_signal = 10;
+    let script = "trap 'echo asked; exit 3' USR1; trap 'echo wrong' TERM; echo ready; while :; do sleep 0.05; done";
+    let run = stage.launch(stage.plan(script)).await;
+    run.wrote("ready").await;
+    run.shim.terminate(PATIENCE, EndedBy::Stop).unwrap();
+    let ended = run.end().await;
+    assert_eq!(ended.stdout, "ready\nasked\n");
+    assert_eq!(ended.record.cause, ExitCause::Code(3));
+    assert_eq!(ended.record.ended_by, Some(EndedBy::Stop));
+}
+
+pub(crate) async fn a_program_that_does_not_leave_is_killed() {
+    let stage = Stage::new().await;
+    let script = "trap '' TERM; echo ready; while :; do sleep 0.05; done";
+    let run = stage.launch(stage.plan(script)).await;
+    run.wrote("ready").await;
+    run.shim
+        .terminate(Duration::from_millis(200), EndedBy::Stop)
+        .unwrap();
+    let ended = run.end().await;
+    assert_eq!(ended.record.cause, ExitCause::Signal(9));
+    assert_eq!(ended.record.ended_by, Some(EndedBy::Stop));
+}
+
+pub(crate) async fn everything_in_it_ends_with_its_program() {
+    let stage = Stage::new().await;
+    let script =
+        "setsid sleep 1000 & setsid sh -c 'sleep 1000 & sleep 1000' & sleep 0.1; echo left";
+    let begun = Instant::now();
+    let ended = stage.run(script).await;
+    assert_eq!(ended.record.cause, ExitCause::Code(0), "{ended:?}");
+    assert!(begun.elapsed() < PATIENCE, "nobody is waited for");
+}
+
+pub(crate) async fn running_time_is_bounded() {
+    let mut stage = Stage::new().await;
+    stage.timeout = Duration::from_secs(1);
+    let ended = stage.run("sleep 1000").await;
+    assert_eq!(ended.record.cause, ExitCause::Signal(9), "{ended:?}");
+    assert_eq!(ended.record.ended_by, Some(EndedBy::Deadline));
+}
+
+pub(crate) async fn too_much_memory_is_told() {
+    let mut stage = Stage::new().await;
+    stage.limits.memory_bytes = Some(32 * 1024 * 1024);
+    let ended = stage
+        .run("exec awk 'BEGIN { x = \"0123456789abcdef\"; while (1) x = x x }'")
+        .await;
+    assert_eq!(ended.record.cause, ExitCause::Signal(9), "{ended:?}");
+    assert_eq!(
+        ended.record.ended_by,
+        Some(EndedBy::OutOfMemory),
+        "{ended:?}"
+    );
+}
+
+pub(crate) async fn a_killed_shim_leaves_nothing_running() {
+    let stage = Stage::new().await;
+    let run = stage.launch(stage.plan("echo ready; sleep 1000")).await;
+    run.wrote("ready").await;
+    until("the lock says who has it", || {
+        std::fs::read(run.directory.lock_file()).is_ok_and(|lock| !lock.is_empty())
+    })
+    .await;
+    let lock: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(run.directory.lock_file()).unwrap()).unwrap();
+    let shim = nix::unistd::Pid::from_raw(i32::try_from(lock["pid"].as_i64().unwrap()).unwrap());
+    nix::sys::signal::kill(shim, nix::sys::signal::Signal::SIGKILL).unwrap();
+    run.shim.ended().await.unwrap();
+    assert!(matches!(found(&run.directory).await, Found::Gone));
+    let program = i32::try_from(lock["child_pid"].as_i64().unwrap()).unwrap();
+    until("the program is gone", || {
+        let stat = std::fs::read_to_string(format!("/proc/{program}/stat"));
+        stat.is_err() || stat.is_ok_and(|stat| stat.contains(") Z "))
+    })
+    .await;
+    // The server's part of it.
+    run.runtime().delete(&run.plan.id, PATIENCE).unwrap();
+    assert!(!memory_cgroup(&run.plan.id).exists());
+    std::fs::remove_dir(&run.plan.staging).unwrap();
+}

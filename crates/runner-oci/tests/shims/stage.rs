@@ -1,0 +1,260 @@
+//! What the tests share: a launcher, an image with busybox, and plans of containers.
+
+use std::fs;
+use std::future::Future;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use runtara_runner::shim::{
+    ExitRecord, Found, Launcher, LogReader, LogStream, ProcessLimits, Program, Shim, ShimProgram,
+    look, write_run_file,
+};
+use runtara_runner::{RunDirectory, Spares};
+use runtara_runner_oci::limits::{LimitSources, Limits, PartialLimits, merge};
+use runtara_runner_oci::machine::{self, Machine};
+use runtara_runner_oci::plan::{ContainerPlan, CoreRelay, paths_in};
+use runtara_runner_oci::runtime::Runtime;
+use runtara_runner_oci::spec::{Container, ImageConfig, configuration};
+use runtara_runner_oci::{IdRange, IdRanges, NetworkMode, USUAL_BASE};
+
+use crate::image;
+
+/// Longer than anything may take on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Plays one test to its end.
+pub(crate) fn play(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime can be made");
+    runtime.block_on(async {
+        tokio::time::timeout(2 * PATIENCE, test)
+            .await
+            .expect("the test ends");
+    });
+}
+
+/// A server's launcher and its directories.
+pub(crate) struct Stage {
+    root: tempfile::TempDir,
+    machine: Machine,
+    launcher: Launcher,
+    spares: Spares,
+    pub(crate) limits: PartialLimits,
+    pub(crate) stop_signal: i32,
+    pub(crate) timeout: Duration,
+    pub(crate) core: Option<CoreRelay>,
+}
+
+impl Stage {
+    pub(crate) async fn new() -> Self {
+        assert!(
+            nix::unistd::geteuid().is_root(),
+            "containers are made by root; run the tests as root"
+        );
+        let root = tempfile::tempdir().unwrap();
+        fs::set_permissions(root.path(), fs::Permissions::from_mode(0o711)).unwrap();
+        let closed = root.path().join("data");
+        fs::create_dir(&closed).unwrap();
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
+        image::make_layer(&closed.join("layer"));
+        Self {
+            machine: machine::look(&closed, std::env::var_os("PATH")),
+            launcher: Launcher::start(ShimProgram::ThisProgram).await.unwrap(),
+            spares: Spares::open(closed.join("spares")).unwrap(),
+            limits: PartialLimits::default(),
+            stop_signal: 15,
+            timeout: PATIENCE,
+            core: None,
+            root,
+        }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    fn limits(&self) -> Limits {
+        let ceiling = PartialLimits {
+            open_files: Some(self.machine.open_files),
+            ..PartialLimits::default()
+        };
+        merge(&LimitSources {
+            start: self.limits,
+            ceiling,
+            ..LimitSources::default()
+        })
+        .unwrap()
+    }
+
+    /// A container in which a shell runs this script.
+    pub(crate) fn plan(&self, script: &str) -> ContainerPlan {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let range = (std::process::id() * 16 + number) % IdRanges::USUAL_COUNT;
+        let ids = IdRange::starting_at(USUAL_BASE + range * 65_536).unwrap();
+        let id = format!("runtara-shim-test-{}-{number}", std::process::id());
+        let staging = self.path(&format!("staging-{number}"));
+        fs::create_dir(&staging).unwrap();
+        let image = ImageConfig {
+            entrypoint: ["/bin/sh", "-c", script].map(str::to_owned).into(),
+            ..ImageConfig::default()
+        };
+        let limits = self.limits();
+        let (root, run_directory) = paths_in(&staging);
+        let container = Container {
+            image: &image,
+            args: &[],
+            env: &[("PATH".to_owned(), "/bin".to_owned())].into(),
+            limits: &limits,
+            network: NetworkMode::Isolated,
+            hostname: "order-7".to_owned(),
+            rootfs: &root,
+            read_only: false,
+            run_directory: &run_directory,
+            ids,
+            cgroup: &Path::new("/").join(&id),
+            cgroups: self.machine.cgroups,
+            oom_score_adj: None,
+            hooks: None,
+        };
+        ContainerPlan {
+            configuration: configuration(&container).unwrap(),
+            id,
+            runtime: image::needed("runc", "runc"),
+            runtime_state: self.path("runc"),
+            layers: vec![self.path("data/layer")],
+            shift_owners: self.machine.shifts_owners,
+            ids,
+            writable_bytes: limits.writable_bytes,
+            user: (0, 0),
+            files: Vec::new(),
+            stop_signal: self.stop_signal,
+            core: self.core.clone(),
+            staging,
+        }
+    }
+
+    /// Has a shim make a container.
+    pub(crate) async fn launch(&self, plan: ContainerPlan) -> Run<'_> {
+        let directory = RunDirectory::at(self.path(&format!("data/{}", plan.id)));
+        fs::create_dir(directory.path()).unwrap();
+        let input = directory.path().join("input.json");
+        fs::write(&input, "{\"n\":1}").unwrap();
+        let program = Program {
+            executable: plan.runtime.clone(),
+            args: Vec::new(),
+            env: Vec::new(),
+            work: directory.path().to_owned(),
+            stdin: Some(input),
+            user: None,
+            limits: ProcessLimits::default(),
+            cgroup: Some(memory_cgroup(&plan.id)),
+            container: Some(serde_json::to_value(&plan).unwrap()),
+            oom_score_adj: None,
+            nice: None,
+            timeout_ms: u64::try_from(self.timeout.as_millis()).unwrap(),
+            log_cap_bytes: 1 << 20,
+        };
+        write_run_file(&self.spares, &directory.run_file(), program).unwrap();
+        let shim = self.launcher.launch(&directory).await.unwrap();
+        Run {
+            shim,
+            directory,
+            plan,
+            _stage: self,
+        }
+    }
+
+    /// Runs a script in a container to its end.
+    pub(crate) async fn run(&self, script: &str) -> Ended {
+        self.launch(self.plan(script)).await.end().await
+    }
+}
+
+/// Where the memory of the container is counted.
+pub(crate) fn memory_cgroup(id: &str) -> PathBuf {
+    let old = Path::new("/sys/fs/cgroup/memory");
+    let root = if old.exists() {
+        old
+    } else {
+        Path::new("/sys/fs/cgroup")
+    };
+    root.join(id)
+}
+
+/// A run of a container.
+pub(crate) struct Run<'a> {
+    pub(crate) shim: Shim,
+    pub(crate) directory: RunDirectory,
+    pub(crate) plan: ContainerPlan,
+    _stage: &'a Stage,
+}
+
+/// How a run ended, and what it wrote.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) record: ExitRecord,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    pub(crate) directory: RunDirectory,
+}
+
+impl Run<'_> {
+    pub(crate) async fn end(self) -> Ended {
+        self.shim.ended().await.unwrap();
+        let record = match found(&self.directory).await {
+            Found::Exited(record) => record,
+            other => panic!("{other:?}"),
+        };
+        // The exit is told before the container is removed.
+        until("the container is removed", || !self.is_there()).await;
+        Ended {
+            record,
+            stdout: self.log(LogStream::Stdout),
+            stderr: self.log(LogStream::Stderr),
+            directory: self.directory,
+        }
+    }
+
+    pub(crate) fn log(&self, stream: LogStream) -> String {
+        let chunk = LogReader::new(&self.directory, stream).read(0, 1 << 20);
+        String::from_utf8(chunk.unwrap().bytes).unwrap()
+    }
+
+    /// Waits until the program has written something.
+    pub(crate) async fn wrote(&self, text: &str) {
+        until(text, || self.log(LogStream::Stdout).contains(text)).await;
+    }
+
+    /// Whether anything of the container is there.
+    pub(crate) fn is_there(&self) -> bool {
+        let state = self.plan.runtime_state.join(&self.plan.id);
+        let cgroup = memory_cgroup(&self.plan.id);
+        self.plan.staging.exists() || state.exists() || cgroup.exists()
+    }
+
+    pub(crate) fn runtime(&self) -> Runtime {
+        Runtime::new(self.plan.runtime.clone(), self.plan.runtime_state.clone())
+    }
+}
+
+pub(crate) async fn found(directory: &RunDirectory) -> Found {
+    let directory = directory.clone();
+    tokio::task::spawn_blocking(move || look(&directory))
+        .await
+        .unwrap()
+        .unwrap()
+}
+
+pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let late = tokio::time::Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(tokio::time::Instant::now() < late, "{what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
