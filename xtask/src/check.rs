@@ -1,16 +1,11 @@
 //! `cargo xtask check`: the quick loop, and the single checks that `test` shares.
 
-use std::path::PathBuf;
 use std::process::Command;
 
-use crate::command::{cargo, root, run as run_command, target};
+use crate::command::{cargo, root, run as run_command};
 use crate::error::Error;
-use crate::requirements::{in_path, version_of};
 use crate::steps::Steps;
-
-/// The version that is installed where there is none. A newer one may bring new rules, so it is
-/// raised on purpose.
-const CARGO_DENY: &str = "0.20.2";
+use crate::tools;
 
 /// Format, clippy, docs and dependency policy: the quick loop.
 #[derive(clap::Args)]
@@ -65,7 +60,7 @@ pub(crate) fn docs() -> Result<(), Error> {
 /// Advisories are checked on demand only: their database comes by git from GitHub, which a build
 /// machine need not reach, and a new entry must not break a build that changed nothing.
 pub(crate) fn policy(advisories: bool) -> Result<(), Error> {
-    let mut deny = Command::new(cargo_deny()?);
+    let mut deny = Command::new(tools::DENY.ensure()?);
     deny.current_dir(root()).args([
         "--locked",
         "--all-features",
@@ -78,31 +73,4 @@ pub(crate) fn policy(advisories: bool) -> Result<(), Error> {
         eprintln!("    not checked here: advisories (cargo xtask check --advisories)");
     }
     run_command(deny.args(["licenses", "bans", "sources"]))
-}
-
-/// Finds cargo-deny, or installs it into the target directory.
-fn cargo_deny() -> Result<PathBuf, Error> {
-    let tools = target().join("tools");
-    let ours = tools.join("bin/cargo-deny");
-    if version_of(&ours).is_some_and(|version| version.ends_with(CARGO_DENY)) {
-        return Ok(ours);
-    }
-    if let Some(installed) = in_path("cargo-deny") {
-        return Ok(installed);
-    }
-    eprintln!(
-        "    cargo-deny is not here: installing {CARGO_DENY} once, under {}",
-        tools.display()
-    );
-    // Unoptimised and without its own fetching of databases it is built in a third of the time.
-    let mut install = cargo(["install", "cargo-deny", "--version", CARGO_DENY, "--locked"]);
-    install
-        .args(["--debug", "--no-default-features", "--force", "--root"])
-        .arg(&tools);
-    run_command(
-        install
-            .env("CARGO_PROFILE_DEV_DEBUG", "0")
-            .env("CARGO_INCREMENTAL", "0"),
-    )?;
-    Ok(ours)
 }

@@ -14,6 +14,7 @@ mod postgres;
 mod requirements;
 mod steps;
 mod test;
+mod tools;
 mod up;
 
 use std::process::ExitCode;

@@ -7,6 +7,7 @@ use std::process::Command;
 use crate::command::{capture, run};
 use crate::error::Error;
 use crate::postgres;
+use crate::tools::{self, Tool};
 
 /// One thing that the tests need.
 struct Requirement {
@@ -21,6 +22,8 @@ struct Requirement {
 enum Probe {
     /// A program of this name in `PATH`.
     Program(&'static str),
+    /// A command of cargo's.
+    Tool(&'static Tool),
     /// The programs of a PostgreSQL server, which Debian keeps out of `PATH`.
     PostgresServer,
 }
@@ -28,6 +31,8 @@ enum Probe {
 enum Source {
     /// A package of Debian and Ubuntu.
     Debian(&'static str),
+    /// Built by cargo into the target directory.
+    Cargo,
     /// A command for the developer to run: nothing that we would run unasked.
     Command(&'static str),
 }
@@ -43,7 +48,7 @@ const TABLE: &[Requirement] = &[
     Requirement { probe: Probe::Program("umoci"), source: Source::Debian("umoci"), purpose: "makes the container images that the tests compare with" },
     Requirement { probe: Probe::Program("zstd"), source: Source::Debian("zstd"), purpose: "compresses some of them" },
     Requirement { probe: Probe::Program("runc"), source: Source::Debian("runc"), purpose: "the tests of containers" },
-    Requirement { probe: Probe::Program("cargo-nextest"), source: Source::Command("cargo install cargo-nextest --locked"), purpose: "runs the tests" },
+    Requirement { probe: Probe::Tool(&tools::NEXTEST), source: Source::Cargo, purpose: "runs the tests" },
     Requirement { probe: Probe::Program("cargo-fmt"), source: Source::Command("rustup component add rustfmt"), purpose: "checks the format" },
     Requirement { probe: Probe::Program("cargo-clippy"), source: Source::Command("rustup component add clippy"), purpose: "checks the code" },
 ];
@@ -82,18 +87,27 @@ fn ensure_those(wanted: impl Fn(&Requirement) -> bool) -> Result<(), Error> {
             .args(&packages);
         run(install.env("DEBIAN_FRONTEND", "noninteractive"))?;
     }
+    // What is built needs what was brought, such as a linker.
     let missing = self::missing(&wanted);
-    if missing.is_empty() {
-        Ok(())
-    } else {
-        Err(Error::Unmet(advice(&missing)))
+    let (tools, others): (Vec<_>, Vec<_>) = missing
+        .into_iter()
+        .partition(|requirement| matches!(requirement.source, Source::Cargo));
+    if !others.is_empty() {
+        return Err(Error::Unmet(advice(&others)));
     }
+    for requirement in tools {
+        if let Probe::Tool(tool) = requirement.probe {
+            tool.ensure()?;
+        }
+    }
+    Ok(())
 }
 
 impl Requirement {
     fn name(&self) -> &'static str {
         match self.probe {
             Probe::Program(name) => name,
+            Probe::Tool(tool) => tool.name,
             Probe::PostgresServer => "PostgreSQL server programs (initdb, pg_ctl)",
         }
     }
@@ -101,6 +115,7 @@ impl Requirement {
     fn is_met(&self) -> bool {
         match self.probe {
             Probe::Program(name) => in_path(name).is_some(),
+            Probe::Tool(tool) => tool.find().is_some(),
             Probe::PostgresServer => postgres::binaries().is_ok(),
         }
     }
@@ -116,7 +131,7 @@ fn missing(wanted: impl Fn(&Requirement) -> bool) -> Vec<&'static Requirement> {
 fn packages(missing: &[&Requirement]) -> Vec<&'static str> {
     let package = |requirement: &&Requirement| match requirement.source {
         Source::Debian(package) => Some(package),
-        Source::Command(_) => None,
+        Source::Cargo | Source::Command(_) => None,
     };
     missing.iter().filter_map(package).collect()
 }
@@ -207,9 +222,6 @@ mod tests {
             text.contains("sudo apt-get install gcc util-linux postgresql"),
             "{text}"
         );
-        assert!(
-            text.contains("\n  cargo install cargo-nextest --locked"),
-            "{text}"
-        );
+        assert!(text.contains("\n  rustup component add clippy"), "{text}");
     }
 }

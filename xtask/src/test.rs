@@ -4,15 +4,16 @@ use std::ffi::OsString;
 
 use clap::ValueEnum;
 
-use crate::command::{cargo, run as run_command};
+use crate::command::{cargo, run as run_command, target};
 use crate::error::Error;
 use crate::postgres::PrivateCluster;
 use crate::steps::Steps;
+use crate::tools::NEXTEST;
 use crate::{check, packages, requirements, up};
 
 /// Check, build and test everything; nothing is left out in silence.
 ///
-/// Brings what it needs where it may (as root, through apt), starts a PostgreSQL of its own and
+/// Brings what it needs where it may (as root through apt, cargo's tools into the target directory), starts a PostgreSQL of its own and
 /// stops it again, and ends at the first step that fails.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -97,7 +98,7 @@ fn all(steps: &mut Steps, filters: &[OsString]) -> Result<(), Error> {
         run_command(cargo(["test", "--doc", "--workspace"]).envs(environment.clone()))
     })?;
     steps.step(Step::Tests.name(), || {
-        run_command(nextest().args(filters).envs(environment.clone()))
+        run_command(nextest()?.args(filters).envs(environment.clone()))
     })?;
     Ok(())
 }
@@ -108,13 +109,22 @@ fn build() -> Result<(), Error> {
     run_command(cargo(["build"]).args(what))
 }
 
-fn nextest() -> std::process::Command {
+fn nextest() -> Result<std::process::Command, Error> {
+    let program = NEXTEST.ensure()?;
     let mut command = cargo(["nextest", "run", "--workspace", "--all-features"]);
+    if let Some(directory) = program.parent().filter(|it| it.starts_with(target())) {
+        // Cargo looks for its commands in `PATH`.
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let directories = std::iter::once(directory.to_owned()).chain(std::env::split_paths(&path));
+        if let Ok(path) = std::env::join_paths(directories) {
+            command.env("PATH", path);
+        }
+    }
     // CI systems set it; what the profile changes stands in .config/nextest.toml.
     if std::env::var_os("CI").is_some() {
         command.args(["--profile", "ci"]);
     }
-    command
+    Ok(command)
 }
 
 /// Gives the steps to run, in their order: all, or those asked for with what they need.

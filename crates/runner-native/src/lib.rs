@@ -29,7 +29,7 @@ use runtara_domain::{ImageDigest, RunnerKind};
 use runtara_runner::shim::{self, Found, Launcher, ShimError};
 use runtara_runner::{
     Adoption, LaunchError, LaunchObstacle, LaunchSpec, PrepareError, PreparedImage, Readiness, Run,
-    RunDirectories, RunDirectory, RunKey, Runner, RunnerError,
+    RunDirectories, RunDirectory, RunKey, Runner, RunnerError, describe,
 };
 use tracing::warn;
 
@@ -182,16 +182,4 @@ async fn blocking<T: Send + 'static>(
 ) -> io::Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
     done.unwrap_or_else(|error| Err(io::Error::other(error)))
-}
-
-/// An error and its causes in one line.
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

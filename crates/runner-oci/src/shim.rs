@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 use runtara_domain::limits;
+use runtara_runner::describe;
 use runtara_runner::shim::{self, Namespaces, NotStarted, Started, Streams};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::mount::{OpenTreeFlags, UnmountFlags, open_tree};
@@ -208,29 +209,17 @@ fn runtime_of(plan: &ContainerPlan) -> Runtime {
 }
 
 fn for_now(error: &dyn std::error::Error) -> NotStarted {
-    NotStarted::for_now(told(error))
+    NotStarted::for_now(describe(error))
 }
 
 fn not_run(error: &RuntimeError) -> NotStarted {
-    let text = told(error);
+    let text = describe(error);
     match error {
         RuntimeError::Failed { reason, .. } if runtime::is_fault_of_image(reason) => {
             NotStarted::for_good(text)
         }
         _ => NotStarted::for_now(text),
     }
-}
-
-/// An error and its causes in one line.
-fn told(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 /// A container that lives: what is needed at its end.

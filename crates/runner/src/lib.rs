@@ -10,6 +10,7 @@
 
 mod calls;
 mod contract;
+mod describe;
 mod directories;
 mod directory;
 mod log_watch;
@@ -20,6 +21,7 @@ mod tracker;
 
 pub use calls::{CallError, InstanceCalls};
 pub use contract::{ProgramPaths, contract_env, forbidden_env_name};
+pub use describe::describe;
 pub use directories::{RunDirectories, owner_of_runs};
 pub use directory::RunDirectory;
 pub use log_watch::LogWatch;
