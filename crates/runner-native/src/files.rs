@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Gid, Uid, chown};
 use runtara_runner::shim::{self, Program, write_run_file};
 use runtara_runner::{
-    Input, LaunchSpec, ProgramPaths, RunDirectories, RunDirectory, RunKey, Spares, contract_env,
+    Input, LaunchSpec, ProgramPaths, RunDirectories, RunDirectory, RunKey, ShimRunPlaces, Spares,
+    contract_env,
 };
 
 use crate::NativeConfig;
@@ -76,6 +77,17 @@ impl Places {
 
     pub(crate) fn output(&self) -> PathBuf {
         self.work().join("output.json")
+    }
+
+    /// What is told of a run that its shim parents.
+    pub(crate) fn of_run(self) -> ShimRunPlaces {
+        ShimRunPlaces {
+            output: self.output(),
+            output_owner: self.user.map(|(uid, _)| uid),
+            key: self.key,
+            directory: self.directory,
+            core_addr: self.core_addr,
+        }
     }
 
     /// Whether the program's files are apart from the server's.

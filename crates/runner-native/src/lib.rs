@@ -16,9 +16,7 @@
 mod clean;
 mod config;
 mod files;
-mod outcome;
 mod prepare;
-mod run;
 
 use std::io;
 use std::path::Path;
@@ -29,13 +27,12 @@ use runtara_domain::{ImageDigest, RunnerKind};
 use runtara_runner::shim::{self, Found, Launcher, ShimError};
 use runtara_runner::{
     Adoption, LaunchError, LaunchObstacle, LaunchSpec, PrepareError, PreparedImage, Readiness, Run,
-    RunDirectories, RunDirectory, RunKey, Runner, RunnerError, describe,
+    RunDirectories, RunDirectory, RunKey, Runner, RunnerError, ShimRun, blocking, describe,
 };
 use tracing::warn;
 
 pub use config::NativeConfig;
 use files::Places;
-use run::NativeRun;
 
 /// Runs images as native processes.
 #[derive(Debug)]
@@ -127,9 +124,9 @@ impl Runner for NativeRunner {
                 reason: format!("the executable '{}' is gone", image.display()),
             })?;
         match self.launcher.launch(&places.directory).await {
-            Ok(shim) => Ok(NativeRun::live(places, shim)),
+            Ok(shim) => Ok(ShimRun::live(places.of_run(), shim)),
             // There may be a process, so this is no refusal.
-            Err(ShimError::Unknown(_)) => Ok(NativeRun::unknown(places)),
+            Err(ShimError::Unknown(_)) => Ok(ShimRun::unknown(places.of_run())),
             Err(error) => {
                 let reason = describe(&error);
                 let directories = Arc::clone(&self.directories);
@@ -154,9 +151,9 @@ impl Runner for NativeRunner {
             source,
         })?;
         Ok(match found {
-            Found::Alive(shim) => Adoption::Alive(NativeRun::live(places, shim)),
+            Found::Alive(shim) => Adoption::Alive(ShimRun::live(places.of_run(), shim)),
             Found::Exited(record) => {
-                Adoption::Exited(NativeRun::ended(places, record).wait().await?)
+                Adoption::Exited(ShimRun::ended(places.of_run(), record).wait().await?)
             }
             Found::Gone => Adoption::Gone,
         })
@@ -174,12 +171,4 @@ impl Runner for NativeRunner {
             source,
         })
     }
-}
-
-/// Does blocking work on the pool for it.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|error| Err(io::Error::other(error)))
 }

@@ -6,8 +6,10 @@
 //! - [`CallTracker`]: which calls of which runs are open, and which runs suffer from a fault of ours.
 //! - [`RunDirectory`]: the files of a run; [`RunDirectories`] makes and removes them; [`Spares`]: those that ended runs have left.
 //! - [`shim`]: the small process that parents a run, so that the run outlives the server.
+//! - [`ShimRun`]: a run that a shim parents, whatever its program is.
 //! - [`contract_env`]: what a program finds in its environment.
 
+mod blocking;
 mod calls;
 mod contract;
 mod describe;
@@ -16,9 +18,11 @@ mod directory;
 mod log_watch;
 mod run;
 pub mod shim;
+mod shim_run;
 mod spares;
 mod tracker;
 
+pub use blocking::blocking;
 pub use calls::{CallError, InstanceCalls};
 pub use contract::{ProgramPaths, contract_env, forbidden_env_name};
 pub use describe::describe;
@@ -29,5 +33,6 @@ pub use run::{
     Adoption, Input, LaunchError, LaunchObstacle, LaunchSpec, PrepareError, PreparedImage,
     Readiness, Run, RunKey, Runner, RunnerError,
 };
+pub use shim_run::{ShimRun, ShimRunPlaces};
 pub use spares::Spares;
 pub use tracker::{CallGuard, CallTracker};

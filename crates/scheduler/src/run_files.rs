@@ -4,20 +4,12 @@ use std::io;
 use std::path::Path;
 
 use runtara_domain::{InstanceId, InstanceState, RunNumber};
-use runtara_runner::{RunDirectory, RunKey, owner_of_runs};
+use runtara_runner::{RunDirectory, RunKey, blocking, owner_of_runs};
 use tracing::{info, warn};
 
 use crate::Shared;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
-
-/// Does work with files on the pool for it.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|error| Err(io::Error::other(error)))
-}
 
 /// Removes all files of runs whose instance is not in the store any more; of other runs that are over, what was to be removed when their
 /// exit was recorded, if the server was killed in between or could not.

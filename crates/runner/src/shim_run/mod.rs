@@ -1,22 +1,38 @@
-//! One native run.
+//! A run that a shim parents, as the server sees it.
+
+mod outcome;
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use runtara_domain::{EndedBy, RunExit, Usage};
-use runtara_runner::shim::{self, ExitRecord, Found, Shim};
-use runtara_runner::{Run, RunKey, RunnerError};
 use tokio::sync::OnceCell;
 
-use crate::files::Places;
-use crate::{blocking, outcome};
+use crate::shim::{self, ExitRecord, Found, Shim};
+use crate::{Run, RunDirectory, RunKey, RunnerError, blocking};
 
-/// A run that lives, or has just ended.
+/// Where the files of a run are, and what is known of it.
+#[derive(Debug, Clone)]
+pub struct ShimRunPlaces {
+    /// Which run.
+    pub key: RunKey,
+    /// The directory that its shim works in.
+    pub directory: RunDirectory,
+    /// The file that its program may have written as its result.
+    pub output: PathBuf,
+    /// The user who must own that file, where a program of another could have put one in its place.
+    pub output_owner: Option<u32>,
+    /// Where the program was told that the core listens, if it reaches it by an address, and if that is known.
+    pub core_addr: Option<String>,
+}
+
+/// A run that a shim parents. It lives, or has just ended.
 #[derive(Debug)]
-pub(crate) struct NativeRun {
-    places: Places,
+pub struct ShimRun {
+    places: ShimRunPlaces,
     state: OnceCell<State>,
     exit: OnceCell<RunExit>,
 }
@@ -38,21 +54,26 @@ impl From<Found> for State {
     }
 }
 
-impl NativeRun {
-    pub(crate) fn live(places: Places, shim: Shim) -> Arc<Self> {
+impl ShimRun {
+    /// A run with this shim.
+    #[must_use]
+    pub fn live(places: ShimRunPlaces, shim: Shim) -> Arc<Self> {
         Self::new(places, Some(State::Live(shim)))
     }
 
-    pub(crate) fn ended(places: Places, record: ExitRecord) -> Arc<Self> {
+    /// A run that ended like this.
+    #[must_use]
+    pub fn ended(places: ShimRunPlaces, record: ExitRecord) -> Arc<Self> {
         Self::new(places, Some(State::Ended(record)))
     }
 
     /// A run of which it is not known whether it was started. It is found out when something is wanted of it.
-    pub(crate) fn unknown(places: Places) -> Arc<Self> {
+    #[must_use]
+    pub fn unknown(places: ShimRunPlaces) -> Arc<Self> {
         Self::new(places, None)
     }
 
-    fn new(places: Places, state: Option<State>) -> Arc<Self> {
+    fn new(places: ShimRunPlaces, state: Option<State>) -> Arc<Self> {
         Arc::new(Self {
             places,
             state: OnceCell::new_with(state),
@@ -112,7 +133,7 @@ impl NativeRun {
 }
 
 #[async_trait]
-impl Run for NativeRun {
+impl Run for ShimRun {
     fn key(&self) -> &RunKey {
         &self.places.key
     }

@@ -6,16 +6,16 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 
 use bytes::Bytes;
 use runtara_domain::{ExitCause, RunExit, limits, redact_tokens, tail};
-use runtara_runner::shim::{ExitRecord, LogReader, LogStream};
 use tracing::warn;
 
-use crate::files::Places;
+use super::ShimRunPlaces;
+use crate::shim::{ExitRecord, LogReader, LogStream};
 
 /// Largest standard output that is taken for a result.
 const STDOUT_RESULT_BYTES: u64 = 1024 * 1024;
 
 /// The end of a run as its record and its files tell it. Blocking.
-pub(crate) fn of(places: &Places, record: ExitRecord) -> RunExit {
+pub(super) fn of(places: &ShimRunPlaces, record: ExitRecord) -> RunExit {
     let mut limits_met = record.limits_met;
     let mut output = None;
     if record.cause == ExitCause::Code(0) {
@@ -43,7 +43,7 @@ enum Found {
 }
 
 /// What the program gave as its result: the file it was told of, else its standard output.
-fn result(places: &Places) -> io::Result<Found> {
+fn result(places: &ShimRunPlaces) -> io::Result<Found> {
     if let Some(file) = open_output(places)? {
         let mut text = Vec::new();
         let limit = limits::STATE_BYTES as u64;
@@ -66,18 +66,18 @@ fn result(places: &Places) -> io::Result<Found> {
 
 /// Opens the file that the program may have written. It lies where the program can put anything: a link to a file that only the server
 /// may read, a pipe that never ends.
-fn open_output(places: &Places) -> io::Result<Option<File>> {
+fn open_output(places: &ShimRunPlaces) -> io::Result<Option<File>> {
     let opened = std::fs::OpenOptions::new()
         .read(true)
         .custom_flags((nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK).bits())
-        .open(places.output());
+        .open(&places.output);
     let file = match opened {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
     let metadata = file.metadata()?;
-    let is_theirs = places.user.is_none_or(|(uid, _)| metadata.uid() == uid);
+    let is_theirs = places.output_owner.is_none_or(|uid| metadata.uid() == uid);
     if !metadata.is_file() || !is_theirs {
         return Err(io::Error::other(
             "RUNTARA_OUTPUT_FILE is not a file that the program wrote",
@@ -101,7 +101,7 @@ fn as_json(text: &[u8]) -> Found {
 }
 
 /// The end of the standard error.
-fn stderr(places: &Places) -> String {
+fn stderr(places: &ShimRunPlaces) -> String {
     let reader = LogReader::new(&places.directory, LogStream::Stderr);
     let chunk = match reader.tail(limits::STDERR_BYTES) {
         Ok(chunk) => chunk,
