@@ -2,10 +2,9 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use runtara_runner::{RunDirectories, Spares, shim};
+use runtara_runner::{RunDirectories, Spares, remove_tree, shim};
 
 use crate::files::Places;
 
@@ -24,13 +23,13 @@ pub(crate) fn clean(
         ));
     }
     if places.are_apart() {
-        remove(&places.program)?;
+        remove_tree(&places.program)?;
         prune(&places.program);
     }
     let directory = places.directory.path();
     remove_but_logs(directory, directories.spares())?;
     if !keep_logs {
-        remove(directory)?;
+        remove_tree(directory)?;
     }
     directories.remove_empty(&places.key)
 }
@@ -49,7 +48,7 @@ fn remove_but_logs(directory: &Path, spares: &Spares) -> io::Result<()> {
             if entry.file_type()?.is_file() {
                 spares.take_back_file(&path)?;
             } else if !is_emptied(&path) || spares.take_back_directory(&path).is_err() {
-                remove(&path)?;
+                remove_tree(&path)?;
             }
         }
     }
@@ -71,48 +70,4 @@ fn prune(run: &Path) {
         // Refused as long as another run is in it, and needs no help if it is gone.
         let _stays = fs::remove_dir(instance);
     }
-}
-
-/// Removes a file or a whole tree, also if its owner has closed parts of it to itself.
-fn remove(path: &Path) -> io::Result<()> {
-    match remove_once(path) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            reopen(path)?;
-            remove_once(path)
-        }
-        removed => removed,
-    }
-}
-
-fn remove_once(path: &Path) -> io::Result<()> {
-    let is_directory = match fs::symlink_metadata(path) {
-        Ok(metadata) => metadata.is_dir(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    let removed = if is_directory {
-        // Follows no link.
-        fs::remove_dir_all(path)
-    } else {
-        fs::remove_file(path)
-    };
-    match removed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
-    }
-}
-
-/// Gives the directories of a tree back to their owner.
-fn reopen(root: &Path) -> io::Result<()> {
-    let mut directories = vec![root.to_owned()];
-    while let Some(directory) = directories.pop() {
-        fs::set_permissions(&directory, fs::Permissions::from_mode(0o700))?;
-        for entry in fs::read_dir(&directory)? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                directories.push(entry.path());
-            }
-        }
-    }
-    Ok(())
 }

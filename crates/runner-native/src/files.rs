@@ -55,7 +55,9 @@ impl Places {
     /// Those of a run that was launched before, maybe under other settings: it says itself where its files are. Blocking.
     pub(crate) fn found(config: &NativeConfig, key: &RunKey) -> io::Result<Self> {
         let mut places = Self::of(config, key);
-        if let Some(program) = shim::read_program(&places.directory)? {
+        // What a container calls its directory is a path of its own.
+        let program = shim::read_program(&places.directory)?;
+        if let Some(program) = program.filter(|program| program.container.is_none()) {
             places.user = program.user;
             let mut variables = program.env.iter();
             let addr = variables.find_map(|variable| variable.strip_prefix(CORE_ADDR));

@@ -16,6 +16,7 @@ mod describe;
 mod directories;
 mod directory;
 mod log_watch;
+mod remove_tree;
 mod run;
 pub mod shim;
 mod shim_run;
@@ -29,6 +30,7 @@ pub use describe::describe;
 pub use directories::{RunDirectories, owner_of_runs};
 pub use directory::RunDirectory;
 pub use log_watch::LogWatch;
+pub use remove_tree::remove_tree;
 pub use run::{
     Adoption, Input, LaunchError, LaunchObstacle, LaunchSpec, PrepareError, PreparedImage,
     Readiness, Run, RunKey, Runner, RunnerError,

@@ -15,6 +15,8 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, renameat2};
 use nix::unistd::geteuid;
 
+use crate::remove_tree;
+
 /// Most of each that are kept; those of a few hundred runs that end at one time.
 const KEPT: usize = 1024;
 /// A directory beyond this held so many names that looking through it costs more than a new one; it does not shrink.
@@ -39,7 +41,7 @@ impl Spares {
     /// # Errors
     /// What removing it or making it reported.
     pub fn open(place: PathBuf) -> io::Result<Self> {
-        gone(fs::remove_dir_all(&place))?;
+        remove_tree(&place)?;
         DirBuilder::new()
             .recursive(true)
             .mode(DIRECTORY_MODE)
@@ -136,7 +138,10 @@ impl Spares {
         if fs::rename(path, &spare).is_err() {
             return gone(fs::remove_dir(path));
         }
-        keep(&self.directories, spare);
+        // Somebody who still looks at it may have been faster; then it goes when the next server opens its spares.
+        if fs::read_dir(&spare)?.next().is_none() {
+            keep(&self.directories, spare);
+        }
         Ok(())
     }
 
@@ -200,7 +205,7 @@ fn gone(removed: io::Result<()>) -> io::Result<()> {
 }
 
 /// Renames to a name that must not be taken (rename(2)).
-fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     match renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE) {
         Ok(()) => Ok(()),
         Err(Errno::EEXIST) => Err(io::ErrorKind::AlreadyExists.into()),

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use runtara_domain::{InstanceId, InstanceState, RunNumber};
-use runtara_runner::{RunDirectory, RunKey, blocking, owner_of_runs};
+use runtara_runner::{RunDirectory, RunKey, blocking, owner_of_runs, remove_tree};
 use tracing::{info, warn};
 
 use crate::Shared;
@@ -41,12 +41,7 @@ async fn tidy(shared: &Shared, directory: &Path) -> Result<(), Failure> {
         return Ok(());
     };
     let Some(instance) = shared.store.instance(&owner).await? else {
-        for (number, _) in runs {
-            clean(shared, &owner, number, false).await?;
-        }
-        tokio::fs::remove_dir_all(directory).await?;
-        info!(instance = %owner, "removed the files of a removed instance's runs");
-        return Ok(());
+        return remove_all(shared, &owner, directory).await;
     };
     if runs.is_empty() {
         return remove_empty(shared, &owner, directory).await;
@@ -57,6 +52,23 @@ async fn tidy(shared: &Shared, directory: &Path) -> Result<(), Failure> {
             info!(instance = %owner, run_number = %number, "removed what a run had left");
         }
     }
+    Ok(())
+}
+
+/// Removes the files of all runs of an instance that is not there any more.
+async fn remove_all(shared: &Shared, owner: &InstanceId, directory: &Path) -> Result<(), Failure> {
+    // Nothing is claimed meanwhile; another instance may have its id since.
+    let _no_claims = shared.claiming.lock().await;
+    if shared.live.get(owner).is_some() || shared.store.instance(owner).await?.is_some() {
+        return Ok(());
+    }
+    let path = directory.to_owned();
+    for (number, _) in blocking(move || runs_in(&path)).await? {
+        clean(shared, owner, number, false).await?;
+    }
+    let path = directory.to_owned();
+    blocking(move || remove_tree(&path)).await?;
+    info!(instance = %owner, "removed the files of a removed instance's runs");
     Ok(())
 }
 
@@ -99,7 +111,7 @@ async fn remove_empty(
     }
     let path = directory.to_owned();
     let removed = blocking(move || match runs_in(&path)?.is_empty() {
-        true => std::fs::remove_dir_all(&path),
+        true => remove_tree(&path),
         false => Ok(()),
     });
     Ok(removed.await?)

@@ -109,6 +109,12 @@ pub struct ExitRecord {
     pub usage: Usage,
 }
 
+/// What every version of each file has.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
 /// `exit.json`.
 #[derive(Debug, Serialize, Deserialize)]
 struct ExitFile {
@@ -215,10 +221,14 @@ impl ExitRecord {
         let Some(bytes) = read_bounded(path, EXIT_FILE_BYTES as u64)? else {
             return Ok(None);
         };
+        // First: a word of a later version must not make an exit none.
+        let Ok(Versioned { version }) = serde_json::from_slice(&bytes) else {
+            return Ok(None);
+        };
+        check_version(version, path)?;
         let Ok(file) = serde_json::from_slice::<ExitFile>(&bytes) else {
             return Ok(None);
         };
-        check_version(file.version, path)?;
         let cause = match (file.code, file.signal, file.not_launched) {
             (Some(code), _, _) => ExitCause::Code(code),
             (_, Some(signal), _) => ExitCause::Signal(signal),
@@ -390,7 +400,7 @@ mod tests {
             std::fs::write(&path, torn).unwrap();
             assert_eq!(ExitRecord::read(&path).unwrap(), None, "{torn:?}");
         }
-        let newer = r#"{"version":2,"code":0,"limits_met":[],"cpu_usec":0,"memory_peak_bytes":0,"running_ms":0}"#;
+        let newer = r#"{"version":2,"ended_by":"a_later_word","usage":{}}"#;
         std::fs::write(&path, newer).unwrap();
         let error = ExitRecord::read(&path).unwrap_err().to_string();
         assert!(error.contains("version 2"), "{error}");

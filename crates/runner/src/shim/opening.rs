@@ -9,7 +9,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, Flock, FlockArg, OFlag, fallocate, openat, renameat};
+use nix::fcntl::{
+    FallocateFlags, FcntlArg, Flock, FlockArg, OFlag, fallocate, fcntl, openat, renameat,
+};
 use nix::sys::stat::Mode;
 use runtara_domain::{ExitCause, Usage};
 
@@ -22,6 +24,10 @@ use super::process::{Identity, ProcessId};
 /// is held open by every process that a thread of the server happened to fork meanwhile, until that executes.
 const BUSY_TRIES: u32 = 100;
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
+
+/// How often, and how long apart, a lock is tried that somebody has.
+const LOCK_TRIES: u32 = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// Under this name `exit.json` waits to be filled.
 pub(crate) const EXIT_ASIDE: &str = "exit.new";
@@ -42,8 +48,7 @@ impl RunFiles {
         let directory = nix::fcntl::open(path, flags, Mode::empty())?;
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_CLOEXEC;
         let lock = openat(&directory, "lock", flags, owner_only())?;
-        let lock = Flock::lock(File::from(lock), FlockArg::LockExclusiveNonblock)
-            .map_err(|(_, errno)| io::Error::from(errno))?;
+        let lock = take_lock(File::from(lock))?;
         Ok(Self {
             directory,
             lock,
@@ -105,6 +110,19 @@ impl RunFiles {
         let bytes = serde_json::to_vec(&LockFile::new(shim, child))?;
         self.lock.write_all_at(&bytes, 0)
     }
+}
+
+/// Takes the lock of a run. Whoever only asks whether it is taken has it for a moment, and is waited for.
+fn take_lock(mut lock: File) -> io::Result<Flock<File>> {
+    for _ in 0..LOCK_TRIES {
+        match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
+            Ok(taken) => return Ok(taken),
+            Err((free, Errno::EWOULDBLOCK)) => lock = free,
+            Err((_, errno)) => return Err(errno.into()),
+        }
+        std::thread::sleep(LOCK_PAUSE);
+    }
+    Err(io::ErrorKind::WouldBlock.into())
 }
 
 fn owner_only() -> Mode {
@@ -192,6 +210,8 @@ pub(crate) struct Pipe {
 impl Pipe {
     pub(crate) fn new() -> io::Result<Self> {
         let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+        // A program may read its own output, too; whoever was told that there is something must not wait for more.
+        fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         Ok(Self { reader, writer })
     }
 }

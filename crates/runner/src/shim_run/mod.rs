@@ -104,7 +104,7 @@ impl ShimRun {
         match self.state().await? {
             State::Ended(record) => {
                 let (places, record) = (self.places.clone(), record.clone());
-                return blocking(move || Ok(outcome::of(&places, record))).await;
+                return blocking(move || outcome::of(&places, record)).await;
             }
             // Its shim was killed, or never began.
             State::Gone => return Ok(RunExit::lost()),
@@ -123,7 +123,7 @@ impl ShimRun {
         let places = self.places.clone();
         blocking(move || {
             Ok(match shim::look(&places.directory)? {
-                Found::Exited(record) => Ok(outcome::of(&places, record)),
+                Found::Exited(record) => Ok(outcome::of(&places, record)?),
                 Found::Gone => Ok(RunExit::lost()),
                 Found::Alive(other) => Err(other),
             })

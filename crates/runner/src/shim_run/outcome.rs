@@ -15,36 +15,54 @@ use crate::shim::{ExitRecord, LogReader, LogStream};
 const STDOUT_RESULT_BYTES: u64 = 1024 * 1024;
 
 /// The end of a run as its record and its files tell it. Blocking.
-pub(super) fn of(places: &ShimRunPlaces, record: ExitRecord) -> RunExit {
+///
+/// # Errors
+/// What reading its result reported: a program that completed must not do so without it, and a later attempt may read it.
+pub(super) fn of(places: &ShimRunPlaces, record: ExitRecord) -> io::Result<RunExit> {
     let mut limits_met = record.limits_met;
     let mut output = None;
     if record.cause == ExitCause::Code(0) {
-        match result(places) {
-            Ok(Found::Result(result)) => output = Some(result),
-            Ok(Found::Nothing) => {}
-            Ok(Found::TooLarge) => limits_met.push("output".to_owned()),
-            Err(error) => warn!(run = %places.key, %error, "the output of a run could not be read"),
+        match result(places)? {
+            Found::Result(result) => output = Some(result),
+            Found::Nothing => {}
+            Found::TooLarge => limits_met.push("output".to_owned()),
+            Found::Unusable => warn!(
+                run = %places.key,
+                "RUNTARA_OUTPUT_FILE of a run is not a file that its program wrote"
+            ),
         }
     }
-    RunExit {
+    Ok(RunExit {
         cause: record.cause,
         ended_by: record.ended_by,
         limits_met,
         output,
         stderr: stderr(places),
         usage: record.usage,
-    }
+    })
 }
 
 enum Found {
     Nothing,
     Result(Bytes),
     TooLarge,
+    /// The program has put something else in its place.
+    Unusable,
+}
+
+enum Output {
+    None,
+    File(File),
+    Unusable,
 }
 
 /// What the program gave as its result: the file it was told of, else its standard output.
 fn result(places: &ShimRunPlaces) -> io::Result<Found> {
-    if let Some(file) = open_output(places)? {
+    let opened = open_output(places)?;
+    if matches!(opened, Output::Unusable) {
+        return Ok(Found::Unusable);
+    }
+    if let Output::File(file) = opened {
         let mut text = Vec::new();
         let limit = limits::STATE_BYTES as u64;
         file.take(limit + 1).read_to_end(&mut text)?;
@@ -66,24 +84,32 @@ fn result(places: &ShimRunPlaces) -> io::Result<Found> {
 
 /// Opens the file that the program may have written. It lies where the program can put anything: a link to a file that only the server
 /// may read, a pipe that never ends.
-fn open_output(places: &ShimRunPlaces) -> io::Result<Option<File>> {
+fn open_output(places: &ShimRunPlaces) -> io::Result<Output> {
     let opened = std::fs::OpenOptions::new()
         .read(true)
         .custom_flags((nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK).bits())
         .open(&places.output);
     let file = match opened {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Output::None),
+        Err(error) if is_of_the_machine(&error) => return Err(error),
+        // A link, a socket, a directory that is closed or none.
+        Err(_) => return Ok(Output::Unusable),
     };
     let metadata = file.metadata()?;
     let is_theirs = places.output_owner.is_none_or(|uid| metadata.uid() == uid);
     if !metadata.is_file() || !is_theirs {
-        return Err(io::Error::other(
-            "RUNTARA_OUTPUT_FILE is not a file that the program wrote",
-        ));
+        return Ok(Output::Unusable);
     }
-    Ok(Some(file))
+    Ok(Output::File(file))
+}
+
+/// Whether an error may pass: what the program did stays.
+fn is_of_the_machine(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EIO | libc::EINTR | libc::ESTALE)
+    )
 }
 
 /// JSON as it is, anything else as a JSON string without the line ends at its end.
@@ -97,7 +123,12 @@ fn as_json(text: &[u8]) -> Found {
     }
     let text = String::from_utf8_lossy(text);
     let text = text.trim_end_matches(['\n', '\r']);
-    Found::Result(serde_json::Value::from(text).to_string().into())
+    let json = serde_json::Value::from(text).to_string();
+    // What is escaped takes up to six times the room.
+    if json.len() > limits::STATE_BYTES {
+        return Found::TooLarge;
+    }
+    Found::Result(json.into())
 }
 
 /// The end of the standard error.
@@ -146,5 +177,11 @@ mod tests {
             Some("\"{\\\"a\\\": 1} {\\\"b\\\": 2}\"")
         );
         assert_eq!(json(" \n"), None);
+    }
+
+    #[test]
+    fn a_text_that_is_too_large_once_it_is_escaped_is_no_result() {
+        let text = vec![1_u8; limits::STATE_BYTES / 5];
+        assert!(matches!(as_json(&text), Found::TooLarge));
     }
 }
