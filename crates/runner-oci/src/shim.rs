@@ -15,7 +15,7 @@ use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 use runtara_domain::limits;
 use runtara_runner::describe;
 use runtara_runner::shim::{self, Namespaces, NotStarted, Started, Streams};
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, unlinkat};
 use rustix::mount::{OpenTreeFlags, UnmountFlags, open_tree};
 
 use crate::plan::{ContainerPlan, paths_in};
@@ -273,6 +273,10 @@ fn keep_output(from: &Path, run_directory: BorrowedFd<'_>) -> io::Result<()> {
     )?;
     let limit = limits::STATE_BYTES as u64 + 1;
     let mut kept = File::from(kept);
-    io::copy(&mut file.take(limit), &mut kept)?;
-    kept.flush()
+    let copied = io::copy(&mut file.take(limit), &mut kept).and_then(|_| kept.flush());
+    if copied.is_err() {
+        // The beginning of a result is none.
+        let _removed = unlinkat(run_directory, OUTPUT_FILE, AtFlags::empty());
+    }
+    copied
 }

@@ -96,7 +96,8 @@ pub fn enter_private_mounts() -> Result<(), MountError> {
     nix::sched::unshare(CloneFlags::CLONE_NEWNS)
         .map_err(io::Error::from)
         .map_err(MountError::at_io("making a mount namespace"))?;
-    let flags = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    // Not private: what the host unmounts would stay in use here.
+    let flags = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", flags)
         .map_err(MountError::at("keeping mounts from spreading to the host"))
 }

@@ -21,7 +21,12 @@ const MARK: &str = "RUNTARA_RUN_DIR=";
 
 /// Kills every process in the run's cgroup or with its mark until there is none.
 pub(crate) fn end(program: &Program) -> io::Result<()> {
-    let mark = program.env.iter().find(|entry| entry.starts_with(MARK));
+    // In containers it is the same for all; what they started is in their cgroup.
+    let of_host = Some(program).filter(|program| program.container.is_none());
+    let mark = of_host.and_then(|program| {
+        let mut variables = program.env.iter();
+        variables.find(|entry| entry.starts_with(MARK))
+    });
     let until = Instant::now() + PATIENCE;
     loop {
         let in_cgroup = match &program.cgroup {

@@ -184,7 +184,18 @@ impl<'a> Parent<'a> {
                 let child = opened.start(&program, cgroup.as_ref(), &ready.outputs, &ready.room)?;
                 (child, None)
             }
-            Some(container) => start_container(&program, container, &ready.outputs)?,
+            Some(container) => {
+                // Without it nobody could end what a killed shim has left.
+                let of_container = cgroup.as_ref().ok_or_else(|| {
+                    NotStarted::for_now("the cgroup of the container cannot be made".to_owned())
+                })?;
+                let started = start_container(&program, container, &ready.outputs);
+                if started.is_err() {
+                    // Whatever was made of it must be gone before anybody is told that there is none.
+                    end_all(Some(of_container), ready.signals());
+                }
+                started?
+            }
         };
         // From here on the program runs, and nobody waits for what is done.
         let Ready {
@@ -399,26 +410,8 @@ impl<'a> Parent<'a> {
             Waited::Ended(_, ended) => Some(ended),
             Waited::Alive | Waited::NoChild => None,
         };
-        loop {
-            match sys::wait(Child::Any, true) {
-                Waited::Ended(..) => {}
-                Waited::NoChild => return main,
-                Waited::Alive => {
-                    if let Some(cgroup) = &self.cgroup {
-                        cgroup.kill();
-                    }
-                    tree::signal_descendants(0, libc::SIGKILL);
-                    self.wait_for_child();
-                }
-            }
-        }
-    }
-
-    fn wait_for_child(&self) {
-        let mut polled = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-        // Bounded: what was forked while the tree was listed is found by the next look.
-        let _looked = poll(&mut polled, PollTimeout::from(20_u8));
-        while sys::read_signal(self.signals.as_fd()).is_some() {}
+        end_all(self.cgroup.as_ref(), self.signals.as_fd());
+        main
     }
 
     fn record(&self, ended: Option<Ended>) -> ExitRecord {
@@ -479,6 +472,30 @@ impl<'a> Parent<'a> {
         }
         usage
     }
+}
+
+/// Kills all that this process or its children have started, and reaps it.
+fn end_all(cgroup: Option<&Cgroup>, signals: BorrowedFd<'_>) {
+    loop {
+        match sys::wait(Child::Any, true) {
+            Waited::Ended(..) => {}
+            Waited::NoChild => return,
+            Waited::Alive => {
+                if let Some(cgroup) = cgroup {
+                    cgroup.kill();
+                }
+                tree::signal_descendants(0, libc::SIGKILL);
+                wait_for_child(signals);
+            }
+        }
+    }
+}
+
+fn wait_for_child(signals: BorrowedFd<'_>) {
+    let mut polled = [PollFd::new(signals, PollFlags::POLLIN)];
+    // Bounded: what was forked while the tree was listed is found by the next look.
+    let _looked = poll(&mut polled, PollTimeout::from(20_u8));
+    while sys::read_signal(signals).is_some() {}
 }
 
 /// Has the container of a run made, and its program started.

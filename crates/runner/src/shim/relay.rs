@@ -9,12 +9,13 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::poll::PollFlags;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
 /// Most connections at once; further ones wait in the kernel's queue. Published clients keep one each.
 const CONNECTIONS: usize = 64;
@@ -24,6 +25,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// Read at once; on the stack.
 const READ_BYTES: usize = 16 * 1024;
+/// Reads in a row, so that one connection cannot keep a shim from anything else.
+const READS: usize = 16;
 
 /// A listener of a program, and its connections to the core.
 #[derive(Debug)]
@@ -31,6 +34,8 @@ pub(crate) struct Relay {
     listener: TcpListener,
     core: PathBuf,
     connections: Vec<Connection>,
+    /// When it accepts again, if it could not although somebody waits: for want of descriptors.
+    accepts_at: Option<Instant>,
 }
 
 /// What is to be polled, and for what.
@@ -77,13 +82,14 @@ impl Relay {
             listener,
             core: core.to_owned(),
             connections: Vec::new(),
+            accepts_at: None,
         })
     }
 
     /// What is to be polled now. Only what something can be done about is among it, so that no poll returns in vain.
     pub(crate) fn interest(&self) -> Vec<Interest<'_>> {
         let mut interest = Vec::with_capacity(1 + 2 * self.connections.len());
-        if self.connections.len() < CONNECTIONS {
+        if self.connections.len() < CONNECTIONS && self.accepts_at.is_none() {
             interest.push((self.listener.as_fd(), PollFlags::POLLIN));
         }
         for connection in &self.connections {
@@ -109,7 +115,7 @@ impl Relay {
             Core::Sought { again, .. } => Some(again),
             Core::Reached(_) => None,
         });
-        sought.min()
+        sought.chain(self.accepts_at).min()
     }
 
     /// Does what can be done without waiting.
@@ -121,9 +127,19 @@ impl Relay {
     }
 
     fn accept(&mut self, now: Instant) {
+        if self.accepts_at.is_some_and(|at| now < at) {
+            return;
+        }
+        self.accepts_at = None;
         while self.connections.len() < CONNECTIONS {
-            let Ok((program, _)) = self.listener.accept() else {
-                return;
+            let program = match self.listener.accept() {
+                Ok((program, _)) => program,
+                Err(error) if is_for_now(&error) => return,
+                // One that has gone away again, or no descriptor is free.
+                Err(_) => {
+                    self.accepts_at = Some(now + LONGEST_PAUSE);
+                    return;
+                }
             };
             // A call is one small write, and its answer another.
             let prepared = program
@@ -181,9 +197,8 @@ impl Connection {
         if now < *again {
             return Ok(());
         }
-        match UnixStream::connect(path) {
+        match connect_at_once(path) {
             Ok(core) => {
-                core.set_nonblocking(true)?;
                 self.core = Core::Reached(core);
                 Ok(())
             }
@@ -196,6 +211,14 @@ impl Connection {
             }
         }
     }
+}
+
+/// Connects, or fails at once: a core that does not accept lets a call that waits wait for ever.
+fn connect_at_once(path: &Path) -> io::Result<UnixStream> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let core = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    connect(core.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(core.into())
 }
 
 impl Direction {
@@ -216,12 +239,12 @@ impl Direction {
         close: impl Fn(&mut W) -> io::Result<()>,
     ) -> io::Result<()> {
         let mut buffer = [0; READ_BYTES];
-        loop {
+        for _ in 0..READS {
             if !self.flush(to)? {
                 return Ok(());
             }
             if self.ended {
-                break;
+                return self.close(to, close);
             }
             match from.read(&mut buffer) {
                 Ok(0) => self.ended = true,
@@ -233,11 +256,16 @@ impl Direction {
                 Err(error) => return Err(error),
             }
         }
-        if !self.closed {
-            self.closed = true;
-            close(to)?;
-        }
+        // There is more, and the poll will say so.
         Ok(())
+    }
+
+    fn close<W>(&mut self, to: &mut W, close: impl Fn(&mut W) -> io::Result<()>) -> io::Result<()> {
+        if self.closed {
+            return Ok(());
+        }
+        self.closed = true;
+        close(to)
     }
 
     /// Writes what is pending; false if some is left. The buffer goes with the last of it.
@@ -454,6 +482,49 @@ mod tests {
             program.shutdown(Shutdown::Write).unwrap();
             assert_eq!(read_to_end(core.accept().unwrap().0), b"late");
         }
+    }
+
+    #[test]
+    fn a_core_that_does_not_accept_holds_nobody_up() {
+        use nix::sys::socket::{Backlog, bind, listen};
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("core.sock");
+        let core = socket(
+            AddressFamily::Unix,
+            SockType::Stream,
+            SockFlag::SOCK_CLOEXEC,
+            None,
+        )
+        .unwrap();
+        bind(core.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        listen(&core, Backlog::new(1).unwrap()).unwrap();
+        let mut waiting = Vec::new();
+        while let Ok(call) = connect_at_once(&path) {
+            waiting.push(call);
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut program = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        program.write_all(b"call").unwrap();
+        let mut relay = Relay::new(listener, &path).unwrap();
+        let begun = Instant::now();
+        while relay.connections.is_empty() {
+            relay.act(Instant::now());
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10));
+        assert!(relay.acts_at().is_some(), "it tries again");
+        let core = UnixListener::from(core);
+        for _ in &waiting {
+            drop(core.accept().unwrap());
+        }
+        while relay.acts_at().is_some() {
+            wait(&relay);
+            relay.act(Instant::now());
+        }
+        let (mut heard, _) = core.accept().unwrap();
+        let mut call = [0; 4];
+        relay.act(Instant::now());
+        heard.read_exact(&mut call).unwrap();
+        assert_eq!(&call, b"call");
     }
 
     #[test]
