@@ -52,12 +52,6 @@ impl NativeConfig {
         }
     }
 
-    /// Whether programs cannot go where the server's files are, because they run as another user.
-    pub(crate) fn is_apart(&self) -> bool {
-        let own = nix::unistd::geteuid();
-        self.user.is_some_and(|(uid, _)| uid != own.as_raw())
-    }
-
     /// What stands in the way of launching anything with these settings.
     pub(crate) fn obstacle(&self) -> Option<String> {
         if let Some(refusal) = &self.refusal {
@@ -69,7 +63,7 @@ impl NativeConfig {
                 self.data_dir.display()
             ));
         }
-        let (uid, gid) = self.user.filter(|_| self.is_apart())?;
+        let (uid, gid) = self.user?;
         if !nix::unistd::geteuid().is_root() {
             return Some(format!(
                 "only a server that runs as root can run programs as user {uid}; run it as root, or without a user for programs"

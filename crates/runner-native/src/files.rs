@@ -35,13 +35,12 @@ const CORE_ADDR: &str = "RUNTARA_SERVER_ADDR=";
 impl Places {
     pub(crate) fn of(config: &NativeConfig, key: &RunKey) -> Self {
         let directory = RunDirectory::of(&config.data_dir, key);
-        let program = if config.is_apart() {
-            config
+        let program = match config.user {
+            None => directory.path().to_owned(),
+            Some(_) => config
                 .work_root
                 .join(key.instance_id.letters())
-                .join(key.run_number.to_string())
-        } else {
-            directory.path().to_owned()
+                .join(key.run_number.to_string()),
         };
         Self {
             key: key.clone(),
@@ -136,8 +135,8 @@ fn fill(
 ) -> io::Result<()> {
     let (work, input) = (places.work(), places.input());
     match config.user {
-        Some(user) if places.are_apart() => make_theirs(places, &spec.input, user)?,
-        _ => {
+        Some(user) => make_theirs(places, &spec.input, user)?,
+        None => {
             spares
                 .directory(&work)
                 .map_err(|error| naming("make the directory", &work, unexpected(error)))?;

@@ -63,10 +63,9 @@ pub(crate) fn forget(config: &NativeConfig, digest: ImageDigest) -> io::Result<(
 
 /// Where images lie. A program may start itself again, or read what it carries in itself, so its user must be able to go there.
 fn directory(config: &NativeConfig) -> PathBuf {
-    if config.is_apart() {
-        shown_directory(config)
-    } else {
-        own_directory(config)
+    match config.user {
+        None => own_directory(config),
+        Some(_) => shown_directory(config),
     }
 }
 
@@ -84,7 +83,7 @@ fn make_directory(config: &NativeConfig, directory: &Path) -> io::Result<()> {
         .recursive(true)
         .mode(0o700)
         .create(directory)?;
-    if let Some((_, gid)) = config.user.filter(|_| config.is_apart()) {
+    if let Some((_, gid)) = config.user {
         // Set rather than made so: the server's umask may be anything.
         fs::set_permissions(&config.work_root, fs::Permissions::from_mode(0o711))?;
         chown(directory, None, Some(Gid::from_raw(gid)))?;
