@@ -58,9 +58,9 @@ impl Control {
             run_number: run.unwrap_or(state.run_number),
         };
         // What has run and left nothing has no directory any more.
-        let has_run = key.run_number < state.run_number
+        let is_over = key.run_number < state.run_number
             || (key.run_number == state.run_number && state.live_node.is_none());
-        let has_run = has_run && key.run_number.0 > 0;
+        let has_run = key.run_number > RunNumber(0) && is_over;
         let directory = RunDirectory::of(&self.config.data_dir, &key);
         let unknown = || ControlError::NotFound {
             what: "Log",
@@ -185,8 +185,6 @@ impl Follow {
 async fn blocking<T: Send + 'static>(
     act: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> ControlResult<T> {
-    let done = tokio::task::spawn_blocking(act)
-        .await
-        .map_err(|error| ControlError::internal(&error))?;
+    let done = runtara_runner::blocking(act).await;
     done.map_err(|error| ControlError::internal(&error))
 }

@@ -71,7 +71,8 @@ fn open_up(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn gone(removed: io::Result<()>) -> io::Result<()> {
+/// Takes what is not there for removed.
+pub(crate) fn gone(removed: io::Result<()>) -> io::Result<()> {
     match removed {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed,

@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, renameat2};
 use nix::unistd::geteuid;
 
-use crate::remove_tree;
+use crate::remove_tree::{gone, remove_tree};
 
 /// Most of each that are kept; those of a few hundred runs that end at one time.
 const KEPT: usize = 1024;
@@ -194,14 +194,6 @@ fn emptied(path: &Path) -> io::Result<bool> {
 
 fn is_ours(metadata: &Metadata, mode: u32) -> bool {
     metadata.uid() == geteuid().as_raw() && metadata.mode() & 0o7777 == mode
-}
-
-/// Takes what is not there for removed.
-fn gone(removed: io::Result<()>) -> io::Result<()> {
-    match removed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
-    }
 }
 
 /// Renames to a name that must not be taken (rename(2)).

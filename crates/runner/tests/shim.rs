@@ -46,6 +46,14 @@ async fn found(directory: &RunDirectory) -> Found {
         .unwrap()
 }
 
+/// How a run ended that is recorded.
+async fn exit_of(directory: &RunDirectory) -> ExitCause {
+    match found(directory).await {
+        Found::Exited(record) => record.cause,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[tokio::test]
 async fn a_run_is_started_found_ended_and_recorded() {
     let root = tempfile::tempdir().unwrap();
@@ -132,9 +140,7 @@ async fn what_the_program_wrote_is_there_when_its_end_is_known() {
         let chunk = LogReader::new(&directory, stream).tail(100).unwrap();
         assert_eq!(String::from_utf8(chunk.bytes).unwrap(), text);
     }
-    assert!(
-        matches!(found(&directory).await, Found::Exited(record) if record.cause == ExitCause::Code(7))
-    );
+    assert_eq!(exit_of(&directory).await, ExitCause::Code(7));
 }
 
 #[tokio::test]
@@ -237,9 +243,7 @@ async fn a_spare_takes_the_next_run_and_the_one_after_it_has_another() {
         assert_eq!(shim_of(&directory), i64::from(waiting));
         let chunk = LogReader::new(&directory, LogStream::Stdout).tail(100);
         assert_eq!(chunk.unwrap().bytes, b"out\n");
-        assert!(
-            matches!(found(&directory).await, Found::Exited(record) if record.cause == ExitCause::Code(7))
-        );
+        assert_eq!(exit_of(&directory).await, ExitCause::Code(7));
         before.push(waiting);
     }
 }
@@ -258,9 +262,7 @@ async fn runs_that_begin_at_once_do_not_wait_for_spares() {
     }
     for (number, (shim, directory)) in (0..).zip(launched) {
         shim.ended().await.unwrap();
-        assert!(
-            matches!(found(&directory).await, Found::Exited(record) if record.cause == ExitCause::Code(number))
-        );
+        assert_eq!(exit_of(&directory).await, ExitCause::Code(number));
     }
 }
 
@@ -282,9 +284,7 @@ async fn a_spare_that_leaves_or_is_killed_is_not_told_a_run() {
             std::thread::sleep(Duration::from_millis(1));
         }
         let directory = run(&launcher, root.path(), "exit 7").await;
-        assert!(
-            matches!(found(&directory).await, Found::Exited(record) if record.cause == ExitCause::Code(7))
-        );
+        assert_eq!(exit_of(&directory).await, ExitCause::Code(7));
         before.push(waiting);
     }
 }
