@@ -1,7 +1,8 @@
 //! Images: register, look, delete.
 
 use runtara_domain::{
-    ImageDigest, ImageId, ImageName, ImageRecord, Labels, NewImage, RunnerKind, TenantId, limits,
+    ImageDigest, ImageId, ImageName, ImageRecord, Labels, NewImage, RunSettings, RunnerKind,
+    TenantId, limits,
 };
 use runtara_images::{BlobError, KindRules, Upload, check_kind};
 use runtara_store::ImageDeletion;
@@ -169,9 +170,12 @@ impl ImageRegistration {
             description: request.description,
             kind: chosen.kind,
             digest: stored.digest,
+            base: None,
             size: stored.size,
             metadata: request.metadata,
             labels: request.labels,
+            settings: RunSettings::default(),
+            container: None,
         };
         let registered = self.control.store.register_image(image).await?;
         tracing::info!(

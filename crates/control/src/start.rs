@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use runtara_domain::{
-    Due, ImageId, ImageRecord, InstanceId, InstanceState, Labels, NewInstance, TenantId, Timestamp,
-    limits,
+    Due, ImageId, ImageRecord, InstanceId, InstanceState, Labels, NewInstance, RunSettings,
+    TenantId, Timestamp, limits,
 };
 use runtara_runner::forbidden_env_name;
 use runtara_store::Started;
@@ -122,6 +122,7 @@ async fn check_start(start: StartInstance, image: &ImageRecord) -> ControlResult
         env: start.env,
         args: start.args,
         labels: start.labels,
+        settings: RunSettings::default(),
         timeout_ms: timeout_ms(start.timeout_seconds)?,
         max_attempts: check_attempts(start.max_attempts)?,
         due: due(start.start_at, start.delay_ms)?,

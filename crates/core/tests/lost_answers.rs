@@ -8,7 +8,7 @@ use bytes::Bytes;
 use runtara_core::{Core, CoreConfig};
 use runtara_domain::{
     Caller, Due, Fence, ImageDigest, ImageId, ImageName, InstanceId, Labels, NewImage, NewInstance,
-    NodeId, RunToken, RunnerKind, SignalId, TenantId,
+    NodeId, RunSettings, RunToken, RunnerKind, SignalId, TenantId,
 };
 use runtara_runner::{CallTracker, InstanceCalls as _};
 use runtara_store::lossy::LossyStore;
@@ -25,9 +25,12 @@ async fn running(store: &LossyStore) -> Caller {
         description: None,
         kind: RunnerKind::Native,
         digest: ImageDigest::of(b"program"),
+        base: None,
         size: 7,
         metadata: None,
         labels: Labels::default(),
+        settings: RunSettings::default(),
+        container: None,
     };
     let image = store.register_image(image).await.unwrap();
     let instance_id = InstanceId::new("order-7").unwrap();
@@ -39,6 +42,7 @@ async fn running(store: &LossyStore) -> Caller {
         env: Default::default(),
         args: Vec::new(),
         labels: Labels::default(),
+        settings: RunSettings::default(),
         timeout_ms: 60_000,
         max_attempts: None,
         due: Due::NOW,

@@ -1,7 +1,7 @@
 //! Registered programs.
 
 use crate::status::{TrimComma as _, UnknownWord, words};
-use crate::{ImageDigest, ImageId, ImageName, Labels, TenantId, Timestamp};
+use crate::{ImageDigest, ImageId, ImageName, Labels, RunSettings, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -33,12 +33,47 @@ pub struct NewImage {
     pub kind: RunnerKind,
     /// Its content.
     pub digest: ImageDigest,
+    /// The container image that its content is laid on, if it is laid on one: the content of an image of the same tenant.
+    pub base: Option<ImageDigest>,
     /// The size of its content in bytes.
     pub size: u64,
     /// Whatever JSON text the person attached.
     pub metadata: Option<String>,
     /// Labels to find it by.
     pub labels: Labels,
+    /// What it asks of the box in which its program runs, unless a start says otherwise.
+    pub settings: RunSettings,
+    /// What its content says of itself, if it is a container image: JSON text.
+    pub container: Option<String>,
+}
+
+/// What a runner makes a program of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ImageContent {
+    /// The content of the image.
+    pub digest: ImageDigest,
+    /// The container image that it is laid on, if it is laid on one.
+    pub base: Option<ImageDigest>,
+}
+
+impl fmt::Display for ImageContent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.base {
+            None => self.digest.fmt(f),
+            Some(base) => write!(f, "{} on {base}", self.digest),
+        }
+    }
+}
+
+impl ImageRecord {
+    /// What a runner makes its program of.
+    #[must_use]
+    pub fn content(&self) -> ImageContent {
+        ImageContent {
+            digest: self.digest,
+            base: self.base,
+        }
+    }
 }
 
 /// An image as it is registered.
@@ -56,12 +91,18 @@ pub struct ImageRecord {
     pub kind: RunnerKind,
     /// Its content.
     pub digest: ImageDigest,
+    /// The container image that its content is laid on, if it is laid on one: the content of an image of the same tenant.
+    pub base: Option<ImageDigest>,
     /// The size of its content in bytes.
     pub size: u64,
     /// Whatever JSON text the person attached.
     pub metadata: Option<String>,
     /// Labels to find it by.
     pub labels: Labels,
+    /// What it asks of the box in which its program runs, unless a start says otherwise.
+    pub settings: RunSettings,
+    /// What its content says of itself, if it is a container image: JSON text.
+    pub container: Option<String>,
     /// When it was registered.
     pub created_at: Timestamp,
     /// Whether its name still means this image: false once the name was registered again.

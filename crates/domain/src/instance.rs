@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use crate::{
-    CheckpointId, Fence, ImageId, InstanceId, Labels, NodeId, Reason, RunNumber, SignalId,
-    SignalKind, Status, TenantId, TimeInStates, Timestamp, TokenHash, Usage, limits,
+    CheckpointId, Fence, ImageId, InstanceId, Labels, NodeId, Reason, RunNumber, RunSettings,
+    SignalId, SignalKind, Status, TenantId, TimeInStates, Timestamp, TokenHash, Usage, limits,
 };
 
 /// Who brought an instance to life.
@@ -61,6 +61,8 @@ pub struct NewInstance {
     pub args: Vec<String>,
     /// Labels to find it by.
     pub labels: Labels,
+    /// What it asks of the box in which its program runs.
+    pub settings: RunSettings,
     /// Running time of each of its runs, in milliseconds.
     pub timeout_ms: u64,
     /// Launches without progress that are allowed; `None` if the start did not say.

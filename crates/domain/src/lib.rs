@@ -33,7 +33,9 @@ mod image;
 mod instance;
 mod labels;
 pub mod limits;
+mod network;
 mod refusal;
+mod run_settings;
 mod sleep;
 mod status;
 mod text;
@@ -54,12 +56,14 @@ pub use id::{
     CheckpointId, DatabaseId, IdError, ImageDigest, ImageId, ImageName, InstanceId, NodeId,
     RunNumber, SignalId, TenantId,
 };
-pub use image::{ImageRecord, NewImage, RunnerKind};
+pub use image::{ImageContent, ImageRecord, NewImage, RunnerKind};
 pub use instance::{
     Attempts, Due, Hold, InstanceState, NewInstance, Origin, Pending, PendingSignal, RunMarks,
 };
 pub use labels::{LabelError, LabelFilter, Labels};
+pub use network::{NetworkMode, UnknownNetworkMode};
 pub use refusal::Refusal;
+pub use run_settings::{ResourceLimits, RunSettings};
 pub use sleep::{Meeting, WaitCall, WaitDecision, WaitKind, decide_wait, is_beside, meet};
 pub use status::{Reason, SignalKind, Status, UnknownWord};
 pub use text::tail;

@@ -17,17 +17,18 @@ mod clean;
 mod config;
 mod files;
 mod prepare;
+mod settings;
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use runtara_domain::{ImageDigest, RunnerKind};
 use runtara_runner::shim::{self, Found, Launcher, ShimError};
 use runtara_runner::{
-    Adoption, LaunchError, LaunchObstacle, LaunchSpec, PrepareError, PreparedImage, Readiness, Run,
-    RunDirectories, RunDirectory, RunKey, Runner, RunnerError, ShimRun, blocking, describe,
+    Adoption, AskedSettings, ImageFiles, LaunchError, LaunchObstacle, LaunchSpec, PrepareError,
+    PreparedImage, Readiness, Run, RunDirectories, RunDirectory, RunKey, Runner, RunnerError,
+    ShimRun, blocking, describe,
 };
 use tracing::warn;
 
@@ -73,19 +74,23 @@ impl Runner for NativeRunner {
         })
     }
 
-    async fn prepare(
-        &self,
-        digest: ImageDigest,
-        content: &Path,
-    ) -> Result<PreparedImage, PrepareError> {
-        let (config, content) = (Arc::clone(&self.config), content.to_owned());
-        let path = blocking(move || Ok(prepare::prepare(&config, digest, &content))).await;
+    async fn prepare(&self, image: ImageFiles) -> Result<PreparedImage, PrepareError> {
+        let (config, content) = (Arc::clone(&self.config), image.content);
+        let path = blocking(move || Ok(prepare::prepare(&config, &image))).await;
         let path = path.map_err(|source| PrepareError::Host {
-            digest,
+            content,
             context: "the work was not done".to_owned(),
             source,
         })??;
-        Ok(PreparedImage { digest, path })
+        Ok(PreparedImage {
+            content,
+            about: None,
+            path,
+        })
+    }
+
+    fn check(&self, settings: &AskedSettings) -> Result<(), String> {
+        settings::check(settings)
     }
 
     async fn forget(&self, digest: ImageDigest) -> Result<(), io::Error> {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use nix::unistd::{Gid, chown};
 use runtara_domain::ImageDigest;
 use runtara_images::{Detected, Machine, detect};
-use runtara_runner::PrepareError;
+use runtara_runner::{ImageFiles, PrepareError};
 
 use crate::NativeConfig;
 
@@ -17,36 +17,40 @@ use crate::NativeConfig;
 const MODE: u32 = 0o555;
 
 /// Gives the path of the executable. Blocking.
-pub(crate) fn prepare(
-    config: &NativeConfig,
-    digest: ImageDigest,
-    content: &Path,
-) -> Result<PathBuf, PrepareError> {
+pub(crate) fn prepare(config: &NativeConfig, image: &ImageFiles) -> Result<PathBuf, PrepareError> {
+    let (content, from) = (image.content, image.path.as_path());
     let host = |context: &str| {
         let context = context.to_owned();
         move |source| PrepareError::Host {
-            digest,
+            content,
             context,
             source,
         }
     };
-    let mut file = fs::File::open(content).map_err(host("its content could not be opened"))?;
+    if content.base.is_some() {
+        return Err(PrepareError::Unfit {
+            content,
+            reason: "native programs are laid on no base: they see the files of the host"
+                .to_owned(),
+        });
+    }
+    let mut file = fs::File::open(from).map_err(host("its content could not be opened"))?;
     let detected = detect(&mut file).map_err(host("its content could not be read"))?;
     if let Some(reason) = misfit(&detected) {
-        return Err(PrepareError::Unfit { digest, reason });
+        return Err(PrepareError::Unfit { content, reason });
     }
     let size = file
         .metadata()
         .map_err(host("its content could not be read"))?
         .len();
     let directory = directory(config);
-    let path = directory.join(digest.to_string());
+    let path = directory.join(content.digest.to_string());
     // Under the name of its digest only ever comes what is whole; the size guards against a disk that forgot.
     if fs::metadata(&path).is_ok_and(|ready| ready.len() == size) {
         return Ok(path);
     }
     make_directory(config, &directory).map_err(host("there is no place for it"))?;
-    put(content, &path).map_err(host("it could not be put into its place"))?;
+    put(from, &path).map_err(host("it could not be put into its place"))?;
     Ok(path)
 }
 
@@ -162,6 +166,8 @@ fn copy(content: &Path, temporary: &Path) -> io::Result<()> {
 mod tests {
     use std::os::unix::fs::MetadataExt as _;
 
+    use runtara_domain::ImageContent;
+
     use super::*;
 
     fn prepared(
@@ -173,8 +179,19 @@ mod tests {
         fs::write(&path, content).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
         let config = NativeConfig::new(&directory.path().join("data"));
-        let result = prepare(&config, ImageDigest::of(content), &path);
+        let result = prepare(&config, &files(content, &path));
         (directory, path, result)
+    }
+
+    fn files(content: &[u8], path: &Path) -> ImageFiles {
+        ImageFiles {
+            content: ImageContent {
+                digest: ImageDigest::of(content),
+                base: None,
+            },
+            path: path.to_owned(),
+            base: None,
+        }
     }
 
     #[test]
@@ -195,7 +212,7 @@ mod tests {
         let (directory, content, first) = prepared(b"#!/bin/sh\n", 0o555);
         let config = NativeConfig::new(&directory.path().join("data"));
         let digest = ImageDigest::of(b"#!/bin/sh\n");
-        let second = prepare(&config, digest, &content).unwrap();
+        let second = prepare(&config, &files(b"#!/bin/sh\n", &content)).unwrap();
         assert_eq!(first.unwrap(), second);
         forget(&config, digest).unwrap();
         forget(&config, digest).unwrap();

@@ -14,7 +14,6 @@ mod finding;
 mod id_range;
 pub mod limits;
 pub mod machine;
-mod network;
 pub mod plan;
 pub mod rootfs;
 pub mod runtime;
@@ -25,4 +24,3 @@ mod sys;
 
 pub use finding::{Finding, Level};
 pub use id_range::{IdRange, IdRangeError, IdRanges, RANGE_SIZE, USUAL_BASE};
-pub use network::{NetworkMode, UnknownNetworkMode};

@@ -1,5 +1,7 @@
 //! What a container may take: merged from what its image says, what its start asks for, and what the operator allows.
 
+use runtara_domain::ResourceLimits;
+
 /// A megabyte as memory is counted.
 const MIB: u64 = 1024 * 1024;
 
@@ -26,32 +28,17 @@ pub const LEAST_WRITABLE_BYTES: u64 = MIB;
 /// Largest value that a runtime takes: it reads signed numbers.
 const MOST: u64 = i64::MAX.cast_unsigned();
 
-/// Limits of which each may be left to others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct PartialLimits {
-    /// Memory of all processes and of all that they write to places in memory, in bytes.
-    pub memory_bytes: Option<u64>,
-    /// Processor time: 1000 is one processor.
-    pub cpu_millicores: Option<u64>,
-    /// Processes and threads at once.
-    pub pids: Option<u64>,
-    /// Open files of each process.
-    pub open_files: Option<u64>,
-    /// Size of the writable layer in bytes; the run directory is in it.
-    pub writable_bytes: Option<u64>,
-}
-
 /// Who has a say in the limits of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LimitSources {
     /// What the image says.
-    pub image: PartialLimits,
+    pub image: ResourceLimits,
     /// What the start asks for. It wins over the image.
-    pub start: PartialLimits,
+    pub start: ResourceLimits,
     /// What the operator gives where neither says anything.
-    pub operator_default: PartialLimits,
+    pub operator_default: ResourceLimits,
     /// What nobody may go beyond.
-    pub ceiling: PartialLimits,
+    pub ceiling: ResourceLimits,
 }
 
 /// What a container may take.
@@ -165,7 +152,7 @@ pub fn merge(sources: &LimitSources) -> Result<Limits, LimitError> {
 /// One limit: its name with its unit, where it stands, and its least value.
 struct Limit {
     name: &'static str,
-    of: fn(&PartialLimits) -> Option<u64>,
+    of: fn(&ResourceLimits) -> Option<u64>,
     least: u64,
 }
 
@@ -236,10 +223,10 @@ fn under(value: u64, ceiling: Option<u64>) -> u64 {
 mod tests {
     use super::*;
 
-    fn memory(bytes: u64) -> PartialLimits {
-        PartialLimits {
+    fn memory(bytes: u64) -> ResourceLimits {
+        ResourceLimits {
             memory_bytes: Some(bytes),
-            ..PartialLimits::default()
+            ..ResourceLimits::default()
         }
     }
 
@@ -274,7 +261,7 @@ mod tests {
     #[test]
     fn a_ceiling_refuses_what_is_asked_and_lowers_what_is_not() {
         let mut sources = LimitSources {
-            ceiling: PartialLimits {
+            ceiling: ResourceLimits {
                 memory_bytes: Some(100 * MIB),
                 cpu_millicores: Some(500),
                 pids: Some(10),
@@ -315,10 +302,10 @@ mod tests {
             })
         ));
         let sources = LimitSources {
-            start: PartialLimits {
+            start: ResourceLimits {
                 memory_bytes: Some(32 * MIB),
                 writable_bytes: Some(32 * MIB),
-                ..PartialLimits::default()
+                ..ResourceLimits::default()
             },
             ..LimitSources::default()
         };

@@ -89,10 +89,10 @@ pub fn contract_env(spec: &LaunchSpec, paths: ProgramPaths<'_>) -> BTreeMap<Stri
 mod tests {
     use std::time::Duration;
 
-    use runtara_domain::{ImageDigest, InstanceId, RunNumber, RunToken, TenantId};
+    use runtara_domain::{ImageContent, ImageDigest, InstanceId, RunNumber, RunToken, TenantId};
 
     use super::*;
-    use crate::{Input, PreparedImage, RunKey};
+    use crate::{AskedSettings, Input, PreparedImage, RunKey};
 
     fn spec(env: &[(&str, &str)], passed: &[(&str, &str)]) -> LaunchSpec {
         let map = |pairs: &[(&str, &str)]| {
@@ -108,9 +108,14 @@ mod tests {
             },
             tenant_id: TenantId::new("acme").unwrap(),
             image: PreparedImage {
-                digest: ImageDigest::of(b""),
+                content: ImageContent {
+                    digest: ImageDigest::of(b""),
+                    base: None,
+                },
+                about: None,
                 path: "/image".into(),
             },
+            settings: AskedSettings::default(),
             args: Vec::new(),
             env: map(env),
             passed_env: map(passed),

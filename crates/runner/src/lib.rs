@@ -32,8 +32,8 @@ pub use directory::RunDirectory;
 pub use log_watch::LogWatch;
 pub use remove_tree::remove_tree;
 pub use run::{
-    Adoption, Input, LaunchError, LaunchObstacle, LaunchSpec, PrepareError, PreparedImage,
-    Readiness, Run, RunKey, Runner, RunnerError,
+    Adoption, AskedSettings, ImageFiles, Input, LaunchError, LaunchObstacle, LaunchSpec,
+    PrepareError, PreparedImage, Readiness, Run, RunKey, Runner, RunnerError,
 };
 pub use shim_run::{ShimRun, ShimRunPlaces};
 pub use spares::Spares;

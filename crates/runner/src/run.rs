@@ -1,15 +1,15 @@
 //! The trait of all runners and the words around it.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use runtara_domain::{
-    CheckpointId, ImageDigest, InstanceId, RunExit, RunNumber, RunToken, RunnerKind, TenantId,
-    Usage,
+    CheckpointId, ImageContent, ImageDigest, InstanceId, RunExit, RunNumber, RunSettings, RunToken,
+    RunnerKind, TenantId, Usage,
 };
 
 /// Names one run: an instance and the number of its launch.
@@ -31,11 +31,24 @@ impl std::fmt::Display for RunKey {
     }
 }
 
+/// The content of an image as files of this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageFiles {
+    /// What it is.
+    pub content: ImageContent,
+    /// The file with the content of the image.
+    pub path: PathBuf,
+    /// The file with the content that it is laid on, if it is laid on one.
+    pub base: Option<PathBuf>,
+}
+
 /// An image that a runner has made ready, as often launched as wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PreparedImage {
     /// Its content.
-    pub digest: ImageDigest,
+    pub content: ImageContent,
+    /// What the content says of itself, if it is a container image: JSON text.
+    pub about: Option<String>,
     /// What the runner launches: an executable, a bundle's directory, a compiled module.
     pub path: PathBuf,
 }
@@ -49,6 +62,15 @@ pub enum Input {
     File(PathBuf),
 }
 
+/// What is asked of the box in which a program runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AskedSettings {
+    /// By its image.
+    pub image: RunSettings,
+    /// By its start, which wins.
+    pub start: RunSettings,
+}
+
 /// Everything a runner must know to launch a run. The image's own settings are in what was prepared.
 #[derive(Clone)]
 pub struct LaunchSpec {
@@ -58,6 +80,8 @@ pub struct LaunchSpec {
     pub tenant_id: TenantId,
     /// What is launched.
     pub image: PreparedImage,
+    /// What is asked of the box in which the program runs.
+    pub settings: AskedSettings,
     /// Arguments of the start, after those of the image.
     pub args: Vec<String>,
     /// Variables of the start. Names that would change who the program is (`RUNTARA_INSTANCE_ID` and the like) or what the
@@ -91,18 +115,18 @@ impl std::fmt::Debug for LaunchSpec {
 #[non_exhaustive]
 pub enum PrepareError {
     /// The image can never be run by this runner.
-    #[error("image {digest} cannot run here: {reason}")]
+    #[error("image {content} cannot run here: {reason}")]
     Unfit {
         /// The image.
-        digest: ImageDigest,
+        content: ImageContent,
         /// What is wrong with it, and what would be right.
         reason: String,
     },
     /// Something of this machine stood in the way; a later attempt may succeed.
-    #[error("image {digest} could not be made ready: {context}")]
+    #[error("image {content} could not be made ready: {context}")]
     Host {
         /// The image.
-        digest: ImageDigest,
+        content: ImageContent,
         /// What was being done.
         context: String,
         /// What the system said.
@@ -178,17 +202,19 @@ pub trait Runner: Send + Sync {
     /// Says whether it can work on this machine.
     async fn readiness(&self) -> Readiness;
 
-    /// Makes an image ready, given its content as a local file. Idempotent, and safe to call for one image from several tasks.
+    /// Makes an image ready, given its content as local files. Idempotent, and safe to call for one image from several tasks.
     ///
     /// # Errors
     /// [`PrepareError::Unfit`] if the image can never run here, [`PrepareError::Host`] if this machine stood in the way.
-    async fn prepare(
-        &self,
-        digest: ImageDigest,
-        content: &Path,
-    ) -> Result<PreparedImage, PrepareError>;
+    async fn prepare(&self, image: ImageFiles) -> Result<PreparedImage, PrepareError>;
 
-    /// Removes what was made ready of an image whose content goes away. Idempotent. Runs that were launched from it go on.
+    /// Says why it would not launch what asks for these settings: it cannot give them, or the operator does not allow them.
+    ///
+    /// # Errors
+    /// The reason, for whoever asks: what was found and what is allowed.
+    fn check(&self, settings: &AskedSettings) -> Result<(), String>;
+
+    /// Removes what was made ready of all images with this content, or on it, when that goes away. Idempotent. Runs that were launched from it go on.
     ///
     /// # Errors
     /// What removing reported; a later call tries again.

@@ -4,9 +4,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use runtara_domain::{ImageDigest, RunExit, RunToken, RunnerKind};
+use runtara_domain::{ImageContent, ImageDigest, RunExit, RunToken, RunnerKind};
 use runtara_images::BlobStore;
-use runtara_runner::{Input, LaunchObstacle, LaunchSpec, PrepareError, PreparedImage, Runner};
+use runtara_runner::{
+    AskedSettings, ImageFiles, Input, LaunchObstacle, LaunchSpec, PrepareError, PreparedImage,
+    Runner,
+};
 use runtara_store::{ClaimedRun, Store};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
@@ -81,7 +84,7 @@ async fn launch(
         .ok_or_else(|| NotLaunched::for_now(format!("this server has no runner for '{kind}'")))?;
     let image = shared
         .images
-        .get(runner.as_ref(), claimed.image.digest)
+        .get(runner.as_ref(), claimed.image.content())
         .await?;
     let input = match claimed.input {
         Some(input) => input,
@@ -97,6 +100,10 @@ async fn launch(
         key: live.key.clone(),
         tenant_id: claimed.tenant_id,
         image,
+        settings: AskedSettings {
+            image: claimed.image.settings,
+            start: claimed.settings,
+        },
         args: claimed.args,
         env: claimed.env,
         passed_env: shared.config.passed_env.clone(),
@@ -109,9 +116,9 @@ async fn launch(
     let launched = match runner.launch(spec.clone()).await {
         // Somebody has cleaned up under us.
         Err(error) if error.obstacle == LaunchObstacle::NotPrepared => {
-            let digest = claimed.image.digest;
-            shared.images.forget(kind, digest);
-            let image = shared.images.get(runner.as_ref(), digest).await?;
+            let content = claimed.image.content();
+            shared.images.forget(kind, content);
+            let image = shared.images.get(runner.as_ref(), content).await?;
             runner.launch(LaunchSpec { image, ..spec }).await
         }
         launched => launched,
@@ -125,7 +132,7 @@ async fn launch(
     Ok(())
 }
 
-type ReadyImages = HashMap<(RunnerKind, ImageDigest), Arc<OnceCell<PreparedImage>>>;
+type ReadyImages = HashMap<(RunnerKind, ImageContent), Arc<OnceCell<PreparedImage>>>;
 
 /// Images that runners have made ready, each once.
 pub(crate) struct PreparedImages {
@@ -149,26 +156,31 @@ impl PreparedImages {
     async fn get(
         &self,
         runner: &dyn Runner,
-        digest: ImageDigest,
+        content: ImageContent,
     ) -> Result<PreparedImage, NotLaunched> {
-        let cell = self.cell(runner.kind(), digest);
+        let cell = self.cell(runner.kind(), content);
         let image = cell
-            .get_or_try_init(|| self.prepare(runner, digest))
+            .get_or_try_init(|| self.prepare(runner, content))
             .await?;
         Ok(image.clone())
     }
 
-    fn cell(&self, kind: RunnerKind, digest: ImageDigest) -> Arc<OnceCell<PreparedImage>> {
+    fn cell(&self, kind: RunnerKind, content: ImageContent) -> Arc<OnceCell<PreparedImage>> {
         let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
         if ready.len() > REMEMBERED {
             ready.clear();
         }
-        Arc::clone(ready.entry((kind, digest)).or_default())
+        Arc::clone(ready.entry((kind, content)).or_default())
     }
 
-    fn forget(&self, kind: RunnerKind, digest: ImageDigest) {
+    fn forget(&self, kind: RunnerKind, content: ImageContent) {
         let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
-        ready.remove(&(kind, digest));
+        ready.remove(&(kind, content));
+    }
+
+    fn forget_all_with(&self, digest: ImageDigest) {
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        ready.retain(|(_, content), _| content.digest != digest && content.base != Some(digest));
     }
 
     /// Removes the content of an image that nobody needs any more.
@@ -184,8 +196,8 @@ impl PreparedImages {
         {
             for runner in runners {
                 runner.forget(digest).await?;
-                self.forget(runner.kind(), digest);
             }
+            self.forget_all_with(digest);
             removal.remove().await?;
         }
         Ok(())
@@ -220,19 +232,24 @@ impl PreparedImages {
     async fn prepare(
         &self,
         runner: &dyn Runner,
-        digest: ImageDigest,
+        content: ImageContent,
     ) -> Result<PreparedImage, NotLaunched> {
-        let content = self
-            .blobs
-            .local_path(&digest)
-            .await
-            .map_err(NotLaunched::for_now)?;
-        runner
-            .prepare(digest, &content)
-            .await
-            .map_err(|error| NotLaunched {
-                permanent: matches!(error, PrepareError::Unfit { .. }),
-                error: error.to_string(),
-            })
+        let local = async |digest| {
+            let path = self.blobs.local_path(&digest).await;
+            path.map_err(NotLaunched::for_now)
+        };
+        let base = match content.base {
+            Some(base) => Some(local(base).await?),
+            None => None,
+        };
+        let files = ImageFiles {
+            content,
+            path: local(content.digest).await?,
+            base,
+        };
+        runner.prepare(files).await.map_err(|error| NotLaunched {
+            permanent: matches!(error, PrepareError::Unfit { .. }),
+            error: error.to_string(),
+        })
     }
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use runtara_domain::{
     Caller, CheckpointId, Due, Fence, ImageDigest, ImageId, ImageName, InstanceId, Labels,
-    NewImage, NewInstance, NodeId, RunToken, RunnerKind, SaveCheckpoint, TenantId,
+    NewImage, NewInstance, NodeId, RunSettings, RunToken, RunnerKind, SaveCheckpoint, TenantId,
 };
 use runtara_store::postgres::{PostgresOptions, PostgresStore};
 use runtara_store::{Claim, Store};
@@ -35,9 +35,12 @@ async fn runs(store: &PostgresStore, prefix: &str, count: usize) -> Result<Vec<C
             description: None,
             kind: RunnerKind::Native,
             digest: ImageDigest::of(b"program"),
+            base: None,
             size: 7,
             metadata: None,
             labels: Labels::default(),
+            settings: RunSettings::default(),
+            container: None,
         })
         .await?;
     for n in 0..count {
@@ -50,6 +53,7 @@ async fn runs(store: &PostgresStore, prefix: &str, count: usize) -> Result<Vec<C
                 env: Default::default(),
                 args: Vec::new(),
                 labels: Labels::default(),
+                settings: RunSettings::default(),
                 timeout_ms: 3_600_000,
                 max_attempts: None,
                 due: Due::NOW,

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use runtara_domain::{
     Caller, CheckpointId, Due, Fence, ImageDigest, ImageId, ImageName, InstanceId, Labels,
-    NewImage, NewInstance, NodeId, RunToken, RunnerKind, SaveCheckpoint, TenantId, limits,
+    NewImage, NewInstance, NodeId, RunSettings, RunToken, RunnerKind, SaveCheckpoint, TenantId,
+    limits,
 };
 use runtara_store::sqlite::{SqliteOptions, SqliteStore};
 use runtara_store::{Claim, Store};
@@ -82,6 +83,7 @@ fn new_instance(id: String, tenant: &TenantId, image: &ImageId) -> Result<NewIns
         env: BTreeMap::new(),
         args: Vec::new(),
         labels: Labels::default(),
+        settings: RunSettings::default(),
         timeout_ms: limits::RUN_TIMEOUT_MS,
         max_attempts: None,
         due: Due::NOW,
@@ -166,9 +168,12 @@ async fn measure(directory: &Path, time: Duration) -> Result<()> {
         description: None,
         kind: RunnerKind::Native,
         digest: ImageDigest::of(b"program"),
+        base: None,
         size: 7,
         metadata: None,
         labels: Labels::default(),
+        settings: RunSettings::default(),
+        container: None,
     };
     let image = store.register_image(image).await?.image_id;
     for number in 0..64 {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use runtara_domain::{
     CheckpointId, Cursor, EventKind, ImageId, ImageRecord, InstanceId, InstanceState, LabelFilter,
-    Labels, NodeId, RunNumber, RunnerKind, SignalId, Status, TenantId, TimeInStates, Timestamp,
-    TokenHash, WaitCall,
+    Labels, NodeId, RunNumber, RunSettings, RunnerKind, SignalId, Status, TenantId, TimeInStates,
+    Timestamp, TokenHash, WaitCall,
 };
 
 /// Where a page begins.
@@ -189,6 +189,8 @@ pub struct ClaimedRun {
     pub env: BTreeMap<String, String>,
     /// Arguments of the start.
     pub args: Vec<String>,
+    /// What the start asks of the box in which its program runs.
+    pub settings: RunSettings,
     /// The checkpoint it saved last.
     pub checkpoint_id: Option<CheckpointId>,
     /// How long the run may take, in milliseconds.

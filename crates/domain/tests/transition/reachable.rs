@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use runtara_domain::{
-    Attempts, Due, ImageId, InstanceId, InstanceState, Labels, NewInstance, Origin, Status,
-    Timestamp, limits,
+    Attempts, Due, ImageId, InstanceId, InstanceState, Labels, NewInstance, Origin, RunSettings,
+    Status, Timestamp, limits,
 };
 
 use crate::changes::{Happening, tenant};
@@ -19,6 +19,7 @@ pub(crate) fn started(max_attempts: Option<u32>) -> InstanceState {
         env: Default::default(),
         args: Vec::new(),
         labels: Labels::default(),
+        settings: RunSettings::default(),
         timeout_ms: limits::RUN_TIMEOUT_MS,
         max_attempts,
         due: Due::NOW,

@@ -159,7 +159,7 @@ pub(crate) async fn a_program_of_another_user_can_start_itself_again() {
     let text = stage.log(run.key(), LogStream::Stdout);
     assert_eq!(text, "65534\ndenied\n", "{exit:?}");
     let before = stage.image(&std::fs::read("/bin/sh").unwrap()).await;
-    stage.runner.forget(before.digest).await.unwrap();
+    stage.runner.forget(before.content.digest).await.unwrap();
     assert!(!before.path.exists());
 }
 

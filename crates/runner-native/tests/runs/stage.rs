@@ -7,9 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use runtara_domain::{ImageDigest, InstanceId, RunExit, RunNumber, RunToken, TenantId};
+use runtara_domain::{
+    ImageContent, ImageDigest, InstanceId, RunExit, RunNumber, RunToken, TenantId,
+};
 use runtara_runner::shim::{Launcher, LogReader, LogStream, ShimProgram};
-use runtara_runner::{Input, LaunchSpec, PreparedImage, Run, RunDirectory, RunKey, Runner as _};
+use runtara_runner::{
+    AskedSettings, ImageFiles, Input, LaunchSpec, PreparedImage, Run, RunDirectory, RunKey,
+    Runner as _,
+};
 use runtara_runner_native::{NativeConfig, NativeRunner};
 
 /// Longer than anything may take on a busy machine.
@@ -72,7 +77,13 @@ impl Stage {
         let digest = ImageDigest::of(content);
         let path = self.root.path().join(digest.to_string());
         std::fs::write(&path, content).unwrap();
-        self.runner.prepare(digest, &path).await.unwrap()
+        let content = ImageContent { digest, base: None };
+        let files = ImageFiles {
+            content,
+            path,
+            base: None,
+        };
+        self.runner.prepare(files).await.unwrap()
     }
 
     /// A launch of a shell script as the first run of a new instance.
@@ -88,6 +99,7 @@ impl Stage {
             },
             tenant_id: TenantId::new("acme").unwrap(),
             image,
+            settings: AskedSettings::default(),
             args: Vec::new(),
             env: BTreeMap::new(),
             passed_env: BTreeMap::new(),

@@ -15,11 +15,10 @@ use oci_spec::runtime::{
     Hooks, Linux, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType, Root,
     Spec,
 };
-use runtara_domain::InstanceId;
+use runtara_domain::{InstanceId, NetworkMode};
 
 use crate::id_range::{IdRange, RANGE_SIZE};
 use crate::limits::Limits;
-use crate::network::NetworkMode;
 use crate::seccomp;
 
 pub use image::{ImageConfig, ImageUser, signal_number};

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
-use runtara_domain::{ImageDigest, RunNumber, RunToken, TenantId};
-use runtara_runner::{Input, LaunchSpec, PreparedImage, ProgramPaths, RunKey};
+use runtara_domain::{ImageContent, ImageDigest, RunNumber, RunToken, TenantId};
+use runtara_runner::{AskedSettings, Input, LaunchSpec, PreparedImage, ProgramPaths, RunKey};
 use serde_json::{Value, json};
 
 use super::*;
@@ -261,9 +261,14 @@ fn launch(env: &[(&str, &str)], passed: &[(&str, &str)]) -> LaunchSpec {
         },
         tenant_id: TenantId::new("acme").unwrap(),
         image: PreparedImage {
-            digest: ImageDigest::of(b""),
+            content: ImageContent {
+                digest: ImageDigest::of(b""),
+                base: None,
+            },
+            about: None,
             path: "/image".into(),
         },
+        settings: AskedSettings::default(),
         args: Vec::new(),
         env: own(env),
         passed_env: own(passed),

@@ -10,14 +10,15 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{WaitStatus, waitpid};
-use runtara_runner_oci::limits::{LimitSources, Limits, PartialLimits, merge};
+use runtara_domain::{NetworkMode, ResourceLimits};
+use runtara_runner_oci::limits::{LimitSources, Limits, merge};
 use runtara_runner_oci::machine::Machine;
 use runtara_runner_oci::rootfs::{
     RootFile, RootfsPlan, UserNamespace, enter_private_mounts, mount_rootfs,
 };
 use runtara_runner_oci::runtime::{NewContainer, Runtime, Streams};
 use runtara_runner_oci::spec::{Container, ImageConfig, configuration, write_configuration};
-use runtara_runner_oci::{IdRange, IdRanges, NetworkMode, USUAL_BASE, machine};
+use runtara_runner_oci::{IdRange, IdRanges, USUAL_BASE, machine};
 use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, set_child_subreaper};
 use tempfile::TempDir;
@@ -36,7 +37,7 @@ pub(crate) struct Trial {
     pub(crate) layers: Vec<PathBuf>,
     pub(crate) image: ImageConfig,
     pub(crate) env: Vec<(&'static str, &'static str)>,
-    pub(crate) limits: PartialLimits,
+    pub(crate) limits: ResourceLimits,
     pub(crate) network: NetworkMode,
     pub(crate) ids: IdRange,
     pub(crate) read_only: bool,
@@ -87,7 +88,7 @@ impl Trial {
                 ..ImageConfig::default()
             },
             env: vec![("PATH", "/bin")],
-            limits: PartialLimits::default(),
+            limits: ResourceLimits::default(),
             network: NetworkMode::Isolated,
             ids: IdRange::starting_at(USUAL_BASE + range * 65_536).unwrap(),
             read_only: false,
@@ -107,9 +108,9 @@ impl Trial {
     fn limits(&self) -> Limits {
         let sources = LimitSources {
             start: self.limits,
-            ceiling: PartialLimits {
+            ceiling: ResourceLimits {
                 open_files: Some(self.machine.open_files),
-                ..PartialLimits::default()
+                ..ResourceLimits::default()
             },
             ..LimitSources::default()
         };

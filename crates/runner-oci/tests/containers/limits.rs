@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
-use runtara_runner_oci::limits::PartialLimits;
+use runtara_domain::ResourceLimits;
 
 use crate::container::Trial;
 
@@ -61,11 +61,11 @@ fn what_is_written_to_memory_counts_as_memory() {
 #[test]
 fn swap_processor_time_and_processes_are_limited_in_the_cgroup() {
     let mut trial = Trial::new("sleep 0.1");
-    trial.limits = PartialLimits {
+    trial.limits = ResourceLimits {
         memory_bytes: Some(32 * MIB),
         cpu_millicores: Some(1500),
         pids: Some(20),
-        ..PartialLimits::default()
+        ..ResourceLimits::default()
     };
     let mut found = Vec::new();
     trial.start().unwrap().end_and(|| {

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use runtara_runner_oci::NetworkMode;
+use runtara_domain::NetworkMode;
 use runtara_runner_oci::rootfs::RootFile;
 use runtara_runner_oci::spec::ImageUser;
 

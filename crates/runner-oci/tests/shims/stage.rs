@@ -7,17 +7,18 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use runtara_domain::{NetworkMode, ResourceLimits};
 use runtara_runner::shim::{
     ExitRecord, Found, Launcher, LogReader, LogStream, ProcessLimits, Program, Shim, ShimProgram,
     look, write_run_file,
 };
 use runtara_runner::{RunDirectory, Spares};
-use runtara_runner_oci::limits::{LimitSources, Limits, PartialLimits, merge};
+use runtara_runner_oci::limits::{LimitSources, Limits, merge};
 use runtara_runner_oci::machine::{self, Machine};
 use runtara_runner_oci::plan::{ContainerPlan, CoreRelay, paths_in};
 use runtara_runner_oci::runtime::Runtime;
 use runtara_runner_oci::spec::{Container, ImageConfig, configuration};
-use runtara_runner_oci::{IdRange, IdRanges, NetworkMode, USUAL_BASE};
+use runtara_runner_oci::{IdRange, IdRanges, USUAL_BASE};
 
 use crate::image;
 
@@ -44,7 +45,7 @@ pub(crate) struct Stage {
     machine: Machine,
     launcher: Launcher,
     spares: Spares,
-    pub(crate) limits: PartialLimits,
+    pub(crate) limits: ResourceLimits,
     pub(crate) stop_signal: i32,
     pub(crate) timeout: Duration,
     pub(crate) core: Option<CoreRelay>,
@@ -66,7 +67,7 @@ impl Stage {
             machine: machine::look(&closed, std::env::var_os("PATH")),
             launcher: Launcher::start(ShimProgram::ThisProgram).await.unwrap(),
             spares: Spares::open(closed.join("spares")).unwrap(),
-            limits: PartialLimits::default(),
+            limits: ResourceLimits::default(),
             stop_signal: 15,
             timeout: PATIENCE,
             core: None,
@@ -79,9 +80,9 @@ impl Stage {
     }
 
     fn limits(&self) -> Limits {
-        let ceiling = PartialLimits {
+        let ceiling = ResourceLimits {
             open_files: Some(self.machine.open_files),
-            ..PartialLimits::default()
+            ..ResourceLimits::default()
         };
         merge(&LimitSources {
             start: self.limits,

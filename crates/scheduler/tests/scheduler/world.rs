@@ -1,20 +1,21 @@
 //! The reference store, and runs that do what the test says.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use runtara_domain::{
-    Due, EndedBy, ExitCause, ImageDigest, ImageId, ImageName, InstanceId, Labels, NewImage,
-    NewInstance, NodeId, RunExit, RunnerKind, TenantId, Usage,
+    Due, EndedBy, ExitCause, ImageId, ImageName, InstanceId, Labels, NewImage, NewInstance, NodeId,
+    RunExit, RunSettings, RunnerKind, TenantId, Usage,
 };
 use runtara_images::{BlobOptions, BlobStore, Stored};
 use runtara_runner::{
-    Adoption, CallTracker, LaunchError, LaunchObstacle, LaunchSpec, PrepareError, PreparedImage,
-    Readiness, Run, RunDirectories, RunDirectory, RunKey, Runner, RunnerError,
+    Adoption, AskedSettings, CallTracker, ImageFiles, LaunchError, LaunchObstacle, LaunchSpec,
+    PrepareError, PreparedImage, Readiness, Run, RunDirectories, RunDirectory, RunKey, Runner,
+    RunnerError,
 };
 use runtara_scheduler::{Scheduler, SchedulerConfig, SchedulerParts};
 use runtara_store::memory::MemoryStore;
@@ -137,16 +138,17 @@ impl Runner for FakeRunner {
         Readiness::Ready("fake".to_owned())
     }
 
-    async fn prepare(
-        &self,
-        digest: ImageDigest,
-        content: &Path,
-    ) -> Result<PreparedImage, PrepareError> {
+    async fn prepare(&self, image: ImageFiles) -> Result<PreparedImage, PrepareError> {
         self.prepared.fetch_add(1, Ordering::SeqCst);
         Ok(PreparedImage {
-            digest,
-            path: content.to_owned(),
+            content: image.content,
+            about: None,
+            path: image.path,
         })
+    }
+
+    fn check(&self, _settings: &AskedSettings) -> Result<(), String> {
+        Ok(())
     }
 
     async fn launch(&self, spec: LaunchSpec) -> Result<Arc<dyn Run>, LaunchError> {
@@ -271,9 +273,12 @@ impl World {
             description: None,
             kind: RunnerKind::Native,
             digest: self.content.digest,
+            base: None,
             size: self.content.size,
             metadata: None,
             labels: Labels::default(),
+            settings: RunSettings::default(),
+            container: None,
         };
         let id = self.store.register_image(image).await.unwrap().image_id;
         self.images
@@ -325,6 +330,7 @@ impl World {
             env: Default::default(),
             args: Vec::new(),
             labels: Labels::default(),
+            settings: RunSettings::default(),
             timeout_ms: 60_000,
             max_attempts: None,
             due: Due::NOW,

@@ -8,7 +8,7 @@ use runtara_domain::{
 };
 
 use super::Harness;
-use super::make::{KINDS, exit_code, new_image, sleep, tenant};
+use super::make::{KINDS, exit_code, new_image, settings, sleep, tenant};
 use super::world::World;
 use crate::{CLAIMED_INPUT_BYTES, Claim, NextDue};
 
@@ -18,6 +18,7 @@ pub async fn a_claim_brings_what_a_launch_needs(harness: &dyn Harness) {
     let mut new = world.new_instance("order-1");
     new.env = BTreeMap::from([("MODE".to_owned(), "täglich".to_owned())]);
     new.args = vec!["--fast".to_owned(), String::new()];
+    new.settings = settings(7);
     new.timeout_ms = 1_234;
     let started = world.start_as(new.clone()).await;
     let claim = world.claim_of(1);
@@ -36,6 +37,7 @@ pub async fn a_claim_brings_what_a_launch_needs(harness: &dyn Harness) {
         (&run.env, &run.args, run.timeout_ms),
         (&new.env, &new.args, 1_234)
     );
+    assert_eq!(run.settings, new.settings);
     assert_eq!(run.checkpoint_id, None);
     let change = Change::Claim {
         node: world.node,

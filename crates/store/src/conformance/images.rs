@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use runtara_domain::{ImageDigest, ImageId, ImageName, ImageRecord, LabelFilter, RunnerKind, Word};
 
 use super::Harness;
-use super::make::{exit_code, labels, new_image, tenant};
+use super::make::{exit_code, labels, new_image, settings, tenant};
 use super::world::World;
 use crate::{ImageDeletion, ImageFilter, PageRequest, PageStart, Purge};
 
@@ -18,6 +18,9 @@ pub async fn an_image_is_read_back(harness: &dyn Harness) {
     new.kind = RunnerKind::Wasm;
     new.metadata = Some(r#"{"a":[1]}"#.to_owned());
     new.labels = labels(&[("team", "billing"), ("env", "")]);
+    new.base = Some(ImageDigest::of(b"base"));
+    new.settings = settings(1 << 40);
+    new.container = Some(r#"{"entrypoint":["/a b"]}"#.to_owned());
     let record = world.store.register_image(new.clone()).await.unwrap();
     let expected = ImageRecord {
         image_id: new.image_id,
@@ -26,9 +29,12 @@ pub async fn an_image_is_read_back(harness: &dyn Harness) {
         description: new.description,
         kind: new.kind,
         digest: new.digest,
+        base: new.base,
         size: new.size,
         metadata: new.metadata,
         labels: new.labels,
+        settings: new.settings,
+        container: new.container,
         created_at: world.now(),
         current: true,
     };
@@ -256,6 +262,35 @@ pub async fn unneeded_images_are_removed(harness: &dyn Harness) {
             .unwrap()
             .is_empty()
     );
+}
+
+/// Content that an image is laid on stays as long as that image, even if no image is that content any more.
+pub async fn a_base_stays_while_it_is_needed(harness: &dyn Harness) {
+    let world = World::new(harness).await;
+    let base = new_image(&world.tenant, "base", b"base");
+    let base = world.store.register_image(base).await.unwrap();
+    let mut laid = new_image(&world.tenant, "laid", b"laid");
+    laid.base = Some(base.digest);
+    let laid = world.store.register_image(laid).await.unwrap();
+    world.store.delete_image(&base.image_id).await.unwrap();
+    let removed = world.store.remove_unneeded_images(9).await.unwrap();
+    assert_eq!(removed, [], "an image is laid on it");
+    assert_eq!(
+        world
+            .store
+            .image_even_deleted(&base.image_id)
+            .await
+            .unwrap(),
+        None
+    );
+    assert!(world.store.is_content_needed(&base.digest).await.unwrap());
+    world.store.delete_image(&laid.image_id).await.unwrap();
+    let removed = world.store.remove_unneeded_images(9).await.unwrap();
+    assert_eq!(
+        BTreeSet::from_iter(removed),
+        BTreeSet::from([base.digest, laid.digest])
+    );
+    assert!(!world.store.is_content_needed(&base.digest).await.unwrap());
 }
 
 /// No more are removed at once than was asked for.

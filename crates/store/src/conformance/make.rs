@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 use runtara_domain::{
-    CheckpointId, ExitCause, ImageDigest, ImageId, ImageName, InstanceId, Labels, NewImage,
-    Refusal, RunExit, RunnerKind, SaveCheckpoint, SignalId, TenantId, WaitCall, WaitKind, limits,
+    CheckpointId, ExitCause, ImageDigest, ImageId, ImageName, InstanceId, Labels, NetworkMode,
+    NewImage, Refusal, ResourceLimits, RunExit, RunSettings, RunnerKind, SaveCheckpoint, SignalId,
+    TenantId, WaitCall, WaitKind, limits,
 };
 
 use crate::{StoreError, StoreResult, WaitKey, WaitRequest};
@@ -48,9 +49,27 @@ pub fn new_image(tenant: &TenantId, name: &str, content: &[u8]) -> NewImage {
         description: None,
         kind: RunnerKind::Native,
         digest: ImageDigest::of(content),
+        base: None,
         size: content.len() as u64,
         metadata: None,
         labels: Labels::default(),
+        settings: RunSettings::default(),
+        container: None,
+    }
+}
+
+/// Settings of which each is said, all numbers being different.
+pub fn settings(first: u64) -> RunSettings {
+    RunSettings {
+        limits: ResourceLimits {
+            memory_bytes: Some(first),
+            cpu_millicores: Some(first + 1),
+            pids: Some(first + 2),
+            open_files: Some(first + 3),
+            writable_bytes: Some(first + 4),
+        },
+        network: Some(NetworkMode::Egress),
+        read_only: Some(true),
     }
 }
 

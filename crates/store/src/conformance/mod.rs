@@ -222,6 +222,7 @@ cases! { $
         a_deletion_counts_up_to_a_thousand,
         a_deleted_image_is_kept_for_a_resume,
         unneeded_images_are_removed,
+        a_base_stays_while_it_is_needed,
         removal_is_bounded,
         a_start_never_loses_its_image,
         images_are_listed,

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use bytes::Bytes;
 use runtara_domain::{
     Caller, Change, Checkpointed, Due, Fence, ImageRecord, InstanceId, InstanceState, Labels,
-    NewEvent, NewInstance, NodeId, Refusal, RunExit, RunNumber, RunToken, SaveCheckpoint, TenantId,
-    Timestamp, TokenHash, Word, limits,
+    NewEvent, NewInstance, NodeId, Refusal, RunExit, RunNumber, RunSettings, RunToken,
+    SaveCheckpoint, TenantId, Timestamp, TokenHash, Word, limits,
 };
 
 use super::Harness;
@@ -95,6 +95,7 @@ impl<'a> World<'a> {
             env: BTreeMap::new(),
             args: Vec::new(),
             labels: Labels::default(),
+            settings: RunSettings::default(),
             timeout_ms: limits::RUN_TIMEOUT_MS,
             max_attempts: None,
             due: Due::NOW,

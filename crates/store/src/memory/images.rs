@@ -32,9 +32,12 @@ impl Model {
             description: new.description,
             kind: new.kind,
             digest: new.digest,
+            base: new.base,
             size: new.size,
             metadata: new.metadata,
             labels: new.labels,
+            settings: new.settings,
+            container: new.container,
             created_at: now,
             current: true,
         };
@@ -150,7 +153,8 @@ impl Model {
         let removed: BTreeSet<_> = unneeded
             .iter()
             .filter_map(|id| self.images.remove(id))
-            .map(|image| image.record.digest)
+            .flat_map(|image| [Some(image.record.digest), image.record.base])
+            .flatten()
             .collect();
         removed
             .into_iter()
@@ -161,8 +165,8 @@ impl Model {
     /// See [`crate::Store::is_content_needed`].
     #[must_use]
     pub fn is_content_needed(&self, digest: &ImageDigest) -> bool {
-        self.images
-            .values()
-            .any(|image| image.record.digest == *digest)
+        self.images.values().any(|image| {
+            image.record.digest == *digest || image.record.base.as_ref() == Some(digest)
+        })
     }
 }

@@ -33,6 +33,7 @@ impl Model {
             input: Some(new.input),
             env: new.env,
             args: new.args,
+            settings: new.settings,
             ..Instance::new(state.clone())
         };
         self.instances.insert(new.instance_id, instance);

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use runtara_domain::{
     CheckpointId, DatabaseId, ImageId, ImageRecord, InstanceId, InstanceState, Labels, NewEvent,
-    NodeId, Refusal, ResultChange, RunNumber, SignalId, Timestamp, Transition, WaitRecord,
+    NodeId, Refusal, ResultChange, RunNumber, RunSettings, SignalId, Timestamp, Transition,
+    WaitRecord,
 };
 
 use crate::plan::KeptSignal;
@@ -48,6 +49,7 @@ pub(super) struct Instance {
     pub(super) input: Option<Bytes>,
     pub(super) env: BTreeMap<String, String>,
     pub(super) args: Vec<String>,
+    pub(super) settings: RunSettings,
     pub(super) output: Option<Bytes>,
     pub(super) error: Option<String>,
     pub(super) stderr: Option<String>,
@@ -87,6 +89,7 @@ impl Instance {
             input: None,
             env: BTreeMap::new(),
             args: Vec::new(),
+            settings: RunSettings::default(),
             output: None,
             error: None,
             stderr: None,

@@ -68,6 +68,7 @@ impl Model {
             input: input.filter(|input| input.len() <= CLAIMED_INPUT_BYTES),
             env: instance.env.clone(),
             args: instance.args.clone(),
+            settings: instance.settings,
             checkpoint_id: state.checkpoint_id.clone(),
             timeout_ms: state.timeout_ms,
         }

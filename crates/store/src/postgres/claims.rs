@@ -48,7 +48,7 @@ macro_rules! claim_picked {
                         i.timeout_ms, p.due_at, p.n
              )
              select c.instance_id, c.owner, c.run_number, c.token_hash, c.checkpoint_id, c.timeout_ms, c.due_at,
-                    case when length(b.input) <= $3 then b.input end as input, b.env, b.args, ",
+                    case when length(b.input) <= $3 then b.input end as input, b.env, b.args, b.settings, ",
             image_columns!(),
             "  from claimed c
                join runtara_images m on m.image_id = c.image_id
@@ -147,6 +147,7 @@ fn claimed(found: &PgRow) -> Answer<ClaimedRun> {
         input: row::bytes(found, "input")?,
         env: row::json(found, "env")?,
         args: row::json(found, "args")?,
+        settings: row::json(found, "settings")?,
         checkpoint_id: row::checkpoint_id(found)?,
         timeout_ms: row::unsigned(row::get(found, "timeout_ms")?),
     })

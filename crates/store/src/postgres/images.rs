@@ -39,8 +39,9 @@ pub(super) async fn register(store: &PostgresStore, new: NewImage) -> Answer<Ima
     sqlx::query(
         "with made as (
              insert into runtara_images
-                    (image_id, tenant_id, name, description, kind, digest, size, metadata, created_at)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, runtara_now())
+                    (image_id, tenant_id, name, description, kind, digest, size, metadata, created_at, base,
+                     settings, container)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, runtara_now(), $11, $12, $13)
              on conflict (image_id) do nothing
              returning image_id
          )
@@ -57,6 +58,9 @@ pub(super) async fn register(store: &PostgresStore, new: NewImage) -> Answer<Ima
     .bind(new.metadata.as_deref().map(row::without_nul))
     .bind(keys)
     .bind(values)
+    .bind(new.base.map(|base| base.0))
+    .bind(row::json_text(&new.settings, new.settings.is_empty())?)
+    .bind(new.container.as_deref().map(row::without_nul))
     .execute(&mut *connection)
     .await?;
     let found = sqlx::query(concat!(
@@ -240,11 +244,11 @@ pub(super) async fn remove_unneeded(store: &PostgresStore, limit: u32) -> Answer
     if candidates.is_empty() {
         return Ok(Vec::new());
     }
-    let removed: Vec<Vec<u8>> = sqlx::query_scalar(
+    let removed: Vec<Vec<Option<Vec<u8>>>> = sqlx::query_scalar(
         "delete from runtara_images m
           where m.image_id = any($1)
             and not exists (select from runtara_instances i where i.image_id = m.image_id)
-      returning m.digest",
+      returning array[m.digest, m.base]",
     )
     .bind(candidates)
     .fetch_all(&mut *connection)
@@ -252,9 +256,10 @@ pub(super) async fn remove_unneeded(store: &PostgresStore, limit: u32) -> Answer
     let unneeded: Vec<Vec<u8>> = sqlx::query_scalar(
         "select distinct d.digest from unnest($1::bytea[]) as d (digest)
           where not exists (select from runtara_images m where m.digest = d.digest)
+            and not exists (select from runtara_images m where m.base = d.digest)
           order by d.digest",
     )
-    .bind(removed)
+    .bind(removed.into_iter().flatten().flatten().collect::<Vec<_>>())
     .fetch_all(&mut *connection)
     .await?;
     connection.commit().await?;
@@ -267,11 +272,14 @@ pub(super) async fn remove_unneeded(store: &PostgresStore, limit: u32) -> Answer
     unneeded.into_iter().map(digest).collect()
 }
 
-/// Whether an image has this content, along `runtara_images_digest`.
+/// Whether an image has this content or is laid on it, along `runtara_images_digest` and `runtara_images_base`.
 pub(super) async fn is_content_needed(store: &PostgresStore, digest: &ImageDigest) -> Answer<bool> {
-    let found = sqlx::query_scalar("select exists (select from runtara_images where digest = $1)")
-        .bind(digest.0)
-        .one_on(&store.connections)
-        .await?;
+    let found = sqlx::query_scalar(
+        "select exists (select from runtara_images where digest = $1)
+             or exists (select from runtara_images where base = $1)",
+    )
+    .bind(digest.0)
+    .one_on(&store.connections)
+    .await?;
     Ok(found)
 }

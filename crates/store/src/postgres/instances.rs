@@ -1,7 +1,5 @@
 //! Instances: what is asked of them, and what is kept of them.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use runtara_domain::{
     Change, Due, ImageId, InstanceId, InstanceState, Labels, NewInstance, Refusal, SignalId,
@@ -37,21 +35,12 @@ pub(super) async fn start(store: &PostgresStore, new: NewInstance) -> Answer<Sta
     Err(Fault::Contended)
 }
 
-fn map_json(map: &BTreeMap<String, String>) -> Answer<Option<String>> {
-    let write = |map| serde_json::to_string(map).map_err(|error| Fault::Stored(error.to_string()));
-    (!map.is_empty()).then(|| write(map)).transpose()
-}
-
 async fn insert(store: &PostgresStore, new: &NewInstance) -> Answer<Option<Timestamp>> {
     let (keys, values) = label_arrays(&new.labels);
     let (due_at, delay_ms) = match new.due {
         Due::At(at) => (Some(at.0), 0),
         Due::After(millis) => (None, row::signed(millis.min(limits::SLEEP_MAX_MS))),
     };
-    let args = (!new.args.is_empty())
-        .then(|| serde_json::to_string(&new.args))
-        .transpose()
-        .map_err(|error| Fault::Stored(error.to_string()))?;
     let now: Option<i64> = sqlx::query_scalar(
         "with image as (
              select image_id, kind from runtara_images
@@ -69,8 +58,8 @@ async fn insert(store: &PostgresStore, new: &NewInstance) -> Answer<Option<Times
              returning instance_id, created_at
          ),
          brought as (
-             insert into runtara_instance_inputs (instance_id, input, env, args)
-             select instance_id, $8, $9, $10 from made
+             insert into runtara_instance_inputs (instance_id, input, env, args, settings)
+             select instance_id, $8, $9, $10, $14 from made
          ),
          labelled as (
              insert into runtara_instance_labels (instance_id, key, value)
@@ -86,11 +75,12 @@ async fn insert(store: &PostgresStore, new: &NewInstance) -> Answer<Option<Times
     .bind(row::signed(new.timeout_ms))
     .bind(new.request_timeout_ms.map(row::signed))
     .bind(&*new.input)
-    .bind(map_json(&new.env)?)
-    .bind(args)
+    .bind(row::json_text(&new.env, new.env.is_empty())?)
+    .bind(row::json_text(&new.args, new.args.is_empty())?)
     .bind(keys)
     .bind(values)
     .bind(delay_ms)
+    .bind(row::json_text(&new.settings, new.settings.is_empty())?)
     .optional_on(&store.connections)
     .await?;
     Ok(now.map(Timestamp))

@@ -34,6 +34,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "time_in_states",
         sql: include_str!("../../migrations/postgres/0004_time_in_states.sql"),
     },
+    Migration {
+        version: 5,
+        name: "run_settings",
+        sql: include_str!("../../migrations/postgres/0005_run_settings.sql"),
+    },
 ];
 
 /// The key of the advisory lock under which one server migrates and others wait: "runtara" in ASCII.

@@ -50,7 +50,8 @@ pub(super) use last_checkpoint;
 /// The columns of [`image`], of a table or alias `m`.
 macro_rules! image_columns {
     () => {
-        "m.image_id, m.tenant_id, m.name, m.description, m.kind::text as kind, m.digest, m.size, m.metadata, m.created_at, m.current,
+        "m.image_id, m.tenant_id, m.name, m.description, m.kind::text as kind, m.digest, m.base, m.size, m.metadata, m.created_at, m.current,
+         m.settings as image_settings, m.container,
          (select json_object_agg(l.key, l.value)::text
             from runtara_image_labels l where l.image_id = m.image_id) as labels"
     };
@@ -184,6 +185,12 @@ pub(super) fn json<T: serde::de::DeserializeOwned + Default>(
     }
 }
 
+/// The JSON text of a value; nothing for one that is empty.
+pub(super) fn json_text(value: &impl serde::Serialize, is_empty: bool) -> Answer<Option<String>> {
+    let text = (!is_empty).then(|| serde_json::to_string(value));
+    text.transpose().map_err(stored)
+}
+
 fn signal(row: &PgRow, at: &str, payload: &str) -> Answer<Option<PendingSignal>> {
     let Some(at) = time(row, at)? else {
         return Ok(None);
@@ -286,6 +293,7 @@ pub(super) fn state(row: &PgRow) -> Answer<InstanceState> {
 /// An image, from the columns of `image_columns!`.
 pub(super) fn image(row: &PgRow) -> Answer<ImageRecord> {
     let digest: &[u8] = get(row, "digest")?;
+    let base: Option<&[u8]> = get(row, "base")?;
     Ok(ImageRecord {
         image_id: ImageId::new(get::<&str>(row, "image_id")?)?,
         tenant_id: tenant_id(row)?,
@@ -293,9 +301,14 @@ pub(super) fn image(row: &PgRow) -> Answer<ImageRecord> {
         description: get(row, "description")?,
         kind: get::<&str>(row, "kind")?.parse()?,
         digest: digest.try_into().map(ImageDigest).map_err(stored)?,
+        base: base
+            .map(|base| base.try_into().map(ImageDigest).map_err(stored))
+            .transpose()?,
         size: unsigned(get(row, "size")?),
         metadata: get(row, "metadata")?,
         labels: labels(row)?,
+        settings: json(row, "image_settings")?,
+        container: get(row, "container")?,
         created_at: Timestamp(get(row, "created_at")?),
         current: get(row, "current")?,
     })

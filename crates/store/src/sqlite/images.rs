@@ -17,8 +17,8 @@ use crate::{
 /// The columns that [`read_image`] reads, of a table called `m`.
 macro_rules! image_columns {
     () => {
-        "m.image_id, m.tenant_id, m.name, m.description, m.kind, m.digest, m.size, m.metadata, \
-         m.labels, m.created_at, m.current"
+        "m.image_id, m.tenant_id, m.name, m.description, m.kind, m.digest, m.base, m.size, \
+         m.metadata, m.labels, m.settings, m.container, m.created_at, m.current"
     };
 }
 pub(super) use image_columns;
@@ -32,9 +32,12 @@ pub(super) fn read_image(columns: &mut Columns<'_>) -> StoreResult<ImageRecord> 
         description: columns.opt_text()?,
         kind: columns.parsed()?,
         digest: ImageDigest(columns.hash()?),
+        base: columns.opt_hash()?.map(ImageDigest),
         size: columns.number()?,
         metadata: columns.opt_text()?,
         labels: columns.json()?,
+        settings: columns.json()?,
+        container: columns.opt_text()?,
         created_at: columns.time()?,
         current: columns.flag()?,
     })
@@ -58,8 +61,9 @@ pub(super) async fn register(tx: &mut Tx, image: NewImage) -> StoreResult<ImageR
     .bind(image.tenant_id.as_str())
     .bind(image.name.as_str())
     .then(
-        "insert into runtara_images (image_id, tenant_id, name, description, kind, digest, size, \
-         metadata, labels, created_at) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "insert into runtara_images (image_id, tenant_id, name, description, kind, digest, base, \
+         size, metadata, labels, settings, container, created_at) \
+         values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(image.image_id.as_str())
     .bind(image.tenant_id.as_str())
@@ -67,9 +71,12 @@ pub(super) async fn register(tx: &mut Tx, image: NewImage) -> StoreResult<ImageR
     .bind(image.description.as_deref())
     .bind(image.kind.as_str())
     .bind(image.digest.0)
+    .bind(image.base.map(|base| base.0))
     .bind_u64(image.size)
     .bind(image.metadata.as_deref())
     .bind(json_text(&image.labels, image.labels.is_empty())?)
+    .bind(json_text(&image.settings, image.settings.is_empty())?)
+    .bind(image.container.as_deref())
     .bind_time(tx.now);
     tx.execute(sql);
     Ok(ImageRecord {
@@ -79,9 +86,12 @@ pub(super) async fn register(tx: &mut Tx, image: NewImage) -> StoreResult<ImageR
         description: image.description,
         kind: image.kind,
         digest: image.digest,
+        base: image.base,
         size: image.size,
         metadata: image.metadata,
         labels: image.labels,
+        settings: image.settings,
+        container: image.container,
         created_at: tx.now,
         current: true,
     })
@@ -267,7 +277,7 @@ pub(super) async fn delete(tx: &mut Tx, id: &ImageId) -> StoreResult<ImageDeleti
 
 pub(super) async fn remove_unneeded(tx: &mut Tx, limit: u32) -> StoreResult<Vec<ImageDigest>> {
     let mut sql = Sql::new(
-        "select m.image_id, m.digest from runtara_images m where (m.current = 0 or m.deleted = 1) and not exists \
+        "select m.image_id, m.digest, m.base from runtara_images m where (m.current = 0 or m.deleted = 1) and not exists \
          (select 1 from runtara_instances i where i.image_id = m.image_id) \
          order by m.image_id limit ?",
     );
@@ -280,6 +290,7 @@ pub(super) async fn remove_unneeded(tx: &mut Tx, limit: u32) -> StoreResult<Vec<
         sql.then("delete from runtara_images where image_id = ?")
             .bind(columns.text()?);
         digests.push(ImageDigest(columns.hash()?));
+        digests.extend(columns.opt_hash()?.map(ImageDigest));
         tx.execute(sql);
     }
     digests.sort_unstable();
@@ -294,10 +305,13 @@ pub(super) async fn remove_unneeded(tx: &mut Tx, limit: u32) -> StoreResult<Vec<
     Ok(unneeded)
 }
 
-/// Served by `runtara_images_digest`.
-fn content_sql(digest: &ImageDigest) -> Sql {
-    let mut sql = Sql::new("select 1 from runtara_images where digest = ? limit 1");
-    sql.bind(digest.0);
+/// Served by `runtara_images_digest` and `runtara_images_base`.
+pub(super) fn content_sql(digest: &ImageDigest) -> Sql {
+    let mut sql = Sql::new(
+        "select 1 from runtara_images where digest = ? \
+         union all select 1 from runtara_images where base = ? limit 1",
+    );
+    sql.bind(digest.0).bind(digest.0);
     sql
 }
 
@@ -305,9 +319,7 @@ pub(super) async fn is_content_needed(
     connection: &mut SqliteConnection,
     digest: &ImageDigest,
 ) -> StoreResult<bool> {
-    let mut sql = Sql::new("select 1 from runtara_images where digest = ? limit 1");
-    sql.bind(digest.0);
-    let row = sql
+    let row = content_sql(digest)
         .row(connection, "looking for an image's content")
         .await?;
     Ok(row.is_some())

@@ -1,8 +1,8 @@
 //! Whether each question is carried out by the index that it is meant to use, on a filled table.
 
 use runtara_domain::{
-    EventKind, ImageId, InstanceId, LabelFilter, NodeId, RunnerKind, Status, TenantId, Timestamp,
-    TokenHash,
+    EventKind, ImageDigest, ImageId, InstanceId, LabelFilter, NodeId, RunnerKind, Status, TenantId,
+    Timestamp, TokenHash,
 };
 use sqlx::SqliteConnection;
 
@@ -449,6 +449,15 @@ async fn images_are_listed_and_named_by_index() {
     let names = images::names_sql(&ids.into_iter().collect()).unwrap();
     let by = "SEARCH m USING INDEX sqlite_autoindex_runtara_images_1 (image_id=?)";
     expect(&mut connection, names, by).await;
+    for by in ["digest (digest=?)", "base (base=?)"] {
+        let content = images::content_sql(&ImageDigest::of(b"content"));
+        expect(
+            &mut connection,
+            content,
+            &format!("INDEX runtara_images_{by}"),
+        )
+        .await;
+    }
 }
 
 #[tokio::test]

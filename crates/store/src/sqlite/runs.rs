@@ -20,7 +20,7 @@ const DUE: &str = concat!(
     state_columns!(),
     ", ",
     image_columns!(),
-    ", case when length(n.input) <= ? then n.input end, n.env, n.args \
+    ", case when length(n.input) <= ? then n.input end, n.env, n.args, n.settings \
      from runtara_instances i indexed by runtara_instances_due \
      cross join runtara_images m on m.image_id = i.image_id \
      left join runtara_inputs n on n.instance = i.id \
@@ -72,6 +72,7 @@ fn claim_one(
     let input = columns.opt_bytes()?;
     let env = columns.json()?;
     let args = columns.json()?;
+    let settings = columns.json()?;
     let due_at = found.state.due_at.unwrap_or(tx.now);
     let next = transition(&found.state, &Change::Claim { node, token }, tx.now)?;
     let state = Write::new(&found, next, tx.now).run(tx);
@@ -85,6 +86,7 @@ fn claim_one(
         input,
         env,
         args,
+        settings,
         checkpoint_id: state.checkpoint_id,
         timeout_ms: state.timeout_ms,
     })

@@ -46,8 +46,9 @@ pub(crate) const FILL: &str = "
     select 'n-' || lpad(n::text, 6, '0'), 'sleep', '', 1, 5, sha256('x'), 1, null from generate_series(1, 120000) n;
     insert into runtara_signals
     select 'n-' || lpad(n::text, 6, '0'), 'go', 1, null, null, null from generate_series(1, 120000) n where n % 7 = 0;
-    insert into runtara_images (image_id, tenant_id, name, kind, digest, size, created_at)
-    select 'image-' || n, 't-' || n % 40, 'name-' || n, 'native', sha256(n::text::bytea), 1, n from generate_series(0, 9999) n;
+    insert into runtara_images (image_id, tenant_id, name, kind, digest, base, size, created_at)
+    select 'image-' || n, 't-' || n % 40, 'name-' || n, 'native', sha256(n::text::bytea), sha256(n::text::bytea), 1, n
+      from generate_series(0, 9999) n;
     analyze;
 ";
 

@@ -1,6 +1,6 @@
 //! Starts of instances, and the lists that they are found in.
 
-use runtara_domain::{Cursor, ImageId, LabelFilter, Status, Timestamp};
+use runtara_domain::{Cursor, ImageDigest, ImageId, LabelFilter, Status, Timestamp};
 use runtara_store::postgres::PostgresStore;
 use runtara_store::{
     InstanceFilter, InstanceOrder, MetricsQuery, PageRequest, PageStart, Store as _,
@@ -188,6 +188,17 @@ pub(crate) const CASES: &[Case] = &[
             Box::pin(async move {
                 let image = ImageId::new("image-70").unwrap();
                 store.delete_image(&image).await.unwrap();
+            })
+        },
+    },
+    Case {
+        what: "need of content",
+        index: "runtara_images_base",
+        entries: 2,
+        call: |store, n| {
+            Box::pin(async move {
+                let digest = ImageDigest::of(format!("nobody's {n}").as_bytes());
+                assert!(!store.is_content_needed(&digest).await.unwrap());
             })
         },
     },

@@ -1,8 +1,8 @@
 //! A node with an image to start.
 
 use runtara_domain::{
-    Due, ImageDigest, ImageId, ImageName, InstanceId, Labels, NewImage, NewInstance, RunnerKind,
-    TenantId,
+    Due, ImageDigest, ImageId, ImageName, InstanceId, Labels, NewImage, NewInstance, RunSettings,
+    RunnerKind, TenantId,
 };
 use runtara_store::Store;
 use runtara_store::postgres::PostgresStore;
@@ -29,9 +29,12 @@ impl<'a> Node<'a> {
             description: None,
             kind: RunnerKind::Native,
             digest: ImageDigest::of(b"program"),
+            base: None,
             size: 7,
             metadata: None,
             labels: Labels::default(),
+            settings: RunSettings::default(),
+            container: None,
         };
         store.register_image(image).await.unwrap();
         node
@@ -46,6 +49,7 @@ impl<'a> Node<'a> {
             env: Default::default(),
             args: Vec::new(),
             labels: Labels::default(),
+            settings: RunSettings::default(),
             timeout_ms: 60_000,
             max_attempts: None,
             due: Due::NOW,

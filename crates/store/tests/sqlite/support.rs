@@ -6,7 +6,8 @@ use std::path::Path;
 use bytes::Bytes;
 use runtara_domain::{
     Caller, CheckpointId, Due, Fence, ImageDigest, ImageId, ImageName, InstanceId, Labels,
-    NewImage, NewInstance, NodeId, RunToken, RunnerKind, SaveCheckpoint, TenantId, limits,
+    NewImage, NewInstance, NodeId, RunSettings, RunToken, RunnerKind, SaveCheckpoint, TenantId,
+    limits,
 };
 use runtara_store::sqlite::{SqliteOptions, SqliteStore};
 use runtara_store::{Claim, ClaimedRun, Store};
@@ -27,9 +28,12 @@ pub(super) fn image() -> NewImage {
         description: None,
         kind: RunnerKind::Native,
         digest: ImageDigest::of(b"program"),
+        base: None,
         size: 7,
         metadata: None,
         labels: Labels::default(),
+        settings: RunSettings::default(),
+        container: None,
     }
 }
 
@@ -42,6 +46,7 @@ pub(super) fn start(id: &str) -> NewInstance {
         env: BTreeMap::new(),
         args: Vec::new(),
         labels: Labels::default(),
+        settings: RunSettings::default(),
         timeout_ms: limits::RUN_TIMEOUT_MS,
         max_attempts: None,
         due: Due::NOW,

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use runtara_domain::SignalKind;
 
+use super::names::CONTENTS;
 use crate::{InstanceOrder, StepStatus};
 
 /// One act. Numbers choose among a few names; see `play`.
@@ -475,7 +476,7 @@ fn act() -> impl Strategy<Value = Act> {
     ];
     let started = || prop_oneof![9 => 0..STARTED, 1 => STARTED..INSTANCES];
     prop_oneof![
-        1 => (0..2_u8, 0..3_u8, 0..3_u8, 0..3_u8)
+        1 => (0..2_u8, 0..3_u8, 0..CONTENTS, 0..3_u8)
             .prop_map(|(tenant, name, content, kind)| Act::RegisterImage { tenant, name, content, kind }),
         1 => (0..6_u8).prop_map(Act::DeleteImage),
         1 => Just(Act::RemoveUnneeded),

@@ -5,7 +5,9 @@ use std::fmt::{Debug, Write as _};
 use runtara_domain::{Cursor, InstanceState, LabelFilter, Status, Timestamp};
 
 use super::act::{Act, INSTANCES, Question};
-use super::names::{SUBTYPES, content, image_id, instance_id, kinds, name, node_id, owner};
+use super::names::{
+    CONTENTS, SUBTYPES, content, image_id, instance_id, kinds, name, node_id, owner,
+};
 use super::play::{Player, words};
 use crate::conformance::make::checkpoint;
 use crate::{
@@ -324,7 +326,7 @@ impl Player<'_> {
         for n in 0..self.images() {
             seen.push_str(&words(self.store.image(&image_id(n)).await));
         }
-        for n in 0..3 {
+        for n in 0..CONTENTS {
             seen.push_str(&words(self.store.is_content_needed(&content(n)).await));
         }
         for question in [

@@ -2,12 +2,12 @@
 
 use bytes::Bytes;
 use runtara_domain::{
-    EndedBy, ExitCause, ImageDigest, ImageId, InstanceId, Labels, NodeId, RunExit, RunnerKind,
-    TenantId, Usage,
+    EndedBy, ExitCause, ImageDigest, ImageId, InstanceId, Labels, NodeId, RunExit, RunSettings,
+    RunnerKind, TenantId, Usage,
 };
 use uuid::Uuid;
 
-use crate::conformance::make::{instance, labels, tenant};
+use crate::conformance::make::{instance, labels, settings, tenant};
 
 pub(super) const NAMES: [&str; 3] = ["a", "b", "ü%_"];
 pub(super) const TENANTS: [&str; 2] = ["acme", "ümlaut"];
@@ -51,8 +51,22 @@ pub(super) fn node_id(n: u8) -> NodeId {
     NodeId(Uuid::from_u128(0xa0 + u128::from(n)))
 }
 
+/// Of how many contents images are.
+pub(super) const CONTENTS: u8 = 3;
+
 pub(super) fn content(n: u8) -> ImageDigest {
     ImageDigest::of(&[n])
+}
+
+pub(super) fn settings_of(n: u8) -> RunSettings {
+    match n {
+        0 => RunSettings::default(),
+        1 => settings(1),
+        _ => RunSettings {
+            read_only: Some(false),
+            ..RunSettings::default()
+        },
+    }
 }
 
 pub(super) fn kinds(mask: u8) -> Vec<RunnerKind> {

@@ -12,8 +12,8 @@ use runtara_domain::{
 
 use super::act::{Act, Asked, STARTED, Said, Spoken, Whose};
 use super::names::{
-    PAYLOADS, SUBTYPES, exit, image_id, instance_id, kinds, label_set, name, node_id, owner,
-    state_of,
+    CONTENTS, PAYLOADS, SUBTYPES, content, exit, image_id, instance_id, kinds, label_set, name,
+    node_id, owner, settings_of, state_of,
 };
 use crate::conformance::Harness;
 use crate::conformance::make::{checkpoint, new_image, signal, sleep, wait_for};
@@ -105,6 +105,9 @@ impl<'a> Player<'a> {
                 new.image_id = image_id(self.images);
                 new.kind = RunnerKind::ALL[usize::from(kind)];
                 new.labels = label_set(of + 1);
+                new.settings = settings_of(of);
+                new.base = (kind > 0).then(|| content((of + kind) % CONTENTS));
+                new.container = (kind > 0).then(|| format!(r#"{{"user":"{of}"}}"#));
                 self.images += 1;
                 let answer = store.register_image(new).await;
                 // Every history begins so, and from then on the clock is moved by its acts alone.
@@ -236,6 +239,7 @@ impl<'a> Player<'a> {
             env: BTreeMap::from([("LABELS".to_owned(), labels.to_string())]),
             args: vec![format!("--input={input}")],
             labels: label_set(*labels),
+            settings: settings_of(*labels),
             timeout_ms: limits::RUN_TIMEOUT_MS,
             max_attempts: attempts.map(u32::from),
             due: match delay_ms.map(u64::from) {
@@ -429,10 +433,11 @@ fn claimed_words(run: &ClaimedRun) -> String {
         input,
         env,
         args,
+        settings,
         checkpoint_id,
         timeout_ms,
     } = run;
     format!(
-        "{instance_id} {tenant_id} {run_number} {due_at} {image:?} {input:?} {env:?} {args:?} {checkpoint_id:?} {timeout_ms}"
+        "{instance_id} {tenant_id} {run_number} {due_at} {image:?} {input:?} {env:?} {args:?} {settings:?} {checkpoint_id:?} {timeout_ms}"
     )
 }

@@ -3,8 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 /// What a container reaches over the network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub enum NetworkMode {
     /// Nothing but the instance protocol, over its own loopback.
     #[default]
@@ -39,6 +42,20 @@ impl fmt::Display for NetworkMode {
 pub struct UnknownNetworkMode {
     /// The word.
     pub found: String,
+}
+
+impl From<NetworkMode> for String {
+    fn from(mode: NetworkMode) -> Self {
+        mode.to_string()
+    }
+}
+
+impl TryFrom<String> for NetworkMode {
+    type Error = UnknownNetworkMode;
+
+    fn try_from(word: String) -> Result<Self, Self::Error> {
+        word.parse()
+    }
 }
 
 impl FromStr for NetworkMode {
