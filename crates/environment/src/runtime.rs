@@ -23,9 +23,8 @@ use tracing::{info, warn};
 use crate::config::{Config, DatabaseUrl, Mode};
 use crate::core_address::{CorePlace, check_elsewhere, find};
 use crate::data_dir::DataDir;
-use crate::native;
 use crate::report::Report;
-use crate::{Error, store};
+use crate::{Error, runners, store};
 
 /// The lease of a node.
 const LEASE: Duration = Duration::from_secs(15);
@@ -88,7 +87,7 @@ impl EnvironmentRuntime {
         }
         let core_addr = sockets.core_addr(&config)?;
         let blobs = open_blobs(&config, data_dir.path()).await?;
-        let native = native::runners(&config, &data_dir).await?;
+        let runners = runners::set_up(&config, &data_dir).await?;
         let tracker = CallTracker::new();
         let core = Arc::new(Core::new(
             Arc::clone(&store),
@@ -104,7 +103,7 @@ impl EnvironmentRuntime {
                 node_name: config.node_name.clone(),
                 data_dir: data_dir.path().to_owned(),
                 core_addr: core_addr.clone(),
-                kinds: native.kinds.clone(),
+                kinds: runners.kinds.clone(),
                 other_core_addrs: sockets.other_core_addrs(),
                 passed_env: config.passed_env.clone(),
                 capacity: config.max_runs,
@@ -112,7 +111,7 @@ impl EnvironmentRuntime {
             },
             SchedulerParts {
                 store: Arc::clone(&store),
-                runners: native.all,
+                runners: runners.all,
                 blobs: blobs.clone(),
                 tracker: tracker.clone(),
             },
@@ -121,7 +120,7 @@ impl EnvironmentRuntime {
             Arc::clone(&store),
             blobs,
             ControlConfig {
-                kinds: native.kinds,
+                kinds: runners.kinds,
                 native_for_oci: config.native_for_oci,
                 data_dir: data_dir.path().to_owned(),
             },
@@ -137,7 +136,7 @@ impl EnvironmentRuntime {
             })?;
         let report = Arc::new(Report {
             scheduler: scheduler.clone(),
-            runners: native.report,
+            runners: runners.report,
         });
         let core_state = CoreState::new(
             Arc::clone(&core) as _,
