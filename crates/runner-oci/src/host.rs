@@ -31,7 +31,8 @@ impl Host {
     /// Looks at the machine, and makes the places that containers have on it. Blocking.
     pub(crate) fn look(config: &OciConfig) -> Self {
         let (runtime, version, finding) = find_runtime(config);
-        let machine = machine::look(&config.data_dir, config.search_path.clone());
+        let mut machine = machine::look(&config.data_dir, config.search_path.clone());
+        machine.shifts_owners = config.shifts_owners.unwrap_or(machine.shifts_owners);
         let mut findings = vec![finding];
         findings.extend(machine.findings.iter().cloned());
         findings.push(machine::look_at_ids(&config.ids));
