@@ -13,6 +13,7 @@
 
 mod clean;
 mod config;
+mod egress;
 mod finding;
 mod host;
 mod id_range;

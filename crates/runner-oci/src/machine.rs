@@ -45,7 +45,8 @@ pub struct Machine {
 }
 
 /// A program that connects containers to the internet.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum EgressProgram {
     /// slirp4netns, by its path.
     Slirp4netns(PathBuf),

@@ -6,6 +6,7 @@ use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
 use crate::id_range::IdRange;
+use crate::machine::EgressProgram;
 
 /// A container that a shim is to make.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,11 +36,15 @@ pub struct ContainerPlan {
     pub configuration: Spec,
     /// The signal that asks the program to leave.
     pub stop_signal: i32,
-    /// The core's socket, if the program reaches it through a network of its own that has nothing else.
+    /// The core's socket, if the program reaches it through a network of its own.
     pub core: Option<CoreRelay>,
+    /// What connects that network to the internet, if something is to. It needs `core`. The container's `/etc/resolv.conf` is written for it,
+    /// whatever image and `files` have there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<EgressProgram>,
 }
 
-/// How a program without a network reaches the core.
+/// How a program with a network of its own reaches the core.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CoreRelay {
     /// The port of the loopback at which the program finds it.

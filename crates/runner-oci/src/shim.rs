@@ -18,7 +18,8 @@ use runtara_runner::shim::{self, Namespaces, NotStarted, Started, Streams};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, unlinkat};
 use rustix::mount::{OpenTreeFlags, UnmountFlags, open_tree};
 
-use crate::plan::{ContainerPlan, paths_in};
+use crate::egress::{self, Helper};
+use crate::plan::{ContainerPlan, PlannedFile, paths_in};
 use crate::rootfs::{RootFile, RootfsPlan, enter_private_mounts, mount_rootfs};
 use crate::runtime::{self, NewContainer, Runtime, RuntimeError};
 use crate::spec::write_configuration;
@@ -53,7 +54,8 @@ impl shim::Containers for Containers {
         if started.is_err() {
             shim::Container::remove(&mut live);
         }
-        let (process, network) = started?;
+        let (process, network, helper) = started?;
+        live.helper = helper;
         Ok(Started {
             process,
             stop_signal: plan.stop_signal,
@@ -63,7 +65,11 @@ impl shim::Containers for Containers {
     }
 }
 
-type Begun = (i32, Option<(std::net::TcpListener, PathBuf)>);
+type Begun = (
+    i32,
+    Option<(std::net::TcpListener, PathBuf)>,
+    Option<Helper>,
+);
 
 fn start(plan: &ContainerPlan, streams: Streams<'_>) -> Result<Begun, NotStarted> {
     enter_private_mounts().map_err(|error| for_now(&error))?;
@@ -74,6 +80,12 @@ fn start(plan: &ContainerPlan, streams: Streams<'_>) -> Result<Begun, NotStarted
     };
     let namespaces = Namespaces::make(ids, port).map_err(|error| for_now(&error))?;
     mount(plan, &namespaces)?;
+    let helper = plan
+        .egress
+        .as_ref()
+        .map(|program| egress::connect(program, &plan.staging, &namespaces))
+        .transpose()
+        .map_err(|error| for_now(&error))?;
     let stdin = put_input(plan, streams.stdin).map_err(|error| {
         NotStarted::for_now(format!("the input could not be handed over: {error}"))
     })?;
@@ -82,13 +94,19 @@ fn start(plan: &ContainerPlan, streams: Streams<'_>) -> Result<Begun, NotStarted
         .network
         .zip(plan.core.as_ref())
         .map(|(network, core)| (network.listener, core.socket.clone()));
-    Ok((process, network))
+    Ok((process, network, helper))
 }
 
 fn mount(plan: &ContainerPlan, namespaces: &Namespaces) -> Result<(), NotStarted> {
+    let resolver = plan.egress.as_ref().map(|_| PlannedFile {
+        directory: "etc".to_owned(),
+        name: "resolv.conf".to_owned(),
+        content: egress::resolver_file(),
+    });
     let files: Vec<_> = plan
         .files
         .iter()
+        .chain(&resolver)
         .map(|file| RootFile {
             directory: &file.directory,
             name: &file.name,
@@ -227,6 +245,8 @@ struct Live {
     id: String,
     runtime: Runtime,
     staging: PathBuf,
+    /// What connects it to the internet: held, not used.
+    helper: Option<Helper>,
 }
 
 impl Live {
@@ -235,6 +255,7 @@ impl Live {
             id: plan.id.clone(),
             runtime: runtime_of(plan),
             staging: plan.staging.clone(),
+            helper: None,
         }
     }
 }

@@ -43,6 +43,34 @@ pub(crate) fn begin_clean(command: &mut Command) {
     unsafe { command.pre_exec(clean) };
 }
 
+/// Makes a process the root of a user namespace when it is executed, which it outlives this one no longer than it takes to kill it. Its
+/// other namespaces are those of this process.
+pub(crate) fn become_root_of(command: &mut Command, user_namespace: BorrowedFd<'_>) {
+    let namespace = user_namespace.as_raw_fd();
+    let parent = std::process::id().cast_signed();
+    let become_root = move || {
+        // SAFETY: takes numbers and a null pointer for a list of length 0. The caller's descriptor is open in this copy of its process.
+        let refused = unsafe {
+            libc::setns(namespace, libc::CLONE_NEWUSER) < 0
+                || libc::setgroups(0, std::ptr::null()) < 0
+                || libc::setresgid(0, 0, 0) < 0
+                || libc::setresuid(0, 0, 0) < 0
+                // Last: a change of ids takes it back (prctl(2)).
+                || libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) < 0
+        };
+        if refused {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: takes nothing.
+        if unsafe { libc::getppid() } != parent {
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec it makes system calls, and allocates nothing.
+    unsafe { command.pre_exec(become_root) };
+}
+
 /// Gives a mount that is not attached yet attributes and, if there is a user namespace, that namespace's mapping of owners
 /// (mount_setattr(2)).
 pub(crate) fn set_mount_attributes(

@@ -129,7 +129,7 @@ pub fn mount_rootfs(plan: &RootfsPlan<'_>) -> Result<Rootfs, MountError> {
 }
 
 /// Attaches a mount to a directory.
-fn attach(
+pub(crate) fn attach(
     mount: &impl std::os::fd::AsFd,
     directory: &impl std::os::fd::AsFd,
 ) -> Result<(), rustix::io::Errno> {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use runtara_domain::{EndedBy, ExitCause};
 use runtara_runner::shim::Found;
 
-use crate::stage::{PATIENCE, Stage, found, memory_cgroup, until};
+use crate::stage::{PATIENCE, Run, Stage, found, memory_cgroup, until};
 
 pub(crate) async fn what_it_wrote_as_its_result_is_kept() {
     let stage = Stage::new().await;
@@ -109,10 +109,8 @@ pub(crate) async fn too_much_memory_is_told() {
     );
 }
 
-pub(crate) async fn a_killed_shim_leaves_nothing_running() {
-    let stage = Stage::new().await;
-    let run = stage.launch(stage.plan("echo ready; sleep 1000")).await;
-    run.wrote("ready").await;
+/// Kills the shim of a run, and gives what its lock said.
+pub(crate) async fn kill_shim(run: &Run<'_>) -> serde_json::Value {
     until("the lock says who has it", || {
         std::fs::read(run.directory.lock_file()).is_ok_and(|lock| !lock.is_empty())
     })
@@ -123,6 +121,14 @@ pub(crate) async fn a_killed_shim_leaves_nothing_running() {
     nix::sys::signal::kill(shim, nix::sys::signal::Signal::SIGKILL).unwrap();
     run.shim.ended().await.unwrap();
     assert!(matches!(found(&run.directory).await, Found::Gone));
+    lock
+}
+
+pub(crate) async fn a_killed_shim_leaves_nothing_running() {
+    let stage = Stage::new().await;
+    let run = stage.launch(stage.plan("echo ready; sleep 1000")).await;
+    run.wrote("ready").await;
+    let lock = kill_shim(&run).await;
     let program = i32::try_from(lock["child_pid"].as_i64().unwrap()).unwrap();
     until("the program is gone", || {
         let stat = std::fs::read_to_string(format!("/proc/{program}/stat"));

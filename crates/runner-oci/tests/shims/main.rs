@@ -5,15 +5,16 @@
 
 #![expect(clippy::unwrap_used, reason = "all of this is tests")]
 
+mod egress;
 mod ending;
 #[path = "../containers/image.rs"]
-#[expect(dead_code, reason = "the other tests compile programs, too")]
 mod image;
 mod network;
 mod runner;
 mod server;
 mod stage;
 mod starting;
+mod world;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -27,9 +28,19 @@ macro_rules! trials {
     };
 }
 
+/// As [`trials!`], of tests that are played on a host of their own.
+macro_rules! trials_apart {
+    ($module:ident: $($test:ident),+;) => {
+        vec![$(Trial::test(concat!(stringify!($module), "::", stringify!($test)), || {
+            world::play($module::$test);
+            Ok(())
+        })),+]
+    };
+}
+
 fn main() {
     runtara_runner::shim::init_with(&runtara_runner_oci::shim::CONTAINERS);
-    let trials = trials! {
+    let mut trials = trials! {
         starting:
             output_and_exit_code_are_those_of_the_program,
             the_input_is_in_its_place,
@@ -63,5 +74,15 @@ fn main() {
             an_image_is_ready_at_once_for_the_next_server,
             layers_that_are_gone_are_unpacked_again;
     };
+    trials.extend(trials_apart! {
+        egress:
+            slirp4netns_leads_out_and_nowhere_else,
+            pasta_leads_out_and_nowhere_else,
+            no_helper_of_an_ended_run_is_left,
+            no_helper_of_a_killed_shim_is_left,
+            a_program_goes_on_without_its_helper,
+            a_helper_that_is_not_there_is_named,
+            a_helper_that_fails_is_quoted;
+    });
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }

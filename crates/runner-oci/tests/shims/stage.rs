@@ -14,7 +14,7 @@ use runtara_runner::shim::{
 };
 use runtara_runner::{RunDirectory, Spares};
 use runtara_runner_oci::limits::{LimitSources, Limits, merge};
-use runtara_runner_oci::machine::{self, Machine};
+use runtara_runner_oci::machine::{self, EgressProgram, Machine};
 use runtara_runner_oci::plan::{ContainerPlan, CoreRelay, paths_in};
 use runtara_runner_oci::runtime::Runtime;
 use runtara_runner_oci::spec::{Container, ImageConfig, configuration};
@@ -49,6 +49,7 @@ pub(crate) struct Stage {
     pub(crate) stop_signal: i32,
     pub(crate) timeout: Duration,
     pub(crate) core: Option<CoreRelay>,
+    pub(crate) egress: Option<EgressProgram>,
 }
 
 impl Stage {
@@ -71,6 +72,7 @@ impl Stage {
             stop_signal: 15,
             timeout: PATIENCE,
             core: None,
+            egress: None,
             root,
         }
     }
@@ -136,6 +138,7 @@ impl Stage {
             files: Vec::new(),
             stop_signal: self.stop_signal,
             core: self.core.clone(),
+            egress: self.egress.clone(),
             staging,
         }
     }
