@@ -169,9 +169,8 @@ fn run(
         pid_file: &bundle.join("pid"),
         log_file: &bundle.join("log"),
     };
-    let duplicate = |stream: BorrowedFd<'_>| stream.try_clone_to_owned().map(Stdio::from);
-    let outputs = duplicate(streams.stdout).and_then(|stdout| {
-        let stderr = duplicate(streams.stderr)?;
+    let outputs = give_output(plan, streams.stdout).and_then(|stdout| {
+        let stderr = give_output(plan, streams.stderr)?;
         Ok((stdout, stderr))
     });
     let (stdout, stderr) = outputs.map_err(|error| failed(&error))?;
@@ -189,6 +188,13 @@ fn run(
     pid.trim()
         .parse()
         .map_err(|_| NotStarted::for_now(format!("the runtime gave the process '{pid}'")))
+}
+
+/// An end of a pipe that belongs to the program's user, who may then open it by its name, too (`/dev/stdout`).
+fn give_output(plan: &ContainerPlan, stream: BorrowedFd<'_>) -> io::Result<Stdio> {
+    let (uid, gid) = plan.user;
+    fchown(stream, plan.ids.on_host(uid), plan.ids.on_host(gid))?;
+    stream.try_clone_to_owned().map(Stdio::from)
 }
 
 /// The configuration, in which the namespaces that are there already are joined.
