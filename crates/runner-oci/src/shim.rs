@@ -15,7 +15,7 @@ use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 use runtara_domain::limits;
 use runtara_runner::describe;
 use runtara_runner::shim::{self, Namespaces, NotStarted, Started, Streams};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, unlinkat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat, openat2, unlinkat};
 use rustix::mount::{OpenTreeFlags, UnmountFlags, open_tree};
 
 use crate::egress::{self, Helper};
@@ -56,6 +56,7 @@ impl shim::Containers for Containers {
         }
         let (process, network, helper) = started?;
         live.helper = helper;
+        live.writable = writable(&plan, process);
         Ok(Started {
             process,
             stop_signal: plan.stop_signal,
@@ -253,6 +254,8 @@ struct Live {
     staging: PathBuf,
     /// What connects it to the internet: held, not used.
     helper: Option<Helper>,
+    /// File systems that the program writes to.
+    writable: Vec<OwnedFd>,
 }
 
 impl Live {
@@ -262,11 +265,17 @@ impl Live {
             runtime: runtime_of(plan),
             staging: plan.staging.clone(),
             helper: None,
+            writable: Vec::new(),
         }
     }
 }
 
 impl shim::Container for Live {
+    fn limits_met(&self) -> Vec<&'static str> {
+        let is_full = self.writable.iter().any(is_full);
+        is_full.then_some("disk").into_iter().collect()
+    }
+
     fn keep(&mut self, run_directory: BorrowedFd<'_>) {
         let (_, from) = paths_in(&self.staging);
         // Without it the standard output is the result, as for a program that writes none.
@@ -274,11 +283,35 @@ impl shim::Container for Live {
     }
 
     fn remove(&mut self) {
+        // They would keep file systems in memory.
+        self.writable.clear();
         // What cannot be removed now is removed by the server, which knows the container by its run.
         let _removed = self.runtime.delete(&self.id, PATIENCE);
         while rustix::mount::unmount(&self.staging, UnmountFlags::DETACH).is_ok() {}
         let _removed = fs::remove_dir(&self.staging);
     }
+}
+
+/// Opens the file systems that a program may fill: that of its root, and its `/tmp`. A program that ends before it can be looked at has
+/// none of its own any more; then its root's has to do.
+fn writable(plan: &ContainerPlan, process: i32) -> Vec<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let staging = openat(CWD, &plan.staging, flags, Mode::empty());
+    let root = openat(CWD, format!("/proc/{process}/root"), flags, Mode::empty());
+    // What the image has of this name may be a link to anywhere.
+    let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let temporary = root.and_then(|root| openat2(root, "tmp", flags, Mode::empty(), inside));
+    [staging, temporary].into_iter().flatten().collect()
+}
+
+/// Whether nothing more can be written to a file system, be it for want of room or of files.
+fn is_full(file_system: &OwnedFd) -> bool {
+    let figures = rustix::fs::fstatvfs(file_system);
+    figures.is_ok_and(|found| {
+        // Where either is not bounded, there are none in all.
+        let is_used_up = |all: u64, left: u64| all > 0 && left == 0;
+        is_used_up(found.f_blocks, found.f_bavail) || is_used_up(found.f_files, found.f_ffree)
+    })
 }
 
 /// Copies what the program wrote as its result, unless it is no file or is larger than results may be: then one byte too much is copied,

@@ -95,20 +95,6 @@ pub(crate) async fn running_time_is_bounded() {
     assert_eq!(ended.record.ended_by, Some(EndedBy::Deadline));
 }
 
-pub(crate) async fn too_much_memory_is_told() {
-    let mut stage = Stage::new().await;
-    stage.limits.memory_bytes = Some(32 * 1024 * 1024);
-    let ended = stage
-        .run("exec awk 'BEGIN { x = \"0123456789abcdef\"; while (1) x = x x }'")
-        .await;
-    assert_eq!(ended.record.cause, ExitCause::Signal(9), "{ended:?}");
-    assert_eq!(
-        ended.record.ended_by,
-        Some(EndedBy::OutOfMemory),
-        "{ended:?}"
-    );
-}
-
 /// Kills the shim of a run, and gives what its lock said.
 pub(crate) async fn kill_shim(run: &Run<'_>) -> serde_json::Value {
     until("the lock says who has it", || {

@@ -9,6 +9,7 @@ mod egress;
 mod ending;
 #[path = "../containers/image.rs"]
 mod image;
+mod limits;
 mod network;
 mod runner;
 mod server;
@@ -56,8 +57,13 @@ fn main() {
             a_program_that_does_not_leave_is_killed,
             everything_in_it_ends_with_its_program,
             running_time_is_bounded,
-            too_much_memory_is_told,
             a_killed_shim_leaves_nothing_running;
+        limits:
+            a_memory_kill_is_told_with_its_figures,
+            a_child_that_is_killed_for_memory_is_told,
+            too_many_processes_are_told,
+            a_full_disk_is_told,
+            what_was_not_met_is_not_told;
         network:
             the_core_is_reached_without_a_network,
             a_core_that_comes_late_is_waited_for;

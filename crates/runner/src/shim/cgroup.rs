@@ -21,6 +21,10 @@ use super::sys;
 
 /// Largest beginning of a file of figures that is read.
 const FIGURES_BYTES: usize = 1024;
+/// What no limit is in version 1: the largest number of pages, in bytes. In version 2 it is a word.
+const NO_LIMIT_BYTES: u64 = 1 << 62;
+/// Where processes are counted in version 1.
+const PIDS_HIERARCHY: &str = "/sys/fs/cgroup/pids";
 /// Most members that one look at a cgroup lists, as text; a further look finds the others.
 const MEMBERS_BYTES: u64 = 1024 * 1024;
 /// How often, and how long apart, a cgroup is removed in which the last process is just ending.
@@ -39,7 +43,9 @@ pub(crate) struct Cgroup {
 struct Figures {
     cpu: Option<File>,
     memory_peak: Option<File>,
+    memory_limit: Option<File>,
     events: Option<File>,
+    pids_events: Option<File>,
 }
 
 enum Entrance {
@@ -62,8 +68,12 @@ pub(crate) struct Counted {
     pub(crate) cpu_usec: Option<u64>,
     /// With what the kernel cached of files for it.
     pub(crate) memory_peak_bytes: Option<u64>,
+    /// What it may have at most, if it has a limit of its own.
+    pub(crate) memory_limit_bytes: Option<u64>,
     /// Processes of it that the kernel ended for want of memory.
     pub(crate) oom_kills: u64,
+    /// Processes and threads that it was refused because there were too many.
+    pub(crate) refused_pids: u64,
 }
 
 impl Cgroup {
@@ -89,19 +99,24 @@ impl Cgroup {
         })
     }
 
-    /// Opens what [`Self::counted`] will read. To be done when the program runs, and nobody waits for what is done here.
-    pub(crate) fn open_figures(&mut self) {
+    /// Opens what [`Self::counted`] will read. To be done when the program runs, and nobody waits for what is done here. A process of a
+    /// container tells where the container's processes are counted, which in version 1 is another cgroup, made by its runtime.
+    pub(crate) fn open_figures(&mut self, contained: Option<ProcessId>) {
         let file = |name: &str| File::open(self.path.join(name)).ok();
         self.figures = match self.entrance {
             Entrance::Tasks(_) => Figures {
                 cpu: None,
                 memory_peak: file("memory.max_usage_in_bytes"),
+                memory_limit: file("memory.limit_in_bytes"),
                 events: file("memory.oom_control"),
+                pids_events: contained.and_then(pids_events_of),
             },
             Entrance::Directory(_) => Figures {
                 cpu: file("cpu.stat"),
                 memory_peak: file("memory.peak"),
+                memory_limit: file("memory.max"),
                 events: file("memory.events"),
+                pids_events: file("pids.events"),
             },
         };
     }
@@ -134,7 +149,10 @@ impl Cgroup {
         Counted {
             cpu_usec: number(&self.figures.cpu, Some("usage_usec")),
             memory_peak_bytes: number(&self.figures.memory_peak, None),
+            memory_limit_bytes: number(&self.figures.memory_limit, None)
+                .filter(|limit| *limit < NO_LIMIT_BYTES),
             oom_kills: number(&self.figures.events, Some("oom_kill")).unwrap_or(0),
+            refused_pids: number(&self.figures.pids_events, Some("max")).unwrap_or(0),
         }
     }
 }
@@ -144,6 +162,23 @@ impl Drop for Cgroup {
         // What stays because something is in it is found by whoever cleans up behind the run.
         let _stays = remove(&self.path);
     }
+}
+
+/// The file in which it is counted how often the processes of a process's cgroup were too many, in version 1.
+fn pids_events_of(process: ProcessId) -> Option<File> {
+    let path = PathBuf::from(format!("/proc/{process}/cgroup"));
+    let text = String::from_utf8(read_bounded(&path, MEMBERS_BYTES).ok()??).ok()?;
+    let cgroup = text.lines().find_map(|line| path_in(line, "pids"))?;
+    let cgroup = Path::new(PIDS_HIERARCHY).join(cgroup.trim_start_matches('/'));
+    File::open(cgroup.join("pids.events")).ok()
+}
+
+/// The path of a line of proc_pid_cgroup(5), if its hierarchy has this controller.
+fn path_in<'a>(line: &'a str, controller: &str) -> Option<&'a str> {
+    let (_, rest) = line.split_once(':')?;
+    let (controllers, path) = rest.split_once(':')?;
+    let has_it = controllers.split(',').any(|found| found == controller);
+    has_it.then_some(path)
 }
 
 /// The value behind a word at the beginning of a line.
@@ -223,6 +258,15 @@ mod tests {
         assert_eq!(field(text, "oom_kill"), Some(3));
         assert_eq!(field(text, "oom"), None);
         assert_eq!(field("", "oom_kill"), None);
+    }
+
+    #[test]
+    fn the_path_of_a_hierarchy_is_that_with_the_controller() {
+        assert_eq!(path_in("8:pids:/a/b:c", "pids"), Some("/a/b:c"));
+        assert_eq!(path_in("4:cpu,cpuacct:/a", "cpuacct"), Some("/a"));
+        assert_eq!(path_in("4:cpu,cpuacct:/a", "acct"), None);
+        assert_eq!(path_in("0::/a", "pids"), None);
+        assert_eq!(path_in("broken", "pids"), None);
     }
 
     #[test]

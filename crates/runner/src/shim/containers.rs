@@ -52,6 +52,9 @@ pub struct Started {
 
 /// A container whose program was started. Holds little: it waits as long as the program runs.
 pub trait Container {
+    /// Names limits of its own that the program has met, such as `disk`. All its processes are gone.
+    fn limits_met(&self) -> Vec<&'static str>;
+
     /// Keeps what the program has left and the run directory (the one of the server's) does not have. All its processes are gone, and
     /// their exit is recorded next.
     fn keep(&mut self, run_directory: BorrowedFd<'_>);

@@ -214,7 +214,7 @@ impl<'a> Parent<'a> {
         // If this cannot be written the run goes on; only adoption has to wait for its end.
         let _written = files.write_lock(identity, child);
         if let Some(cgroup) = &mut cgroup {
-            cgroup.open_figures();
+            cgroup.open_figures(contained.as_ref().map(|_| child));
         }
         Ok(Self {
             files,
@@ -245,11 +245,15 @@ impl<'a> Parent<'a> {
         for output in &mut self.outputs {
             output.store_rest(self.files.directory());
         }
+        let mut record = self.record(ended);
         let mut container = self.contained.take().map(|contained| contained.container);
         if let Some(container) = &mut container {
+            let met = container.limits_met();
+            record.limits_met.extend(met.into_iter().map(str::to_owned));
+            record.limits_met.sort_unstable();
+            record.limits_met.dedup();
             container.keep(self.files.directory());
         }
-        let record = self.record(ended);
         let cgroup = self.cgroup.take();
         // What is open is closed with this process: later, when nobody waits for it.
         std::mem::forget(self);
@@ -428,6 +432,9 @@ impl<'a> Parent<'a> {
                 _ => limits_met.push("memory".to_owned()),
             }
         }
+        if counted.refused_pids > 0 {
+            limits_met.push("pids".to_owned());
+        }
         if self.outputs.iter().any(|output| output.dropped > 0) {
             limits_met.push("disk".to_owned());
         }
@@ -442,6 +449,7 @@ impl<'a> Parent<'a> {
             },
             ended_by,
             limits_met,
+            memory_limit_bytes: counted.memory_limit_bytes,
             usage: self.usage(&counted),
         }
     }
@@ -453,7 +461,7 @@ impl<'a> Parent<'a> {
     }
 
     /// What all processes used that were waited for, by us or by each other (getrusage(2)), and what their cgroup counted. Without
-    /// that the memory is that of the largest.
+    /// that the memory is that of the largest; of a container it never is, as those that made it are larger than many of its own.
     fn usage(&self, counted: &Counted) -> Usage {
         let mut usage = Usage {
             running_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -468,7 +476,9 @@ impl<'a> Parent<'a> {
             let largest = u64::try_from(used.max_rss()).unwrap_or(0) * 1024;
             let cpu = usec(used.user_time()) + usec(used.system_time());
             usage.cpu_usec = usage.cpu_usec.max(cpu);
-            usage.memory_peak_bytes = usage.memory_peak_bytes.max(largest);
+            if self.contained.is_none() {
+                usage.memory_peak_bytes = usage.memory_peak_bytes.max(largest);
+            }
         }
         usage
     }
