@@ -14,7 +14,7 @@ use std::time::Duration;
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 use runtara_domain::limits;
 use runtara_runner::describe;
-use runtara_runner::shim::{self, Namespaces, NotStarted, Started, Streams};
+use runtara_runner::shim::{self, Namespaces, NotStarted, Started, Streams, Wishes};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat, openat2, unlinkat};
 use rustix::mount::{OpenTreeFlags, UnmountFlags, open_tree};
 
@@ -26,6 +26,8 @@ use crate::spec::write_configuration;
 
 /// How long the runtime may take to make a container, and to remove one.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long it may take to remove one whose run is to be over; what it leaves is removed by the server.
+const PATIENCE_WHEN_OVER: Duration = Duration::from_secs(5);
 /// The bundle's directory, beside the root of the container.
 const BUNDLE: &str = "bundle";
 /// What a program reads its input from, in its run directory.
@@ -45,14 +47,18 @@ impl shim::Containers for Containers {
         &self,
         container: &serde_json::Value,
         streams: Streams<'_>,
+        wishes: &Wishes<'_>,
     ) -> Result<Started, NotStarted> {
         let plan: ContainerPlan = serde_json::from_value(container.clone()).map_err(|error| {
             NotStarted::for_now(format!("the plan of the container cannot be used: {error}"))
         })?;
         let mut live = Live::new(&plan);
-        let started = start(&plan, streams);
+        let started = start(&plan, streams, wishes);
         if started.is_err() {
-            shim::Container::remove(&mut live);
+            live.remove_within(match wishes.bound(PATIENCE) {
+                Duration::ZERO => PATIENCE_WHEN_OVER,
+                _ => PATIENCE,
+            });
         }
         let (process, network, helper) = started?;
         live.helper = helper;
@@ -72,7 +78,11 @@ type Begun = (
     Option<Helper>,
 );
 
-fn start(plan: &ContainerPlan, streams: Streams<'_>) -> Result<Begun, NotStarted> {
+fn start(
+    plan: &ContainerPlan,
+    streams: Streams<'_>,
+    wishes: &Wishes<'_>,
+) -> Result<Begun, NotStarted> {
     enter_private_mounts().map_err(|error| for_now(&error))?;
     let port = plan.core.as_ref().map(|core| core.port);
     let ids = shim::IdRange {
@@ -90,7 +100,7 @@ fn start(plan: &ContainerPlan, streams: Streams<'_>) -> Result<Begun, NotStarted
     let stdin = put_input(plan, streams.stdin).map_err(|error| {
         NotStarted::for_now(format!("the input could not be handed over: {error}"))
     })?;
-    let process = run(plan, &namespaces, stdin, streams)?;
+    let process = run(plan, &namespaces, stdin, streams, wishes)?;
     let network = namespaces
         .network
         .zip(plan.core.as_ref())
@@ -151,6 +161,7 @@ fn run(
     namespaces: &Namespaces,
     stdin: File,
     streams: Streams<'_>,
+    wishes: &Wishes<'_>,
 ) -> Result<i32, NotStarted> {
     let bundle = plan.staging.join(BUNDLE);
     let failed = |error: &io::Error| {
@@ -181,7 +192,7 @@ fn run(
         stderr,
     };
     runtime_of(plan)
-        .run_detached(&new, streams, PATIENCE)
+        .run_detached(&new, streams, PATIENCE, Some(wishes))
         .map_err(|error| not_run(&error))?;
     let pid = fs::read_to_string(new.pid_file).map_err(|error| failed(&error))?;
     // The configuration has served, and holds the values of variables.
@@ -268,6 +279,15 @@ impl Live {
             writable: Vec::new(),
         }
     }
+
+    fn remove_within(&mut self, patience: Duration) {
+        // They would keep file systems in memory.
+        self.writable.clear();
+        // What cannot be removed now is removed by the server, which knows the container by its run.
+        let _removed = self.runtime.delete(&self.id, patience);
+        while rustix::mount::unmount(&self.staging, UnmountFlags::DETACH).is_ok() {}
+        let _removed = fs::remove_dir(&self.staging);
+    }
 }
 
 impl shim::Container for Live {
@@ -283,12 +303,7 @@ impl shim::Container for Live {
     }
 
     fn remove(&mut self) {
-        // They would keep file systems in memory.
-        self.writable.clear();
-        // What cannot be removed now is removed by the server, which knows the container by its run.
-        let _removed = self.runtime.delete(&self.id, PATIENCE);
-        while rustix::mount::unmount(&self.staging, UnmountFlags::DETACH).is_ok() {}
-        let _removed = fs::remove_dir(&self.staging);
+        self.remove_within(PATIENCE);
     }
 }
 

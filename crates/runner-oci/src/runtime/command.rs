@@ -8,6 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use runtara_runner::shim::Wishes;
 use rustix::fs::OFlags;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -59,12 +60,13 @@ impl Invocation {
         mut self,
         streams: Streams,
         deadline: Duration,
+        wishes: Option<&Wishes<'_>>,
     ) -> Result<Finished, RuntimeError> {
         self.command
             .stdin(streams.stdin)
             .stdout(streams.stdout)
             .stderr(streams.stderr);
-        self.run([false, false], deadline)
+        self.run([false, false], deadline, wishes)
     }
 
     /// Runs it with nothing to read, and keeps what it writes.
@@ -73,15 +75,20 @@ impl Invocation {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        self.run([true, true], deadline)
+        self.run([true, true], deadline, None)
     }
 
-    fn run(mut self, captured: [bool; 2], deadline: Duration) -> Result<Finished, RuntimeError> {
+    fn run(
+        mut self,
+        captured: [bool; 2],
+        deadline: Duration,
+        wishes: Option<&Wishes<'_>>,
+    ) -> Result<Finished, RuntimeError> {
         let mut child = self
             .command
             .spawn()
             .map_err(|error| self.not_executed(error))?;
-        let ended = follow(&mut child, captured, deadline);
+        let ended = follow(&mut child, captured, deadline, wishes);
         if !matches!(ended, Ok(Some(_))) {
             // It may be in any state; nothing of it may go on.
             let _killed = child.kill();
@@ -92,6 +99,10 @@ impl Invocation {
                 status,
                 stdout,
                 stderr,
+            }),
+            None if wishes.is_some_and(is_over) => Err(RuntimeError::Unwanted {
+                program: self.program,
+                verb: self.verb,
             }),
             None => Err(RuntimeError::TimedOut {
                 program: self.program,
@@ -109,11 +120,17 @@ impl Invocation {
     }
 }
 
-/// Reads what a process writes until it has ended; `None` if that takes too long.
+/// Whether a run is to be over by now.
+fn is_over(wishes: &Wishes<'_>) -> bool {
+    wishes.bound(Duration::MAX).is_zero()
+}
+
+/// Reads what a process writes until it has ended; `None` if that takes too long, or longer than is wished.
 fn follow(
     child: &mut Child,
     captured: [bool; 2],
     deadline: Duration,
+    wishes: Option<&Wishes<'_>>,
 ) -> io::Result<Option<[Vec<u8>; 2]>> {
     let end = Instant::now() + deadline;
     let exit = exit_of(child)?;
@@ -124,9 +141,11 @@ fn follow(
     ];
     loop {
         let left = end.saturating_duration_since(Instant::now());
+        let left = wishes.map_or(left, |wishes| wishes.bound(left));
         let mut polled = vec![PollFd::new(exit.as_fd(), PollFlags::POLLIN)];
         let open = streams.iter().filter_map(Stream::descriptor);
         polled.extend(open.map(|descriptor| PollFd::new(descriptor, PollFlags::POLLIN)));
+        polled.extend(wishes.map(|wishes| PollFd::new(wishes.descriptor(), PollFlags::POLLIN)));
         // Rounded up, so that it does not wake just before the moment.
         let wait =
             PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);

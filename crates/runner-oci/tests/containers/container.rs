@@ -173,7 +173,7 @@ impl Trial {
             pid_file: &bundle.join("pid"),
             log_file: &bundle.join("log"),
         };
-        let made = self.runtime.run_detached(&new, streams, DEADLINE);
+        let made = self.runtime.run_detached(&new, streams, DEADLINE, None);
         let mut running = Running {
             trial: self,
             pid: 0,

@@ -1,10 +1,14 @@
 //! How a container ends, and what is left of it.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use runtara_domain::{EndedBy, ExitCause};
 use runtara_runner::shim::Found;
 
+use crate::image;
 use crate::stage::{PATIENCE, Run, Stage, found, memory_cgroup, until};
 
 pub(crate) async fn what_it_wrote_as_its_result_is_kept() {
@@ -125,4 +129,61 @@ pub(crate) async fn a_killed_shim_leaves_nothing_running() {
     run.runtime().delete(&run.plan.id, PATIENCE).unwrap();
     assert!(!memory_cgroup(&run.plan.id).exists());
     std::fs::remove_dir(&run.plan.staging).unwrap();
+}
+
+/// A runtime that does something before it makes a container.
+fn slow_runtime(stage: &Stage, before: &str) -> PathBuf {
+    let program = stage.path("slow-runtime");
+    let runc = image::needed("runc", "runc");
+    let script = format!(
+        "#!/bin/sh\ncase \"$*\" in *' run '*) {before};; esac\nexec {} \"$@\"\n",
+        runc.display()
+    );
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    program
+}
+
+pub(crate) async fn a_container_that_is_never_made_is_given_up() {
+    let stage = Stage::new().await;
+    let mut plan = stage.plan("echo never");
+    plan.runtime = slow_runtime(&stage, "touch ${0%/*}/here; exec sleep 600");
+    let run = stage.launch(plan).await;
+    until("it is being made", || stage.path("here").exists()).await;
+    let begun = Instant::now();
+    run.shim.terminate(Duration::ZERO, EndedBy::Stop).unwrap();
+    let ended = run.end().await;
+    assert!(begun.elapsed() < PATIENCE / 2, "it is not waited for");
+    assert_eq!(ended.record.cause, ExitCause::Signal(9), "{ended:?}");
+    assert_eq!(ended.record.ended_by, Some(EndedBy::Stop), "{ended:?}");
+    assert_eq!(ended.stdout, "");
+}
+
+pub(crate) async fn a_container_that_is_never_made_ends_with_its_time() {
+    let mut stage = Stage::new().await;
+    stage.timeout = Duration::from_secs(1);
+    let mut plan = stage.plan("echo never");
+    plan.runtime = slow_runtime(&stage, "exec sleep 600");
+    let ended = stage.launch(plan).await.end().await;
+    assert_eq!(ended.record.cause, ExitCause::Signal(9), "{ended:?}");
+    assert_eq!(ended.record.ended_by, Some(EndedBy::Deadline), "{ended:?}");
+    let took = Duration::from_millis(ended.record.usage.running_ms);
+    assert!(took < PATIENCE / 2, "{took:?}");
+}
+
+pub(crate) async fn a_wish_is_heard_while_the_container_is_made() {
+    let stage = Stage::new().await;
+    let mut plan = stage.plan("trap 'exit 3' TERM; while :; do sleep 0.05; done");
+    let wait = "touch ${0%/*}/here; while ! test -e ${0%/*}/go; do sleep 0.05; done";
+    plan.runtime = slow_runtime(&stage, wait);
+    let run = stage.launch(plan).await;
+    until("it is being made", || stage.path("here").exists()).await;
+    let grace = Duration::from_secs(2);
+    run.shim.terminate(grace, EndedBy::Stop).unwrap();
+    std::fs::write(stage.path("go"), "").unwrap();
+    let ended = run.end().await;
+    // It may have been asked before it could listen, and is killed then.
+    let caused = [ExitCause::Code(3), ExitCause::Signal(9)];
+    assert!(caused.contains(&ended.record.cause), "{ended:?}");
+    assert_eq!(ended.record.ended_by, Some(EndedBy::Stop), "{ended:?}");
 }

@@ -57,7 +57,10 @@ fn main() {
             a_program_that_does_not_leave_is_killed,
             everything_in_it_ends_with_its_program,
             running_time_is_bounded,
-            a_killed_shim_leaves_nothing_running;
+            a_killed_shim_leaves_nothing_running,
+            a_container_that_is_never_made_is_given_up,
+            a_container_that_is_never_made_ends_with_its_time,
+            a_wish_is_heard_while_the_container_is_made;
         limits:
             a_memory_kill_is_told_with_its_figures,
             a_child_that_is_killed_for_memory_is_told,

@@ -46,6 +46,7 @@ mod spare;
 mod sys;
 mod tree;
 pub(crate) mod watch;
+mod wishes;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -59,6 +60,7 @@ pub use namespaces::{IdRange, Namespaces, Network};
 pub use open_files::raise_open_files;
 pub(crate) use opening::EXIT_ASIDE;
 pub use orphans::reap_orphans;
+pub use wishes::Wishes;
 
 /// Whether [`init`] ran, so that this program may be executed as launcher.
 static INITIALISED: AtomicBool = AtomicBool::new(false);
