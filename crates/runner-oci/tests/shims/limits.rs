@@ -41,7 +41,7 @@ pub(crate) async fn a_full_disk_is_told() {
     stage.limits.writable_bytes = Some(4 * MIB);
     for file in ["/data/big", "/big", "/tmp/big"] {
         let fills = format!("cat /dev/zero > {file}");
-        let ended = stage.run(&format!("sleep 0.2; {fills}; exit 4")).await;
+        let ended = stage.run(&format!("sleep 1; {fills}; exit 4")).await;
         assert_eq!(ended.record.cause, ExitCause::Code(4), "{ended:?}");
         assert!(ended.stderr.contains("No space left"), "{ended:?}");
         assert_eq!(ended.record.limits_met, ["disk"], "{file}: {ended:?}");

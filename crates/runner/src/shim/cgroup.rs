@@ -23,7 +23,8 @@ use super::sys;
 const FIGURES_BYTES: usize = 1024;
 /// What no limit is in version 1: the largest number of pages, in bytes. In version 2 it is a word.
 const NO_LIMIT_BYTES: u64 = 1 << 62;
-/// Where processes are counted in version 1.
+/// Where memory and processes are counted in version 1.
+const MEMORY_HIERARCHY: &str = "/sys/fs/cgroup/memory";
 const PIDS_HIERARCHY: &str = "/sys/fs/cgroup/pids";
 /// Most members that one look at a cgroup lists, as text; a further look finds the others.
 const MEMBERS_BYTES: u64 = 1024 * 1024;
@@ -99,9 +100,9 @@ impl Cgroup {
         })
     }
 
-    /// Opens what [`Self::counted`] will read. To be done when the program runs, and nobody waits for what is done here. A process of a
-    /// container tells where the container's processes are counted, which in version 1 is another cgroup, made by its runtime.
-    pub(crate) fn open_figures(&mut self, contained: Option<ProcessId>) {
+    /// Opens what [`Self::counted`] will read. To be done when the program runs, and nobody waits for what is done here. In version 1 the
+    /// processes of a container are counted in another cgroup, which its runtime has made.
+    pub(crate) fn open_figures(&mut self, contained: bool) {
         let file = |name: &str| File::open(self.path.join(name)).ok();
         self.figures = match self.entrance {
             Entrance::Tasks(_) => Figures {
@@ -109,7 +110,7 @@ impl Cgroup {
                 memory_peak: file("memory.max_usage_in_bytes"),
                 memory_limit: file("memory.limit_in_bytes"),
                 events: file("memory.oom_control"),
-                pids_events: contained.and_then(pids_events_of),
+                pids_events: contained.then(|| pids_events_beside(&self.path)).flatten(),
             },
             Entrance::Directory(_) => Figures {
                 cpu: file("cpu.stat"),
@@ -164,21 +165,11 @@ impl Drop for Cgroup {
     }
 }
 
-/// The file in which it is counted how often the processes of a process's cgroup were too many, in version 1.
-fn pids_events_of(process: ProcessId) -> Option<File> {
-    let path = PathBuf::from(format!("/proc/{process}/cgroup"));
-    let text = String::from_utf8(read_bounded(&path, MEMBERS_BYTES).ok()??).ok()?;
-    let cgroup = text.lines().find_map(|line| path_in(line, "pids"))?;
-    let cgroup = Path::new(PIDS_HIERARCHY).join(cgroup.trim_start_matches('/'));
-    File::open(cgroup.join("pids.events")).ok()
-}
-
-/// The path of a line of proc_pid_cgroup(5), if its hierarchy has this controller.
-fn path_in<'a>(line: &'a str, controller: &str) -> Option<&'a str> {
-    let (_, rest) = line.split_once(':')?;
-    let (controllers, path) = rest.split_once(':')?;
-    let has_it = controllers.split(',').any(|found| found == controller);
-    has_it.then_some(path)
+/// The file in which it is counted, in version 1, how often the processes of a container were too many: its runtime gives its cgroups
+/// the same path in all hierarchies.
+fn pids_events_beside(path: &Path) -> Option<File> {
+    let path = path.strip_prefix(MEMORY_HIERARCHY).ok()?;
+    File::open(Path::new(PIDS_HIERARCHY).join(path).join("pids.events")).ok()
 }
 
 /// The value behind a word at the beginning of a line.
@@ -258,15 +249,6 @@ mod tests {
         assert_eq!(field(text, "oom_kill"), Some(3));
         assert_eq!(field(text, "oom"), None);
         assert_eq!(field("", "oom_kill"), None);
-    }
-
-    #[test]
-    fn the_path_of_a_hierarchy_is_that_with_the_controller() {
-        assert_eq!(path_in("8:pids:/a/b:c", "pids"), Some("/a/b:c"));
-        assert_eq!(path_in("4:cpu,cpuacct:/a", "cpuacct"), Some("/a"));
-        assert_eq!(path_in("4:cpu,cpuacct:/a", "acct"), None);
-        assert_eq!(path_in("0::/a", "pids"), None);
-        assert_eq!(path_in("broken", "pids"), None);
     }
 
     #[test]

@@ -208,7 +208,7 @@ impl<'a> Parent<'a> {
         // If this cannot be written the run goes on; only adoption has to wait for its end.
         let _written = files.write_lock(identity, child);
         if let Some(cgroup) = &mut cgroup {
-            cgroup.open_figures(contained.as_ref().map(|_| child));
+            cgroup.open_figures(contained.is_some());
         }
         let mut parent = Self {
             files,
