@@ -13,6 +13,7 @@
 
 mod clean;
 mod config;
+mod counted;
 mod egress;
 mod finding;
 mod host;

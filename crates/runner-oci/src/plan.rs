@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id_range::IdRange;
 use crate::machine::EgressProgram;
+use crate::rootfs::RootKind;
 
 /// A container that a shim is to make.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -22,6 +23,9 @@ pub struct ContainerPlan {
     pub staging: PathBuf,
     /// The unpacked layers of the image, the lowest first.
     pub layers: Vec<PathBuf>,
+    /// What is made of them.
+    #[serde(default)]
+    pub root: RootKind,
     /// Whether the owners of files in the layers are those of the image.
     pub shift_owners: bool,
     /// The container's ids on the host.

@@ -18,9 +18,10 @@ use runtara_runner::shim::{self, Namespaces, NotStarted, Started, Streams, Wishe
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat, openat2, unlinkat};
 use rustix::mount::{OpenTreeFlags, UnmountFlags, open_tree};
 
+use crate::counted::CountedTo;
 use crate::egress::{self, Helper};
 use crate::plan::{ContainerPlan, PlannedFile, paths_in};
-use crate::rootfs::{RootFile, RootfsPlan, enter_private_mounts, mount_rootfs};
+use crate::rootfs::{RootFile, RootKind, RootfsPlan, enter_private_mounts, measure, mount_rootfs};
 use crate::runtime::{self, NewContainer, Runtime, RuntimeError};
 use crate::spec::write_configuration;
 
@@ -127,14 +128,48 @@ fn mount(plan: &ContainerPlan, namespaces: &Namespaces) -> Result<(), NotStarted
     let rootfs = RootfsPlan {
         staging: &plan.staging,
         layers: &plan.layers,
+        root: plan.root,
         shift_owners: plan.shift_owners.then(|| namespaces.user.as_fd()),
         ids: plan.ids,
         writable_bytes: plan.writable_bytes,
         user: plan.user,
         files: &files,
     };
-    mount_rootfs(&rootfs).map_err(|error| for_now(&error))?;
-    Ok(())
+    match plan.root {
+        RootKind::Overlay => mount_rootfs(&rootfs)
+            .map(drop)
+            .map_err(|error| for_now(&error)),
+        RootKind::Copy => mount_copy(plan, &rootfs),
+    }
+}
+
+/// Mounts a root that is a copy, and has it counted as memory of the container.
+fn mount_copy(plan: &ContainerPlan, rootfs: &RootfsPlan<'_>) -> Result<(), NotStarted> {
+    let linux = plan.configuration.linux().as_ref();
+    let memory = linux
+        .and_then(|linux| linux.resources().as_ref()?.memory().as_ref()?.limit())
+        .and_then(|limit| u64::try_from(limit).ok());
+    let copied = rootfs.layers.iter().map(|layer| measure(layer));
+    let copied: u64 = copied.flatten().map(|size| size.bytes).sum();
+    if let Some(memory) = memory.filter(|memory| *memory < copied) {
+        return Err(NotStarted::for_good(format!(
+            "the image has {copied} bytes, which count as memory because the kernel has no overlayfs to share them, and its memory limit is \
+             {memory} bytes; start it with a higher one"
+        )));
+    }
+    let cgroup = linux.and_then(|linux| linux.cgroups_path().as_ref());
+    let uncounted = |error: &io::Error| {
+        NotStarted::for_now(format!(
+            "the copy of the image could not be counted as memory of the container: {error}"
+        ))
+    };
+    let counted = cgroup.map(|path| CountedTo::container(path)).transpose();
+    let counted = counted.map_err(|error| uncounted(&error))?;
+    let mounted = mount_rootfs(rootfs);
+    if let Some(counted) = counted {
+        counted.leave().map_err(|error| uncounted(&error))?;
+    }
+    mounted.map(drop).map_err(|error| for_now(&error))
 }
 
 /// Copies the input to where the program finds it, and opens that. By a mount that is nowhere: the link of a descriptor tells the path of its

@@ -186,7 +186,7 @@ mod tests {
 
     use super::*;
     use crate::id_range::{IdRange, USUAL_BASE};
-    use crate::rootfs::{RootfsPlan, enter_private_mounts, layers};
+    use crate::rootfs::{RootKind, RootfsPlan, TreeSize, enter_private_mounts, layers};
 
     /// Mounts many layers by the interface of older kernels, and says what became of it.
     fn mount_old(count: u32) -> Result<String, MountError> {
@@ -206,13 +206,14 @@ mod tests {
         let plan = RootfsPlan {
             staging: &staging,
             layers: &layers,
+            root: RootKind::Overlay,
             shift_owners: Some(owners.descriptor()),
             ids,
             writable_bytes: 1024 * 1024,
             user: (0, 0),
             files: &[],
         };
-        let mounted = Staging::mount(&plan).unwrap();
+        let mounted = Staging::mount(&plan, TreeSize::default()).unwrap();
         let layers = layers::attach(&plan, &mounted).unwrap();
         let parts = Parts {
             layers: &layers,

@@ -7,7 +7,7 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
 };
 
-use super::{CONFINED, MountError, RootfsPlan, attach};
+use super::{CONFINED, MountError, RootfsPlan, TreeSize, attach};
 use crate::id_range::IdRange;
 
 /// The root of the container, below the staging directory.
@@ -31,17 +31,18 @@ pub(super) struct Staging {
 }
 
 impl Staging {
-    /// Mounts it on the staging directory, with the directories that it begins with.
-    pub(super) fn mount(plan: &RootfsPlan<'_>) -> Result<Self, MountError> {
+    /// Mounts it on the staging directory, with the directories that it begins with, and room for a tree beside what is written.
+    pub(super) fn mount(plan: &RootfsPlan<'_>, tree: TreeSize) -> Result<Self, MountError> {
         let place = plan.staging.display();
         let step = format!("mounting a file system in memory on '{place}'");
         let mount = || -> rustix::io::Result<OwnedFd> {
             let directory = open(&CWD, plan.staging)?;
             let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-            let files = (plan.writable_bytes / BYTES_PER_FILE).max(FEWEST_FILES);
+            let files = (plan.writable_bytes / BYTES_PER_FILE).max(FEWEST_FILES) + tree.entries;
+            let bytes = plan.writable_bytes + tree.bytes;
             for (option, value) in [
                 ("source", "runtara".to_owned()),
-                ("size", plan.writable_bytes.to_string()),
+                ("size", bytes.to_string()),
                 ("nr_inodes", files.to_string()),
                 ("mode", "0755".to_owned()),
             ] {

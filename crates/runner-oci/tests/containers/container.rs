@@ -14,7 +14,7 @@ use runtara_domain::{NetworkMode, ResourceLimits};
 use runtara_runner_oci::limits::{LimitSources, Limits, merge};
 use runtara_runner_oci::machine::Machine;
 use runtara_runner_oci::rootfs::{
-    RootFile, RootfsPlan, UserNamespace, enter_private_mounts, mount_rootfs,
+    RootFile, RootKind, RootfsPlan, UserNamespace, enter_private_mounts, mount_rootfs,
 };
 use runtara_runner_oci::runtime::{NewContainer, Runtime, Streams};
 use runtara_runner_oci::spec::{Container, ImageConfig, configuration, write_configuration};
@@ -131,6 +131,7 @@ impl Trial {
         let plan = RootfsPlan {
             staging: &self.directory().join("staging"),
             layers: &self.layers,
+            root: RootKind::Overlay,
             shift_owners: owners.as_ref().map(UserNamespace::descriptor),
             ids: self.ids,
             writable_bytes: limits.writable_bytes,

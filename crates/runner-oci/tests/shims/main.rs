@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "all of this is tests")]
 
+mod copies;
 mod egress;
 mod ending;
 #[path = "../containers/image.rs"]
@@ -61,6 +62,11 @@ fn main() {
             a_container_that_is_never_made_is_given_up,
             a_container_that_is_never_made_ends_with_its_time,
             a_wish_is_heard_while_the_container_is_made;
+        copies:
+            a_copy_is_what_the_image_is,
+            a_copy_is_written_to_within_its_limit,
+            a_copy_counts_as_memory,
+            a_copy_that_is_too_large_is_refused;
         limits:
             a_memory_kill_is_told_with_its_figures,
             a_child_that_is_killed_for_memory_is_told,

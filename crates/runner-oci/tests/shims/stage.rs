@@ -16,6 +16,7 @@ use runtara_runner::{RunDirectory, Spares};
 use runtara_runner_oci::limits::{LimitSources, Limits, merge};
 use runtara_runner_oci::machine::{self, EgressProgram, Machine};
 use runtara_runner_oci::plan::{ContainerPlan, CoreRelay, paths_in};
+use runtara_runner_oci::rootfs::RootKind;
 use runtara_runner_oci::runtime::Runtime;
 use runtara_runner_oci::spec::{Container, ImageConfig, configuration};
 use runtara_runner_oci::{IdRange, IdRanges, USUAL_BASE};
@@ -131,6 +132,7 @@ impl Stage {
             runtime: image::needed("runc", "runc"),
             runtime_state: self.path("runc"),
             layers: vec![self.path("data/layer")],
+            root: RootKind::Overlay,
             shift_owners: self.machine.shifts_owners,
             ids,
             writable_bytes: limits.writable_bytes,
