@@ -86,10 +86,8 @@ fn start(
 ) -> Result<Begun, NotStarted> {
     enter_private_mounts().map_err(|error| for_now(&error))?;
     let port = plan.core.as_ref().map(|core| core.port);
-    let ids = shim::IdRange {
-        first: plan.ids.first(),
-        count: crate::RANGE_SIZE,
-    };
+    let first = plan.ids.first();
+    let ids = first..first + crate::RANGE_SIZE;
     let namespaces = Namespaces::make(ids, port).map_err(|error| for_now(&error))?;
     mount(plan, &namespaces)?;
     let helper = plan

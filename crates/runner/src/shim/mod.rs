@@ -56,7 +56,7 @@ pub use containers::{Container, Containers, NotStarted, Started, Streams};
 pub use files::{ExitRecord, ProcessLimits, Program, write_run_file, write_slept};
 pub use logs::{LogChunk, LogExtent, LogReader, LogStream};
 pub use look::{Found, Shim, is_locked, lingering, look, read_program};
-pub use namespaces::{IdRange, Namespaces, Network};
+pub use namespaces::{Namespaces, Network};
 pub use open_files::raise_open_files;
 pub(crate) use opening::EXIT_ASIDE;
 pub use orphans::reap_orphans;

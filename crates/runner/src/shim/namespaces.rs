@@ -8,6 +8,7 @@
 use std::fs::{self, File};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{Ipv4Addr, TcpListener};
+use std::ops::Range;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 
 use nix::sched::{CloneFlags, unshare};
@@ -23,15 +24,6 @@ use super::sys::{self, Child, Waited};
 const PATIENCE_SECONDS: i64 = 10;
 /// A report: the step, and an error number, 0 for none.
 const REPORT_BYTES: usize = 5;
-
-/// User and group ids of a container: `count` of them from 0 on are these of the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct IdRange {
-    /// What 0 in the container is outside.
-    pub first: u32,
-    /// How many there are.
-    pub count: u32,
-}
 
 /// Namespaces that live as long as somebody holds them.
 #[derive(Debug)]
@@ -69,17 +61,17 @@ impl Step {
 }
 
 impl Namespaces {
-    /// Makes a user namespace with these ids, and with a port a network namespace in which that port of the loopback is listened on. Only
+    /// Makes a user namespace in which user and group ids from 0 on are these of the host, and with a port a network namespace in which that port of the loopback is listened on. Only
     /// for a process of one thread, such as a shim.
     ///
     /// # Errors
     /// What the system reported, and at which step.
-    pub fn make(ids: IdRange, port: Option<u16>) -> io::Result<Self> {
+    pub fn make(ids: Range<u32>, port: Option<u16>) -> io::Result<Self> {
         make(ids, port)
     }
 }
 
-fn make(ids: IdRange, port: Option<u16>) -> io::Result<Namespaces> {
+fn make(ids: Range<u32>, port: Option<u16>) -> io::Result<Namespaces> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
     for socket in [&ours, &theirs] {
@@ -109,9 +101,14 @@ fn make(ids: IdRange, port: Option<u16>) -> io::Result<Namespaces> {
     made
 }
 
-fn guide(socket: &OwnedFd, child: i32, ids: IdRange, has_network: bool) -> io::Result<Namespaces> {
+fn guide(
+    socket: &OwnedFd,
+    child: i32,
+    ids: Range<u32>,
+    has_network: bool,
+) -> io::Result<Namespaces> {
     receive(socket)?;
-    let map = format!("0 {} {}\n", ids.first, ids.count);
+    let map = format!("0 {} {}\n", ids.start, ids.len());
     for name in ["uid_map", "gid_map"] {
         fs::write(format!("/proc/{child}/{name}"), &map)
             .map_err(|error| naming(&format!("map the ids {map:?}"), error))?;
@@ -259,10 +256,7 @@ mod tests {
         assert_eq!(status, left);
     }
 
-    const IDS: IdRange = IdRange {
-        first: 1_879_048_192,
-        count: 65_536,
-    };
+    const IDS: Range<u32> = 1_879_048_192..1_879_113_728;
 
     #[test]
     fn the_listener_is_in_a_network_of_its_own() {
@@ -310,7 +304,7 @@ mod tests {
                     .split_whitespace()
                     .filter_map(|number| number.parse().ok())
                     .collect();
-                let is_right = joined.is_ok() && found == [0, IDS.first, IDS.count];
+                let is_right = joined.is_ok() && found == [0, IDS.start, IDS.end - IDS.start];
                 sys::exit_now(i32::from(!is_right));
             };
             let status = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(inside), None)?;
@@ -326,11 +320,8 @@ mod tests {
             return;
         }
         in_a_child(|| {
-            let ids = IdRange {
-                first: u32::MAX,
-                count: 2,
-            };
-            let error = make(ids, None).err().ok_or(io::ErrorKind::Other)?;
+            // None at all.
+            let error = make(0..0, None).err().ok_or(io::ErrorKind::Other)?;
             assert!(error.to_string().contains("map the ids"), "{error}");
             Ok(())
         });
