@@ -33,6 +33,7 @@ impl Host {
         let (runtime, version, finding) = find_runtime(config);
         let mut machine = machine::look(&config.data_dir, config.search_path.clone());
         machine.shifts_owners = config.shifts_owners.unwrap_or(machine.shifts_owners);
+        machine.overlay = config.overlay.unwrap_or(machine.overlay);
         let mut findings = vec![finding];
         findings.extend(machine.findings.iter().cloned());
         findings.push(machine::look_at_ids(&config.ids));

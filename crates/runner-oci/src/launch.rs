@@ -16,6 +16,7 @@ use crate::config::OciConfig;
 use crate::host::Host;
 use crate::images::Ready;
 use crate::plan::{ContainerPlan, CoreRelay, PlannedFile, paths_in};
+use crate::rootfs::RootKind;
 use crate::runtime::Runtime;
 use crate::settings::Given;
 use crate::shim::{INPUT_FILE, OUTPUT_FILE};
@@ -174,6 +175,10 @@ impl Launch<'_> {
             runtime: self.runtime.program().to_owned(),
             runtime_state: self.config.runtime_state(),
             layers: self.image.layers.clone(),
+            root: match self.host.machine.overlay {
+                true => RootKind::Overlay,
+                false => RootKind::Copy,
+            },
             shift_owners: self.host.machine.shifts_owners,
             ids: self.ids,
             writable_bytes: self.given.limits.writable_bytes,
@@ -184,6 +189,10 @@ impl Launch<'_> {
                 port: CORE_PORT,
                 socket: self.config.core_socket(),
             }),
+            egress: match self.given.network {
+                NetworkMode::Egress => self.host.machine.egress.clone(),
+                NetworkMode::Isolated | NetworkMode::Host => None,
+            },
             id,
             staging,
         })

@@ -104,7 +104,8 @@ impl OciRunner {
             Some(unfit) => Err(unfit),
             None => {
                 let options = store_options(&config, &ids);
-                Images::open(&config, &options).map_err(|error| describe(&error))
+                let images = Images::open(&config, &options, host.machine.overlay);
+                images.map_err(|error| describe(&error))
             }
         };
         Self {

@@ -83,6 +83,7 @@ fn main() {
             what_a_killed_server_has_left_is_swept,
             each_container_has_user_ids_of_its_own,
             where_owners_cannot_be_shifted_all_have_the_same_ids,
+            without_overlayfs_each_has_a_copy,
             what_is_not_allowed_is_refused_for_good,
             a_machine_without_runtime_says_what_to_install,
             a_program_that_needs_a_loader_needs_a_base,
