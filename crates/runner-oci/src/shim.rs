@@ -14,16 +14,21 @@ use std::time::Duration;
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 use runtara_domain::limits;
 use runtara_runner::describe;
-use runtara_runner::shim::{self, Namespaces, NotStarted, Started, Streams, Wishes};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat, openat2, unlinkat};
+use runtara_runner::shim::{self, NotStarted, Started, Streams, Wishes};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, unlinkat};
 use rustix::mount::{OpenTreeFlags, UnmountFlags, open_tree};
 
 use crate::counted::CountedTo;
 use crate::egress::{self, Helper};
+use crate::namespaces::Namespaces;
 use crate::plan::{ContainerPlan, PlannedFile, paths_in};
-use crate::rootfs::{RootFile, RootKind, RootfsPlan, enter_private_mounts, measure, mount_rootfs};
+use crate::rootfs::{
+    CONFINED, MemoryOptions, RootFile, RootKind, RootfsPlan, enter_private_mounts, measure,
+    mount_in_memory, mount_rootfs,
+};
 use crate::runtime::{self, NewContainer, Runtime, RuntimeError};
 use crate::spec::write_configuration;
+use crate::temporary;
 
 /// How long the runtime may take to make a container, and to remove one.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -31,6 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const PATIENCE_WHEN_OVER: Duration = Duration::from_secs(5);
 /// The bundle's directory, beside the root of the container.
 const BUNDLE: &str = "bundle";
+/// Its size: a configuration has what `run.json` has, of up to 8 MiB, and there is the log of the runtime.
+const BUNDLE_BYTES: u64 = 16 * 1024 * 1024;
 /// What a program reads its input from, in its run directory.
 pub const INPUT_FILE: &str = "input.json";
 /// What a program may write its result to, in its run directory; and its name in the server's directory of the run.
@@ -63,7 +70,7 @@ impl shim::Containers for Containers {
         }
         let (process, network, helper) = started?;
         live.helper = helper;
-        live.writable = writable(&plan, process);
+        live.writable = writable(&plan);
         Ok(Started {
             process,
             stop_signal: plan.stop_signal,
@@ -86,9 +93,7 @@ fn start(
 ) -> Result<Begun, NotStarted> {
     enter_private_mounts().map_err(|error| for_now(&error))?;
     let port = plan.core.as_ref().map(|core| core.port);
-    let first = plan.ids.first();
-    let ids = first..first + crate::RANGE_SIZE;
-    let namespaces = Namespaces::make(ids, port).map_err(|error| for_now(&error))?;
+    let namespaces = Namespaces::make(plan.ids, port).map_err(|error| for_now(&error))?;
     mount(plan, &namespaces)?;
     let helper = plan
         .egress
@@ -127,7 +132,7 @@ fn mount(plan: &ContainerPlan, namespaces: &Namespaces) -> Result<(), NotStarted
         staging: &plan.staging,
         layers: &plan.layers,
         root: plan.root,
-        shift_owners: plan.shift_owners.then(|| namespaces.user.as_fd()),
+        shift_owners: plan.shift_owners.then(|| namespaces.user.descriptor()),
         ids: plan.ids,
         writable_bytes: plan.writable_bytes,
         user: plan.user,
@@ -202,11 +207,13 @@ fn run(
             "the bundle of the container could not be made: {error}"
         ))
     };
-    DirBuilder::new()
-        .mode(0o700)
-        .create(&bundle)
-        .map_err(|error| failed(&error))?;
-    let configuration = joining(&plan.configuration, namespaces);
+    make_bundle(&bundle).map_err(|error| failed(&error))?;
+    let mut configuration = joining(&plan.configuration, namespaces);
+    temporary::mount(&mut configuration, &plan.staging, plan.ids).map_err(|error| {
+        NotStarted::for_now(format!(
+            "/tmp of the container could not be mounted: {error}"
+        ))
+    })?;
     write_configuration(&configuration, &bundle).map_err(|error| failed(&error))?;
     let new = NewContainer {
         id: &plan.id,
@@ -235,6 +242,18 @@ fn run(
         .map_err(|_| NotStarted::for_now(format!("the runtime gave the process '{pid}'")))
 }
 
+/// Makes the bundle in memory of its own: the runtime writes to it when the program may have filled that of the container already.
+fn make_bundle(bundle: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(bundle)?;
+    let options = MemoryOptions {
+        bytes: BUNDLE_BYTES,
+        mode: "0700",
+        ..MemoryOptions::default()
+    };
+    mount_in_memory(bundle, &options, CONFINED)?;
+    Ok(())
+}
+
 /// An end of a pipe that belongs to the program's user, who may then open it by its name, too (`/dev/stdout`).
 fn give_output(plan: &ContainerPlan, stream: BorrowedFd<'_>) -> io::Result<Stdio> {
     let (uid, gid) = plan.user;
@@ -248,17 +267,17 @@ fn joining(configuration: &Spec, namespaces: &Namespaces) -> Spec {
     let Some(mut linux) = spec.linux().clone() else {
         return spec;
     };
-    let path = |namespace: &OwnedFd| {
+    let path = |namespace: BorrowedFd<'_>| {
         let (process, number) = (std::process::id(), namespace.as_raw_fd());
         PathBuf::from(format!("/proc/{process}/fd/{number}"))
     };
     let join = |mut namespace: LinuxNamespace| {
         let found = match namespace.typ() {
-            LinuxNamespaceType::User => Some(path(&namespaces.user)),
+            LinuxNamespaceType::User => Some(path(namespaces.user.descriptor())),
             LinuxNamespaceType::Network => namespaces
                 .network
                 .as_ref()
-                .map(|network| path(&network.namespace)),
+                .map(|network| path(network.namespace.as_fd())),
             _ => None,
         };
         namespace.set_path(found);
@@ -340,16 +359,12 @@ impl shim::Container for Live {
     }
 }
 
-/// Opens the file systems that a program may fill: that of its root, and its `/tmp`. A program that ends before it can be looked at has
-/// none of its own any more; then its root's has to do.
-fn writable(plan: &ContainerPlan, process: i32) -> Vec<OwnedFd> {
+/// Opens the file systems that a program may fill: that of its root, and its `/tmp`.
+fn writable(plan: &ContainerPlan) -> Vec<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let staging = openat(CWD, &plan.staging, flags, Mode::empty());
-    let root = openat(CWD, format!("/proc/{process}/root"), flags, Mode::empty());
-    // What the image has of this name may be a link to anywhere.
-    let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let temporary = root.and_then(|root| openat2(root, "tmp", flags, Mode::empty(), inside));
-    [staging, temporary].into_iter().flatten().collect()
+    let places = [plan.staging.clone(), temporary::place(&plan.staging)];
+    let opened = places.map(|place| openat(CWD, &place, flags, Mode::empty()));
+    opened.into_iter().flatten().collect()
 }
 
 /// Whether nothing more can be written to a file system, be it for want of room or of files.

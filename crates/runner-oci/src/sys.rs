@@ -12,6 +12,8 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
+use nix::sched::CloneFlags;
+
 /// Makes a process keep nothing but its standard streams when it is executed, and no blocked signal.
 ///
 /// Whatever else is open here, on purpose or not, is no concern of a runtime, and what leaked into one has let containers out
@@ -149,11 +151,12 @@ pub(crate) struct NamespaceHolder {
 }
 
 impl NamespaceHolder {
-    /// Starts it (clone(2)). It sends no SIGCHLD when it ends, and nobody but its parent's [`Drop`] waits for it.
-    pub(crate) fn start() -> io::Result<Self> {
+    /// Starts it (clone(2)), with other new namespaces that belong to that user namespace. It sends no SIGCHLD when it ends, and nobody but its parent's [`Drop`] waits for it.
+    pub(crate) fn start(others: CloneFlags) -> io::Result<Self> {
         let (ended, alive) = io::pipe()?;
+        let flags = (CloneFlags::CLONE_NEWUSER | others).bits();
         // SAFETY: without CLONE_VM this is fork(2). The child makes only system calls, whatever threads and locks there are here.
-        let pid = unsafe { libc::syscall(libc::SYS_clone, libc::CLONE_NEWUSER, 0, 0, 0, 0) };
+        let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
         match pid {
             0 => hold(&ended, &alive),
             1.. => Ok(Self {

@@ -2,17 +2,17 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::fd::AsFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, chmodat, makedev, mknodat, openat};
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
-    fsopen, mount_bind,
-};
+use rustix::fs::{AtFlags, FileType, Mode, chmodat, makedev, mknodat};
+use rustix::mount::{MountAttrFlags, mount_bind};
+
+use crate::rootfs::{MemoryOptions, mount_in_memory};
 
 const DEVICE: &str = "/dev/net/tun";
+/// A device takes no more than its name.
+const DEVICE_BYTES: u64 = 4096;
 /// Its numbers (`Documentation/networking/tuntap.rst` of the kernel).
 const NUMBERS: (u32, u32) = (10, 200);
 /// Reading and writing for all.
@@ -30,15 +30,12 @@ pub(super) fn let_helper_open_it(staging: &Path) -> io::Result<()> {
     }
     let place = staging.join("device");
     DirBuilder::new().mode(0o755).create(&place)?;
-    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(context.as_fd(), "size", "4096")?;
-    fsconfig_set_string(context.as_fd(), "mode", "0755")?;
-    fsconfig_create(context.as_fd())?;
+    let options = MemoryOptions {
+        bytes: DEVICE_BYTES,
+        ..MemoryOptions::default()
+    };
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let mount = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = openat(CWD, &place, flags, Mode::empty())?;
-    crate::rootfs::attach(&mount, &directory)?;
+    let mount = mount_in_memory(&place, &options, attributes)?;
     let (mode, numbers) = (Mode::from_raw_mode(FOR_ALL), makedev(NUMBERS.0, NUMBERS.1));
     mknodat(&mount, "tun", FileType::CharacterDevice, mode, numbers)?;
     // Whatever the mask of this process takes away.

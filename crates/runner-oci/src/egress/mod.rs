@@ -17,7 +17,6 @@ mod address;
 mod device;
 mod helper;
 mod host;
-mod netlink;
 mod wire;
 
 use std::io;
@@ -25,9 +24,8 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use runtara_runner::shim::Namespaces;
-
 use crate::machine::EgressProgram;
+use crate::namespaces::{self, Namespaces};
 use address::RESOLVER;
 
 pub(crate) use helper::Helper;
@@ -100,12 +98,15 @@ pub(crate) fn connect(
     device::let_helper_open_it(staging).map_err(EgressError::Device)?;
     let place = wire::give_path(network, staging)
         .map_err(EgressError::at("giving the network namespace a path"))?;
-    let mut helper = Helper::start(program, &place, namespaces.user.as_fd())?;
-    let connected = wire::within(network, || {
+    let mut helper = Helper::start(program, &place, namespaces.user.descriptor())?;
+    let connected = namespaces::within(network, || {
         let tap = wait_for_tap(&mut helper)?;
         wire::connect(tap, &of_host)
     });
-    match connected {
+    match connected
+        .map_err(EgressError::at("entering its network namespace"))
+        .flatten()
+    {
         Ok(()) => Ok(helper),
         Err(error) => {
             helper.kill();

@@ -19,12 +19,11 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-use nix::sched::{CloneFlags, setns};
 use rustix::mount::mount_bind;
 
 use super::EgressError;
 use super::address::{CONTAINER, MTU, NEXT_HOP, RESOLVER, SUBNET};
-use super::netlink::{Netlink, Request};
+use crate::netlink::{Netlink, Request};
 
 /// Addresses that are refused whatever the host has.
 const REFUSED: [(Ipv4Addr, u8); 5] = [
@@ -62,21 +61,6 @@ pub(super) fn give_path(network: BorrowedFd<'_>, staging: &Path) -> io::Result<P
     File::create_new(&path)?;
     mount_bind(format!("/proc/self/fd/{}", network.as_raw_fd()), &path)?;
     Ok(path)
-}
-
-/// Does something in another network namespace. Only for a process of one thread.
-pub(super) fn within(
-    network: BorrowedFd<'_>,
-    act: impl FnOnce() -> Result<(), EgressError>,
-) -> Result<(), EgressError> {
-    let enter = |namespace| setns(namespace, CloneFlags::CLONE_NEWNET).map_err(io::Error::from);
-    let own = File::open("/proc/thread-self/ns/net")
-        .map_err(EgressError::at("finding the own network namespace"))?;
-    enter(network).map_err(EgressError::at("entering its network namespace"))?;
-    let done = act();
-    enter(std::os::fd::AsFd::as_fd(&own))
-        .map_err(EgressError::at("leaving its network namespace"))?;
-    done
 }
 
 /// Sets up the helper's device, in the network namespace that this process is in.
@@ -147,11 +131,8 @@ impl Wire {
     }
 
     fn set_up(&mut self) -> Result<(), EgressError> {
-        let up = (libc::IFF_UP as u32).to_ne_bytes();
         let index = self.tap.to_ne_bytes();
-        let link: [&[u8]; 4] = [&[libc::AF_UNSPEC as u8, 0, 0, 0], &index, &up, &up];
-        let link =
-            Request::new(libc::RTM_NEWLINK, 0, &link).with(libc::IFLA_MTU, &MTU.to_ne_bytes());
+        let link = Request::set_up(self.tap).with(libc::IFLA_MTU, &MTU.to_ne_bytes());
         self.ask("setting its device up", &link)?;
         // Alone in its subnet, so that no route leads to others of it.
         let family = [libc::AF_INET as u8, 32, 0, libc::RT_SCOPE_UNIVERSE];

@@ -17,6 +17,7 @@
 mod copy;
 mod files;
 mod layers;
+mod memory;
 mod overlay;
 mod staging;
 
@@ -29,9 +30,10 @@ use rustix::mount::{MountAttrFlags, MountPropagationFlags, MoveMountFlags, move_
 use crate::id_range::IdRange;
 use crate::limits::LEAST_WRITABLE_BYTES;
 
+pub use crate::namespaces::UserNamespace;
 pub use copy::{TreeSize, measure};
 pub use files::RootFile;
-pub use layers::UserNamespace;
+pub(crate) use memory::{MemoryOptions, mount_in_memory};
 pub use staging::{ROOT, RUN_DIRECTORY};
 
 /// How layers become a root.
@@ -103,7 +105,7 @@ impl MountError {
 }
 
 /// What every mount for a container gets.
-const CONFINED: MountAttrFlags =
+pub(crate) const CONFINED: MountAttrFlags =
     MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
 
 /// Gives the calling thread, and what it starts from now on, a mount namespace of its own, from which nothing spreads to the host.
@@ -169,7 +171,7 @@ fn copy_root(plan: &RootfsPlan<'_>) -> Result<(), MountError> {
 }
 
 /// Attaches a mount to a directory.
-pub(crate) fn attach(
+fn attach(
     mount: &impl std::os::fd::AsFd,
     directory: &impl std::os::fd::AsFd,
 ) -> Result<(), rustix::io::Errno> {

@@ -186,7 +186,9 @@ mod tests {
 
     use super::*;
     use crate::id_range::{IdRange, USUAL_BASE};
-    use crate::rootfs::{RootKind, RootfsPlan, TreeSize, enter_private_mounts, layers};
+    use crate::rootfs::{
+        RootKind, RootfsPlan, TreeSize, UserNamespace, enter_private_mounts, layers,
+    };
 
     /// Mounts many layers by the interface of older kernels, and says what became of it.
     fn mount_old(count: u32) -> Result<String, MountError> {
@@ -202,7 +204,7 @@ mod tests {
         };
         let layers: Vec<PathBuf> = (0..count).map(make).collect();
         let ids = IdRange::starting_at(USUAL_BASE).unwrap();
-        let owners = layers::UserNamespace::new(ids).unwrap();
+        let owners = UserNamespace::new(ids).unwrap();
         let plan = RootfsPlan {
             staging: &staging,
             layers: &layers,

@@ -17,20 +17,20 @@ const HEADER_BYTES: usize = 16;
 const ALIGNMENT: usize = 4;
 
 /// Speaks with the kernel about the network namespace in which it was opened.
-pub(super) struct Netlink {
+pub(crate) struct Netlink {
     socket: OwnedFd,
     sequence: u32,
 }
 
 /// What is asked of the kernel.
-pub(super) struct Request {
+pub(crate) struct Request {
     kind: u16,
     flags: libc::c_int,
     body: Vec<u8>,
 }
 
 impl Netlink {
-    pub(super) fn open() -> io::Result<Self> {
+    pub(crate) fn open() -> io::Result<Self> {
         let socket = socket(
             AddressFamily::Netlink,
             SockType::Raw,
@@ -46,7 +46,7 @@ impl Netlink {
     }
 
     /// Has the kernel do something.
-    pub(super) fn ask(&mut self, request: &Request) -> io::Result<()> {
+    pub(crate) fn ask(&mut self, request: &Request) -> io::Result<()> {
         self.sequence += 1;
         let message = request.message(self.sequence);
         send(self.socket.as_raw_fd(), &message, MsgFlags::empty())?;
@@ -66,7 +66,7 @@ impl Netlink {
 
 impl Request {
     /// A request with the structure that goes with its kind.
-    pub(super) fn new(kind: u16, flags: libc::c_int, structure: &[&[u8]]) -> Self {
+    pub(crate) fn new(kind: u16, flags: libc::c_int, structure: &[&[u8]]) -> Self {
         Self {
             kind,
             flags: libc::NLM_F_REQUEST | libc::NLM_F_ACK | flags,
@@ -74,8 +74,16 @@ impl Request {
         }
     }
 
+    /// Sets a device up.
+    pub(crate) fn set_up(device: u32) -> Self {
+        let up = (libc::IFF_UP as u32).to_ne_bytes();
+        // `struct ifinfomsg`: family and type, which are left open, the device, and its flags with those that change.
+        let link: [&[u8]; 4] = [&[0; 4], &device.to_ne_bytes(), &up, &up];
+        Self::new(libc::RTM_NEWLINK, 0, &link)
+    }
+
     /// With an attribute.
-    pub(super) fn with(mut self, kind: u16, value: &[u8]) -> Self {
+    pub(crate) fn with(mut self, kind: u16, value: &[u8]) -> Self {
         let length = u16::try_from(ALIGNMENT + value.len()).expect("attributes are short");
         self.body.extend(length.to_ne_bytes());
         self.body.extend(kind.to_ne_bytes());
@@ -86,13 +94,13 @@ impl Request {
     }
 
     /// With attributes in an attribute.
-    pub(super) fn with_nested(self, kind: u16, inner: Self) -> Self {
+    pub(crate) fn with_nested(self, kind: u16, inner: Self) -> Self {
         let body = inner.body;
         self.with(kind, &body)
     }
 
     /// Nothing but attributes, for [`Self::with_nested`].
-    pub(super) fn attributes() -> Self {
+    pub(crate) fn attributes() -> Self {
         Self::new(0, 0, &[])
     }
 
