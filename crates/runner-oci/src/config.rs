@@ -14,7 +14,7 @@ use crate::runtime::DEFAULT_PROGRAM;
 pub struct OciConfig {
     /// The server's data directory, as an absolute path: layers of images, run directories, the core's socket.
     pub data_dir: PathBuf,
-    /// Where containers are mounted and where the runtime notes them: a directory of this server's alone, which anybody may pass through,
+    /// Where containers are mounted: a directory of this server's alone, which anybody may pass through,
     /// and which is gone when the machine starts anew. `/run/runtara/<node>` unless set.
     pub run_root: PathBuf,
     /// The name of this server in the names of cgroups.
@@ -75,14 +75,9 @@ impl OciConfig {
         }
     }
 
-    /// Where the runtime keeps the state of containers.
-    pub(crate) fn runtime_state(&self) -> PathBuf {
-        self.run_root.join("state")
-    }
-
     /// Where containers are mounted.
     pub(crate) fn staging(&self) -> PathBuf {
-        self.run_root.join("mounts")
+        self.run_root.join("containers")
     }
 
     /// Where what was made of images is kept.

@@ -16,8 +16,6 @@ pub struct ContainerPlan {
     pub id: String,
     /// The program of the runtime.
     pub runtime: PathBuf,
-    /// Where the runtime keeps the state of containers.
-    pub runtime_state: PathBuf,
     /// An empty directory that is the container's alone, on which its file systems are mounted: see
     /// [`RootfsPlan::staging`](crate::rootfs::RootfsPlan::staging). It goes with the container.
     pub staging: PathBuf,
@@ -28,6 +26,9 @@ pub struct ContainerPlan {
     pub root: RootKind,
     /// Whether the owners of files in the layers are those of the image.
     pub shift_owners: bool,
+    /// Its cgroup in each hierarchy, as absolute paths: the runtime makes them, and they go with the container.
+    #[serde(default)]
+    pub cgroups: Vec<PathBuf>,
     /// The container's ids on the host.
     pub ids: IdRange,
     /// Size of all that the container writes, in bytes.

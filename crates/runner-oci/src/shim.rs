@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 use runtara_domain::limits;
 use runtara_runner::describe;
@@ -18,6 +20,7 @@ use runtara_runner::shim::{self, NotStarted, Started, Streams, Wishes};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, unlinkat};
 use rustix::mount::{OpenTreeFlags, UnmountFlags, open_tree};
 
+use crate::clean::remove_place;
 use crate::counted::CountedTo;
 use crate::egress::{self, Helper};
 use crate::namespaces::Namespaces;
@@ -32,10 +35,10 @@ use crate::temporary;
 
 /// How long the runtime may take to make a container, and to remove one.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long it may take to remove one whose run is to be over; what it leaves is removed by the server.
-const PATIENCE_WHEN_OVER: Duration = Duration::from_secs(5);
 /// The bundle's directory, beside the root of the container.
 const BUNDLE: &str = "bundle";
+/// What the runtime notes of the container, beside that.
+const STATE: &str = "state";
 /// Its size: a configuration has what `run.json` has, of up to 8 MiB, and there is the log of the runtime.
 const BUNDLE_BYTES: u64 = 16 * 1024 * 1024;
 /// What a program reads its input from, in its run directory.
@@ -63,10 +66,8 @@ impl shim::Containers for Containers {
         let mut live = Live::new(&plan);
         let started = start(&plan, streams, wishes);
         if started.is_err() {
-            live.remove_within(match wishes.bound(PATIENCE) {
-                Duration::ZERO => PATIENCE_WHEN_OVER,
-                _ => PATIENCE,
-            });
+            live.kill();
+            shim::Container::remove(&mut live);
         }
         let (process, network, helper) = started?;
         live.helper = helper;
@@ -293,7 +294,7 @@ fn joining(configuration: &Spec, namespaces: &Namespaces) -> Spec {
 }
 
 fn runtime_of(plan: &ContainerPlan) -> Runtime {
-    Runtime::new(plan.runtime.clone(), plan.runtime_state.clone())
+    Runtime::new(plan.runtime.clone(), plan.staging.join(STATE))
 }
 
 fn for_now(error: &dyn std::error::Error) -> NotStarted {
@@ -312,9 +313,8 @@ fn not_run(error: &RuntimeError) -> NotStarted {
 
 /// A container that lives: what is needed at its end.
 struct Live {
-    id: String,
-    runtime: Runtime,
     staging: PathBuf,
+    cgroups: Vec<PathBuf>,
     /// What connects it to the internet: held, not used.
     helper: Option<Helper>,
     /// File systems that the program writes to.
@@ -324,21 +324,24 @@ struct Live {
 impl Live {
     fn new(plan: &ContainerPlan) -> Self {
         Self {
-            id: plan.id.clone(),
-            runtime: runtime_of(plan),
             staging: plan.staging.clone(),
+            cgroups: plan.cgroups.clone(),
             helper: None,
             writable: Vec::new(),
         }
     }
 
-    fn remove_within(&mut self, patience: Duration) {
-        // They would keep file systems in memory.
-        self.writable.clear();
-        // What cannot be removed now is removed by the server, which knows the container by its run.
-        let _removed = self.runtime.delete(&self.id, patience);
-        while rustix::mount::unmount(&self.staging, UnmountFlags::DETACH).is_ok() {}
-        let _removed = fs::remove_dir(&self.staging);
+    /// Kills what a runtime has begun that did not come to its end. Its number cannot be another's: whoever had it is a child of this
+    /// process by then, and nobody has waited for it.
+    fn kill(&self) {
+        let own = std::process::id().cast_signed();
+        for place in &self.cgroups {
+            let listed = fs::read_to_string(place.join("cgroup.procs")).unwrap_or_default();
+            let pids = listed.lines().filter_map(|line| line.parse().ok());
+            for pid in pids.filter(|pid| *pid > 0 && *pid != own) {
+                let _ended = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
     }
 }
 
@@ -354,8 +357,16 @@ impl shim::Container for Live {
         let _kept = keep_output(&from.join(OUTPUT_FILE), run_directory);
     }
 
+    /// Nothing of the container lives, and what the runtime noted of it is in mounts that end with this process: there is nothing that the
+    /// runtime would have to be asked for, which would cost as much as a sixth of the whole run.
     fn remove(&mut self) {
-        self.remove_within(PATIENCE);
+        // They would keep file systems in memory.
+        self.writable.clear();
+        while rustix::mount::unmount(&self.staging, UnmountFlags::DETACH).is_ok() {}
+        for place in self.cgroups.iter().chain([&self.staging]) {
+            // What cannot be removed now is removed by the server, which knows the container by its run.
+            let _removed = remove_place(place);
+        }
     }
 }
 

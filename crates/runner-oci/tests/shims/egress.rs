@@ -14,7 +14,7 @@ use runtara_runner_oci::plan::CoreRelay;
 
 use crate::image;
 use crate::network::answer_one;
-use crate::stage::{PATIENCE, Stage, until};
+use crate::stage::{Stage, until};
 use crate::world::{HOST, HOST_PORT, METADATA, OUTSIDE, OUTSIDE_PORT, World};
 
 /// Addresses of the host, by one of which it is one of many.
@@ -147,7 +147,7 @@ pub(crate) async fn no_helper_of_a_killed_shim_is_left(_world: World) {
             helpers(&run.plan.staging).is_empty()
         })
         .await;
-        run.runtime().delete(&run.plan.id, PATIENCE).unwrap();
+        run.remove_places();
     }
 }
 
