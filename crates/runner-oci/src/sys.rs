@@ -45,6 +45,20 @@ pub(crate) fn begin_clean(command: &mut Command) {
     unsafe { command.pre_exec(clean) };
 }
 
+/// Has every descriptor of this process but its standard streams closed when another program is executed.
+pub(crate) fn close_all_on_exec() -> nix::Result<()> {
+    // SAFETY: takes numbers only, and closes nothing.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3_u32,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    nix::errno::Errno::result(answer).map(drop)
+}
+
 /// Makes a process the root of a user namespace when it is executed, which it outlives this one no longer than it takes to kill it. Its
 /// other namespaces are those of this process.
 pub(crate) fn become_root_of(command: &mut Command, user_namespace: BorrowedFd<'_>) {

@@ -10,8 +10,8 @@ mod version;
 
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use command::{Finished, Invocation};
@@ -50,11 +50,11 @@ pub struct NewContainer<'a> {
 #[derive(Debug)]
 pub struct Streams {
     /// Its standard input.
-    pub stdin: Stdio,
+    pub stdin: OwnedFd,
     /// Its standard output.
-    pub stdout: Stdio,
+    pub stdout: OwnedFd,
     /// Its standard error.
-    pub stderr: Stdio,
+    pub stderr: OwnedFd,
 }
 
 /// Says what a runtime could not do.
@@ -239,7 +239,7 @@ impl Runtime {
         invocation.options([OsStr::new("--bundle"), container.bundle.as_os_str()]);
         invocation.options([OsStr::new("--pid-file"), container.pid_file.as_os_str()]);
         invocation.options([container.id]);
-        let finished = invocation.with_streams(streams, deadline, wishes)?;
+        let finished = invocation.with_streams(&streams, deadline, wishes)?;
         self.check(verb, &finished, || log::reason_in_file(container.log_file))
     }
 

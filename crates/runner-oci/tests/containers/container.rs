@@ -4,7 +4,6 @@ use std::fs::{self, File};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -162,9 +161,9 @@ impl Trial {
         let spec = configuration(&container).map_err(|error| told(&error))?;
         let bundle = self.directory().join("bundle");
         write_configuration(&spec, &bundle).unwrap();
-        let output = |name: &str| Stdio::from(File::create(self.directory().join(name)).unwrap());
+        let output = |name: &str| File::create(self.directory().join(name)).unwrap().into();
         let streams = Streams {
-            stdin: Stdio::null(),
+            stdin: File::open("/dev/null").unwrap().into(),
             stdout: output("stdout"),
             stderr: output("stderr"),
         };
