@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::content::Content;
+use super::content::Content;
 
 /// How long it may take to listen.
 const DEADLINE: Duration = Duration::from_secs(20);
