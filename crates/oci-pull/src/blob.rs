@@ -9,6 +9,9 @@ use crate::layout::LayoutWriter;
 use crate::registry::{Registry, Wanted};
 use crate::{Digest, PullError};
 
+/// A connection that brought so many bytes before it broke was a good one: the attempts are counted anew.
+const GOOD_BYTES: u64 = 1024 * 1024;
+
 /// What a manifest names.
 #[derive(Debug, Clone)]
 pub(crate) struct Blob {
@@ -40,8 +43,12 @@ pub(crate) async fn fetch(
         hash: Sha256::new(),
         received: 0,
     };
-    let mut attempt = 1;
+    let (mut attempt, mut before) = (1, 0);
     while let Err(error) = transfer.go_on(registry, layout, progress).await {
+        if transfer.received >= before + GOOD_BYTES {
+            attempt = 1;
+        }
+        before = before.max(transfer.received);
         registry.pause(error, attempt).await?;
         attempt += 1;
     }

@@ -21,6 +21,8 @@ const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 /// What we understand, for the registry.
 const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
 application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
+/// Most platforms that an error lists. The images with the most have some ten.
+const SHOWN_PLATFORMS: usize = 32;
 /// With this, buildkit marks what says something about another image.
 const DOCKER_REFERENCE: &str = "vnd.docker.reference.type";
 /// What a registry says that a manifest's digest is.
@@ -99,7 +101,10 @@ async fn read(
     let config = configuration(registry, &described).await?;
     let platform = platform_of_config(&config)?;
     if registry.options.platform.rank(&platform).is_none() {
-        return Err(missing(registry, vec![platform.to_string()]));
+        return Err(missing(
+            registry,
+            vec![Shown(&platform.to_string()).to_string()],
+        ));
     }
     Ok(Found {
         digest,
@@ -250,7 +255,7 @@ fn choose(registry: &Registry<'_>, index: ImageIndex) -> Result<Descriptor, Pull
                 best = Some((rank, entry));
             }
             Some(_) => {}
-            None => available.push(declared.to_string()),
+            None => available.push(Shown(&declared.to_string()).to_string()),
         }
     }
     match best {
@@ -271,6 +276,7 @@ fn is_image(entry: &Descriptor) -> bool {
 fn missing(registry: &Registry<'_>, mut available: Vec<String>) -> PullError {
     available.sort_unstable();
     available.dedup();
+    available.truncate(SHOWN_PLATFORMS);
     if available.is_empty() {
         available.push("nothing that is named".to_owned());
     }

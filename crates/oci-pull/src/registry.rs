@@ -130,9 +130,7 @@ impl<'a> Registry<'a> {
             Challenge::best(response.headers()),
             &self.credentials.secret,
         ) {
-            (Some(Challenge::Bearer { realm, service }), _) => {
-                self.with_attempts(&tokens, realm, service).await?
-            }
+            (Some(Challenge::Bearer { realm, service }), _) => tokens.get(realm, service).await?,
             (Some(Challenge::Basic), Some(Secret::Password { username, password })) => {
                 basic(username, password)
             }
@@ -140,22 +138,6 @@ impl<'a> Registry<'a> {
         };
         self.authorization = Some(value);
         Ok(())
-    }
-
-    async fn with_attempts(
-        &self,
-        tokens: &TokenRequest<'_>,
-        realm: Url,
-        service: Option<String>,
-    ) -> Result<HeaderValue, PullError> {
-        let mut attempt = 1;
-        loop {
-            match tokens.get(realm.clone(), service.clone()).await {
-                Ok(value) => return Ok(value),
-                Err(error) => self.pause(error, attempt).await?,
-            }
-            attempt += 1;
-        }
     }
 
     fn tokens(&self) -> TokenRequest<'_> {

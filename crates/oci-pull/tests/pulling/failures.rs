@@ -8,7 +8,7 @@ use runtara_oci_image::{LayerStore, Limits, StoreOptions, Watch};
 use runtara_oci_pull::{PullError, Pulled};
 use serde_json::json;
 
-use crate::content::{Content, digest};
+use crate::content::{Content, digest, noise};
 use crate::fake::{Asked, End, Fake, Reply};
 use crate::{opened, options, pulled};
 
@@ -229,6 +229,25 @@ async fn what_breaks_off_is_continued_where_it_broke_off() {
         let first: usize = range["bytes=".len()..range.len() - 1].parse().unwrap();
         assert!((1..=20_000).contains(&first), "{range}");
     }
+}
+
+#[tokio::test]
+async fn what_breaks_off_often_is_pulled_as_long_as_it_goes_on() {
+    const PART: usize = 1_200_000;
+    let mut content = Content::default();
+    let image = content.image("linux/amd64", "/app", &[&noise(6 * PART)]);
+    content.tag("1", &image);
+    let (layer, original) = (content.layer(0), content.clone());
+    let (fake, reference) = registry(&content, move |asked, _| {
+        let reply = original.answer(asked);
+        let is_long = asked.target.ends_with(&layer) && reply.body.len() > PART;
+        is_long.then(|| reply.ending(End::Cut, PART))
+    })
+    .await;
+    check_whole(pulled(&reference, &options()).await);
+    let asked = fake.asked();
+    let ranges = asked.iter().filter(|asked| asked.header("range").is_some());
+    assert!(ranges.count() >= 6);
 }
 
 #[tokio::test]
