@@ -232,7 +232,6 @@ fn read(file: &Path) -> Result<Option<Config>, PullError> {
 mod tests {
     use super::*;
     use serde_json::{Value, json};
-    use std::os::unix::fs::PermissionsExt as _;
 
     async fn found(config: &Value, reference: &str) -> Result<Credentials, PullError> {
         let directory = tempfile::tempdir().unwrap();
@@ -329,74 +328,8 @@ mod tests {
         }
     }
 
-    /// A process that is forked while a helper is being written keeps that file open, and it cannot be run then.
-    static FORKS: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-
-    /// Runs a helper of this text for `reference`, and gives what came of it and what the helper was told.
-    async fn helped(script: &str, reference: &str) -> (Result<Credentials, PullError>, String) {
-        let _alone = FORKS.lock().await;
-        let directory = tempfile::tempdir().unwrap();
-        let path = |name: &str| directory.path().join(name);
-        let text = format!(
-            "#!/bin/sh\n{{ echo \"$1\"; cat; }} > {}\n{script}\n",
-            path("told").display()
-        );
-        std::fs::write(path("docker-credential-kept"), text).unwrap();
-        let mode = std::fs::Permissions::from_mode(0o755);
-        std::fs::set_permissions(path("docker-credential-kept"), mode).unwrap();
-        // By its path, since the environment belongs to all tests of the process.
-        let found = helper::run(
-            &path("docker-credential-kept"),
-            reference.parse::<Reference>().unwrap().credentials_key(),
-            &path("config.json"),
-            std::time::Duration::from_secs(2),
-        )
-        .await;
-        let told = std::fs::read_to_string(path("told")).unwrap_or_default();
-        let known = Known::Nothing;
-        (found.map(|secret| Credentials { secret, known }), told)
-    }
-
-    #[tokio::test]
-    async fn a_helper_is_asked_for_the_registry() {
-        let script = r#"echo '{"ServerURL": "x", "Username": "me", "Secret": "hunter2"}'"#;
-        let (found, told) = helped(script, "alpine").await;
-        assert!(found.unwrap().secret == password("me", "hunter2"));
-        assert_eq!(told, "get\nhttps://index.docker.io/v1/");
-        let script = r#"echo '{"Username": "<token>", "Secret": "hunter2"}'"#;
-        let (found, _) = helped(script, "ghcr.io/a").await;
-        let wanted = Some(Secret::IdentityToken("hunter2".to_owned()));
-        assert!(found.unwrap().secret == wanted);
-        let script = "echo 'credentials not found in native keychain'; exit 1";
-        let (found, told) = helped(script, "ghcr.io:444/a").await;
-        assert!(found.unwrap().secret.is_none());
-        assert_eq!(told, "get\nghcr.io:444");
-    }
-
-    #[tokio::test]
-    async fn a_helper_that_fails_is_named_and_its_words_are_not_repeated() {
-        for (script, problem) in [
-            ("echo hunter2; echo hunter2 >&2; exit 3", "exit status: 3"),
-            ("echo hunter2", "not the JSON"),
-            (
-                r#"echo '{"Username": "hunter2", "Secret": 5}'"#,
-                "not the JSON",
-            ),
-            ("exec sleep 60", "did not answer within 2s"),
-            ("exec cat /dev/zero", "more than 65536 bytes"),
-        ] {
-            let (found, _) = helped(script, "ghcr.io/a").await;
-            let error = found.unwrap_err();
-            let told = format!("{error} {error:?}");
-            assert!(told.contains(problem), "{script}: {told}");
-            assert!(told.contains("docker-credential-kept"), "{told}");
-            assert!(!told.contains("hunter2"), "{told}");
-        }
-    }
-
     #[tokio::test]
     async fn helpers_come_before_the_file_and_the_store_after_it() {
-        let _alone = FORKS.lock().await;
         let missing = "surely-not-installed";
         let entry = json!({"ghcr.io": {"auth": "bWU6cHc="}});
         let config = json!({"auths": entry, "credHelpers": {"ghcr.io": missing}});

@@ -327,4 +327,18 @@ mod tests {
             assert!(error.contains("wanted is one like alpine:3.20"), "{error}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_read_is_written_so_that_it_is_read_again(
+            letters in proptest::collection::vec(proptest::sample::select("aB1.-_/:@[]ä ".chars().collect::<Vec<_>>()), 0..20)
+        ) {
+            let text: String = letters.into_iter().collect();
+            if let Ok(reference) = text.parse::<Reference>() {
+                assert_eq!(reference.to_string().parse::<Reference>().unwrap(), reference);
+                let url = format!("https://{}/v2/{}/", reference.host(), reference.repository());
+                assert!(!url.contains(".."), "{url}");
+            }
+        }
+    }
 }

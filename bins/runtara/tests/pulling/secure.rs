@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::content::Content;
+use crate::fake::{Fake, Reply};
 use crate::real::Registry;
 use crate::{Person, environment, registry};
 
@@ -106,4 +107,22 @@ async fn plain_http_is_refused_until_it_is_allowed() {
         .pull(&["web", "--from", &reference, "--plain-http"])
         .await;
     assert_eq!(ran.code, Some(0), "{ran:?}");
+}
+
+#[tokio::test]
+async fn a_proxy_is_asked_for_other_machines_and_not_for_this_one() {
+    let proxy = Fake::start(|_| Reply::new(502, "")).await;
+    let address = format!("http://{}", proxy.address);
+    let (_registry, reference) = registry().await;
+    let server = environment().await;
+    let person = Person::of(&server)
+        .with("HTTP_PROXY", &address)
+        .with("http_proxy", &address)
+        .with("HTTPS_PROXY", &address);
+    let ran = person.pull(&["web", "--from", &reference]).await;
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert_eq!(proxy.lines().len(), 0);
+    let ran = person.pull(&["web", "--from", "registry.invalid/a"]).await;
+    assert_eq!(ran.code, Some(4), "{ran:?}");
+    assert_eq!(proxy.lines()[0], "CONNECT registry.invalid:443");
 }

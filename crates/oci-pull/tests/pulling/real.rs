@@ -11,6 +11,9 @@ use super::content::Content;
 /// How long it may take to listen.
 const DEADLINE: Duration = Duration::from_secs(20);
 
+/// How often it is started where it ends at once.
+const ATTEMPTS: usize = 3;
+
 /// The registry; it ends with the value.
 pub(crate) struct Registry {
     process: Child,
@@ -30,6 +33,17 @@ impl Registry {
     /// Starts one that is empty. `http` and `auth` are lines of its configuration: further ones of the section `http`, and a
     /// section.
     pub(crate) fn start(http: &str, auth: &str) -> Self {
+        for _ in 1..ATTEMPTS {
+            // Somebody may have taken the address between the look for it and the start.
+            if let Ok(registry) = Self::start_once(http, auth) {
+                return registry;
+            }
+        }
+        Self::start_once(http, auth).unwrap_or_else(|log| panic!("docker-registry ended: {log}"))
+    }
+
+    /// The error is what it wrote before it ended.
+    fn start_once(http: &str, auth: &str) -> Result<Self, String> {
         let directory = tempfile::tempdir().unwrap();
         let address = free_address();
         let root = directory.path().join("content");
@@ -55,16 +69,17 @@ impl Registry {
             address,
             directory,
         };
-        registry.wait_until_it_listens();
-        registry
+        registry.wait_until_it_listens()?;
+        Ok(registry)
     }
 
-    fn wait_until_it_listens(&mut self) {
+    fn wait_until_it_listens(&mut self) -> Result<(), String> {
         let began = Instant::now();
         while TcpStream::connect(self.address).is_err() {
-            let ended = self.process.try_wait().unwrap();
             let log = || fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
-            assert!(ended.is_none(), "docker-registry ended: {}", log());
+            if self.process.try_wait().unwrap().is_some() {
+                return Err(log());
+            }
             assert!(
                 began.elapsed() < DEADLINE,
                 "docker-registry does not listen: {}",
@@ -72,6 +87,7 @@ impl Registry {
             );
             std::thread::sleep(Duration::from_millis(20));
         }
+        Ok(())
     }
 
     /// Puts all images of a tag there, under `team/app` and the same tag.
