@@ -63,7 +63,7 @@ impl LayoutWriter {
 
     /// Drops what was written since [`LayoutWriter::begin`].
     pub(crate) async fn restart(&mut self) -> io::Result<()> {
-        // Seeking writes what was gathered first.
+        self.file.flush().await?;
         self.file.seek(SeekFrom::Start(self.start)).await?;
         self.file.get_ref().set_len(self.start).await?;
         self.position = self.start;
@@ -81,6 +81,8 @@ impl LayoutWriter {
     /// Ends the archive. Gives its file, at its beginning, and its size.
     pub(crate) async fn finish(mut self) -> io::Result<(std::fs::File, u64)> {
         self.write(&[0; 2 * BLOCK as usize]).await?;
+        // Without it, nobody would hear of a last write that failed.
+        self.file.flush().await?;
         self.file.seek(SeekFrom::Start(0)).await?;
         let file = self.file.into_inner().into_std().await;
         Ok((file, self.position))
@@ -102,5 +104,22 @@ impl LayoutWriter {
         self.write(header.as_bytes()).await?;
         self.start = self.position;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_disk_is_told() {
+        let full = std::fs::File::options()
+            .write(true)
+            .open("/dev/full")
+            .unwrap();
+        let descriptor = serde_json::json!({});
+        let writer = LayoutWriter::new(full, &descriptor).await.unwrap();
+        let error = writer.finish().await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
     }
 }
