@@ -45,6 +45,8 @@ const TABLE: &[Requirement] = &[
     Requirement { probe: Probe::PostgresServer, source: Source::Debian("postgresql"), purpose: "the store's tests and the black-box suites" },
     Requirement { probe: Probe::Program("busybox"), source: Source::Debian("busybox-static"), purpose: "static programs that the tests register as images" },
     Requirement { probe: Probe::Program("skopeo"), source: Source::Debian("skopeo"), purpose: "writes the archives of container images that the tests read" },
+    Requirement { probe: Probe::Program("docker-registry"), source: Source::Debian("docker-registry"), purpose: "the registry that the tests pull from" },
+    Requirement { probe: Probe::Program("openssl"), source: Source::Debian("openssl"), purpose: "makes the certificate of that registry" },
     Requirement { probe: Probe::Program("umoci"), source: Source::Debian("umoci"), purpose: "makes the container images that the tests compare with" },
     Requirement { probe: Probe::Program("zstd"), source: Source::Debian("zstd"), purpose: "compresses some of them" },
     Requirement { probe: Probe::Program("runc"), source: Source::Debian("runc"), purpose: "the tests of containers" },
