@@ -22,7 +22,6 @@ use rustix::mount::{OpenTreeFlags, UnmountFlags, open_tree};
 use crate::clean::remove_place;
 use crate::counted::CountedTo;
 use crate::egress::{self, Helper};
-use crate::hasten::hasten_moves;
 use crate::namespaces::Namespaces;
 use crate::plan::{ContainerPlan, PlannedFile, paths_in};
 use crate::rootfs::{
@@ -92,10 +91,6 @@ fn start(
     streams: Streams<'_>,
     wishes: &Wishes<'_>,
 ) -> Result<Begun, NotStarted> {
-    // The runtime comes to it in some 10 ms.
-    if let Some(cgroup) = plan.cgroups.iter().find(|cgroup| cgroup.exists()) {
-        hasten_moves(cgroup);
-    }
     enter_private_mounts().map_err(|error| for_now(&error))?;
     let port = plan.core.as_ref().map(|core| core.port);
     let namespaces = Namespaces::make(plan.ids, port).map_err(|error| for_now(&error))?;
