@@ -98,7 +98,7 @@ fn start(
     let helper = plan
         .egress
         .as_ref()
-        .map(|program| egress::connect(program, &plan.staging, &namespaces))
+        .map(|program| egress::connect(program, &plan.staging, &namespaces, wishes))
         .transpose()
         .map_err(|error| for_now(&error))?;
     let stdin = put_input(plan, streams.stdin).map_err(|error| {
