@@ -94,7 +94,7 @@ fn start(
     enter_private_mounts().map_err(|error| for_now(&error))?;
     let port = plan.core.as_ref().map(|core| core.port);
     let namespaces = Namespaces::make(plan.ids, port).map_err(|error| for_now(&error))?;
-    mount(plan, &namespaces)?;
+    mount(plan, &namespaces, wishes)?;
     let helper = plan
         .egress
         .as_ref()
@@ -112,7 +112,11 @@ fn start(
     Ok((process, network, helper))
 }
 
-fn mount(plan: &ContainerPlan, namespaces: &Namespaces) -> Result<(), NotStarted> {
+fn mount(
+    plan: &ContainerPlan,
+    namespaces: &Namespaces,
+    wishes: &Wishes<'_>,
+) -> Result<(), NotStarted> {
     let resolver = plan.egress.as_ref().map(|_| PlannedFile {
         directory: "etc".to_owned(),
         name: "resolv.conf".to_owned(),
@@ -136,6 +140,7 @@ fn mount(plan: &ContainerPlan, namespaces: &Namespaces) -> Result<(), NotStarted
         ids: plan.ids,
         writable_bytes: plan.writable_bytes,
         user: plan.user,
+        wishes: Some(wishes),
         files: &files,
     };
     match plan.root {
