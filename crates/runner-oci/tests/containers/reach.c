@@ -21,11 +21,19 @@ static const char *reach(const char *protocol, const char *device, const char *a
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(port)};
     struct sockaddr_in6 to6 = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
     inet_pton(six ? AF_INET6 : AF_INET, address, six ? (void *)&to6.sin6_addr : (void *)&to.sin_addr);
-    if (six ? connect(s, (struct sockaddr *)&to6, sizeof to6) : connect(s, (struct sockaddr *)&to, sizeof to))
+    /* Who is frozen and thawed is interrupted, and a connection that is asked for again says how it is with it. */
+    int failed, tries = 10;
+    do
+        failed = six ? connect(s, (struct sockaddr *)&to6, sizeof to6) : connect(s, (struct sockaddr *)&to, sizeof to);
+    while (failed && (errno == EINTR || errno == EALREADY) && tries--);
+    if (failed)
         return strerror(errno);
     if (udp && send(s, "hello", 5, 0) != 5)
         return strerror(errno);
-    ssize_t length = recv(s, told, sizeof told - 1, 0);
+    ssize_t length;
+    do
+        length = recv(s, told, sizeof told - 1, 0);
+    while (length < 0 && errno == EINTR && tries--);
     close(s);
     if (length < 0)
         return strerror(errno);

@@ -25,7 +25,8 @@ const OF_HOST: [&str; 4] = [HOST, "10.77.0.255", "127.0.0.1", "127.9.9.9"];
 const OF_HELPER: [&str; 3] = ["198.18.83.1", "198.18.83.2", "198.18.83.3"];
 
 /// What it looks like that nobody answers.
-const UNANSWERED: [&str; 4] = [
+const UNANSWERED: [&str; 5] = [
+    "Operation already in progress",
     "Network is unreachable",
     "No route to host",
     "Operation now in progress",
