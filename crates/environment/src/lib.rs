@@ -12,6 +12,7 @@ mod data_dir;
 mod error;
 mod native;
 mod native_user;
+mod programs;
 mod report;
 pub mod runtime;
 mod store;

@@ -24,6 +24,7 @@ use crate::config::{Config, DatabaseUrl, Mode};
 use crate::core_address::{CorePlace, check_elsewhere, find};
 use crate::data_dir::DataDir;
 use crate::native;
+use crate::programs::{self, ProgramsOfRunners};
 use crate::report::Report;
 use crate::{Error, store};
 
@@ -89,6 +90,7 @@ impl EnvironmentRuntime {
         let core_addr = sockets.core_addr(&config)?;
         let blobs = open_blobs(&config, data_dir.path()).await?;
         let native = native::runners(&config, &data_dir).await?;
+        let programs = Arc::new(ProgramsOfRunners::new(&native.all));
         let tracker = CallTracker::new();
         let core = Arc::new(Core::new(
             Arc::clone(&store),
@@ -120,8 +122,10 @@ impl EnvironmentRuntime {
         let control = Control::new(
             Arc::clone(&store),
             blobs,
+            programs,
             ControlConfig {
                 kinds: native.kinds,
+                unavailable: programs::unavailable(&native.report),
                 native_for_oci: config.native_for_oci,
                 data_dir: data_dir.path().to_owned(),
             },
