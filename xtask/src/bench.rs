@@ -5,6 +5,7 @@
 //! a PostgreSQL of its own that waits for the disk, and is gone at the end.
 
 mod checkpoints;
+mod containers;
 mod crowd;
 mod database;
 mod figure;
@@ -64,6 +65,8 @@ enum Phase {
     Starts,
     /// Workflows of ten steps, each in its own process.
     Workflows,
+    /// Containers, beside the runtime alone.
+    Containers,
     /// How far behind their due time sleepers wake.
     Wake,
     /// An image of 1 GiB.
@@ -152,6 +155,7 @@ impl Phase {
             Self::Start => runs::one_by_one(bench),
             Self::Starts => runs::many(bench),
             Self::Workflows => runs::workflows(bench),
+            Self::Containers => containers::measure(bench),
             Self::Wake => wake::measure(bench),
             Self::Upload => memory::upload(bench),
             Self::Waiting => memory::waiting(bench),
@@ -165,6 +169,7 @@ impl Phase {
             Self::Start => "start",
             Self::Starts => "starts",
             Self::Workflows => "workflows",
+            Self::Containers => "containers",
             Self::Wake => "wake",
             Self::Upload => "upload",
             Self::Waiting => "waiting",

@@ -3,21 +3,21 @@
 //! [`Config`] is read once; [`EnvironmentRuntime`] turns it into a server: it locks the data directory, binds the ports, opens the
 //! store, finds the runs of the process before, and serves. What it is made of stands in the crates below it.
 //!
-//! A program that starts a runtime with native runs must begin its `main` with [`shim::init`]: the processes that parent runs are made from
+//! A program that starts a runtime must begin its `main` with [`shim::init`]: the processes that parent runs are made from
 //! the program's own executable, and must not run its `main`.
 
 pub mod config;
 mod core_address;
 mod data_dir;
 mod error;
-mod native;
 mod native_user;
 mod programs;
 mod report;
+mod runners;
 pub mod runtime;
+pub mod shim;
 mod store;
 
 pub use config::Config;
 pub use error::Error;
-pub use runtara_runner::shim;
 pub use runtime::{EnvironmentRuntime, RuntimeHandle};

@@ -23,10 +23,9 @@ use tracing::{info, warn};
 use crate::config::{Config, DatabaseUrl, Mode};
 use crate::core_address::{CorePlace, check_elsewhere, find};
 use crate::data_dir::DataDir;
-use crate::native;
 use crate::programs::{self, ProgramsOfRunners};
 use crate::report::Report;
-use crate::{Error, store};
+use crate::{Error, runners, store};
 
 /// The lease of a node.
 const LEASE: Duration = Duration::from_secs(15);
@@ -89,8 +88,8 @@ impl EnvironmentRuntime {
         }
         let core_addr = sockets.core_addr(&config)?;
         let blobs = open_blobs(&config, data_dir.path()).await?;
-        let native = native::runners(&config, &data_dir).await?;
-        let programs = Arc::new(ProgramsOfRunners::new(&native.all));
+        let runners = runners::set_up(&config, &data_dir).await?;
+        let programs = Arc::new(ProgramsOfRunners::new(&runners.all));
         let tracker = CallTracker::new();
         let core = Arc::new(Core::new(
             Arc::clone(&store),
@@ -106,7 +105,7 @@ impl EnvironmentRuntime {
                 node_name: config.node_name.clone(),
                 data_dir: data_dir.path().to_owned(),
                 core_addr: core_addr.clone(),
-                kinds: native.kinds.clone(),
+                kinds: runners.kinds.clone(),
                 other_core_addrs: sockets.other_core_addrs(),
                 passed_env: config.passed_env.clone(),
                 capacity: config.max_runs,
@@ -114,7 +113,7 @@ impl EnvironmentRuntime {
             },
             SchedulerParts {
                 store: Arc::clone(&store),
-                runners: native.all,
+                runners: runners.all,
                 blobs: blobs.clone(),
                 tracker: tracker.clone(),
             },
@@ -124,8 +123,8 @@ impl EnvironmentRuntime {
             blobs,
             programs,
             ControlConfig {
-                kinds: native.kinds,
-                unavailable: programs::unavailable(&native.report),
+                kinds: runners.kinds,
+                unavailable: programs::unavailable(&runners.report),
                 native_for_oci: config.native_for_oci,
                 data_dir: data_dir.path().to_owned(),
             },
@@ -141,7 +140,7 @@ impl EnvironmentRuntime {
             })?;
         let report = Arc::new(Report {
             scheduler: scheduler.clone(),
-            runners: native.report,
+            runners: runners.report,
         });
         let core_state = CoreState::new(
             Arc::clone(&core) as _,

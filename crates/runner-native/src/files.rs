@@ -51,12 +51,14 @@ impl Places {
         }
     }
 
-    /// Those of a run that was launched before, maybe under other settings: it says itself where its files are. Blocking.
-    pub(crate) fn found(config: &NativeConfig, key: &RunKey) -> io::Result<Self> {
+    /// Those of a run that was launched before, maybe under other settings: it says itself where its files are. `None` if it is a
+    /// container, whose files are not a native program's. Blocking.
+    pub(crate) fn found(config: &NativeConfig, key: &RunKey) -> io::Result<Option<Self>> {
         let mut places = Self::of(config, key);
-        // What a container calls its directory is a path of its own.
-        let program = shim::read_program(&places.directory)?;
-        if let Some(program) = program.filter(|program| program.container.is_none()) {
+        if let Some(program) = shim::read_program(&places.directory)? {
+            if program.container.is_some() {
+                return Ok(None);
+            }
             places.user = program.user;
             let mut variables = program.env.iter();
             let addr = variables.find_map(|variable| variable.strip_prefix(CORE_ADDR));
@@ -65,7 +67,7 @@ impl Places {
                 places.program = parent.to_owned();
             }
         }
-        Ok(places)
+        Ok(Some(places))
     }
 
     pub(crate) fn work(&self) -> PathBuf {

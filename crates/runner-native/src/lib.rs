@@ -44,17 +44,19 @@ pub struct NativeRunner {
 }
 
 impl NativeRunner {
-    /// A runner that launches through this launcher. Blocking.
-    ///
-    /// # Errors
-    /// What removing reported of what an earlier server had ready for its next runs.
-    pub fn new(config: NativeConfig, launcher: Arc<Launcher>) -> io::Result<Self> {
-        let directories = RunDirectories::open(&config.data_dir)?;
-        Ok(Self {
+    /// A runner that launches through this launcher, and keeps the files of its runs in these directories, which are those of its data
+    /// directory.
+    #[must_use]
+    pub fn new(
+        config: NativeConfig,
+        launcher: Arc<Launcher>,
+        directories: Arc<RunDirectories>,
+    ) -> Self {
+        Self {
             config: Arc::new(config),
             launcher,
-            directories: Arc::new(directories),
-        })
+            directories,
+        }
     }
 }
 
@@ -148,7 +150,10 @@ impl Runner for NativeRunner {
         let (config, run) = (Arc::clone(&self.config), key.clone());
         let found = blocking(move || {
             let found = shim::look(&RunDirectory::of(&config.data_dir, &run))?;
-            Ok((found, Places::found(&config, &run)?))
+            let places = Places::found(&config, &run)?.ok_or_else(|| {
+                io::Error::new(io::ErrorKind::InvalidData, "it was launched as a container")
+            })?;
+            Ok((found, places))
         });
         let (found, places) = found.await.map_err(|source| RunnerError {
             key: key.clone(),
@@ -167,9 +172,11 @@ impl Runner for NativeRunner {
     async fn clean(&self, key: &RunKey, keep_logs: bool) -> Result<(), RunnerError> {
         let (config, directories) = (Arc::clone(&self.config), Arc::clone(&self.directories));
         let run = key.clone();
-        let cleaned =
-            blocking(move || clean::clean(&Places::found(&config, &run)?, &directories, keep_logs))
-                .await;
+        let cleaned = blocking(move || match Places::found(&config, &run)? {
+            Some(places) => clean::clean(&places, &directories, keep_logs),
+            None => Ok(()),
+        });
+        let cleaned = cleaned.await;
         cleaned.map_err(|source| RunnerError {
             key: key.clone(),
             context: "its files could not be removed".to_owned(),

@@ -110,6 +110,12 @@ impl IdRanges {
         })
     }
 
+    /// The first of them.
+    #[must_use]
+    pub fn first_range(&self) -> IdRange {
+        IdRange { first: self.base }
+    }
+
     /// Takes a range that no living container has.
     ///
     /// # Errors

@@ -21,6 +21,8 @@ use crate::sys;
 
 /// Where hierarchies of cgroups are mounted, everywhere.
 const CGROUPS: &str = "/sys/fs/cgroup";
+/// What the finding is about that says whether containers reach the internet.
+pub(crate) const EGRESS: &str = "network mode egress";
 /// What a container is limited by.
 const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
 /// `CGROUP2_SUPER_MAGIC` (statfs(2)).
@@ -256,7 +258,7 @@ fn cgroups(findings: &mut Vec<Finding>) -> CgroupFeatures {
 }
 
 fn egress(search_path: Option<OsString>, findings: &mut Vec<Finding>) -> Option<EgressProgram> {
-    let about = "network mode egress";
+    let about = EGRESS;
     let find = |name| find_program(name, search_path.clone());
     // slirp4netns first: it can shut out the loopback of the host, and shuts itself in.
     let found = find("slirp4netns")

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use runtara_domain::InstanceId;
 
-use crate::{RunDirectory, RunKey, Spares};
+use crate::{RunDirectory, RunKey, Spares, remove_tree};
 
 /// The file beside the runs of an instance that says whose they are: their directory's name cannot be turned back into the id.
 const OWNER: &str = "instance";
@@ -62,6 +62,44 @@ impl RunDirectories {
         Ok(directory)
     }
 
+    /// Removes the files of a run, all but its logs if those are to be kept, and with the last of them the directories. What the program
+    /// has left in it must have been the server's user's. `run.json` goes last: as long as it is there, something may be left.
+    ///
+    /// # Errors
+    /// What the system reported; a later call goes on.
+    pub fn remove(&self, key: &RunKey, keep_logs: bool) -> io::Result<()> {
+        let run = RunDirectory::of(&self.data_dir, key);
+        self.remove_but_logs(&run)?;
+        if !keep_logs {
+            remove_tree(run.path())?;
+        }
+        self.remove_empty(key)
+    }
+
+    fn remove_but_logs(&self, run: &RunDirectory) -> io::Result<()> {
+        let run_file = run.run_file();
+        let entries = match fs::read_dir(run.path()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let path = entry.path();
+            if name.starts_with("stdout.") || name.starts_with("stderr.") || path == run_file {
+                continue;
+            }
+            if entry.file_type()?.is_file() {
+                self.spares.take_back_file(&path)?;
+            } else if !is_emptied(&path) || self.spares.take_back_directory(&path).is_err() {
+                remove_tree(&path)?;
+            }
+        }
+        // It says where the rest is.
+        self.spares.take_back_file(&run_file)
+    }
+
     /// Removes the directory of a run if nothing is in it, and that of its instance with the last. Nothing to do if there is none.
     ///
     /// # Errors
@@ -108,6 +146,14 @@ impl RunDirectories {
         self.spares.file(&aside, id.as_str().as_bytes())?;
         fs::rename(aside, directory.join(OWNER))
     }
+}
+
+/// Removes the files in a directory. False if something stays: a directory in it, or what may not be removed so simply.
+fn is_emptied(directory: &Path) -> bool {
+    let Ok(mut entries) = fs::read_dir(directory) else {
+        return false;
+    };
+    entries.all(|entry| entry.is_ok_and(|entry| fs::remove_file(entry.path()).is_ok()))
 }
 
 /// Whose runs a directory of `<data>/runs` holds; `None` if it does not say. A machine that lost its power may have kept the name of

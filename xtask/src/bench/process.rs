@@ -70,6 +70,16 @@ fn children_ticks(stat: &str) -> Option<f64> {
     Some(next()? + next()?)
 }
 
+/// Gives how often a process has waited for something and been woken (proc_pid_status(5)).
+pub(super) fn wake_ups(pid: u32) -> Result<f64, Error> {
+    let path = format!("/proc/{pid}/status");
+    let text = fs::read_to_string(&path).map_err(Error::io(format!("read {path}")))?;
+    let mut lines = text.lines();
+    let line = lines.find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    let count = line.and_then(|line| line.trim().parse().ok());
+    count.ok_or_else(|| Error::Unmet(format!("{path} does not tell its wake-ups")))
+}
+
 /// Gives all processes.
 pub(super) fn all() -> Vec<u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();

@@ -1,6 +1,7 @@
 //! What a server is told about itself, read once, in one place.
 
 mod checks;
+mod containers;
 mod database;
 mod reader;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use runtara_domain::limits;
 use self::reader::Reader;
 use crate::Error;
 
+pub use self::containers::ContainerSettings;
 pub use self::database::DatabaseUrl;
 pub use self::reader::Problem;
 pub use self::variables::{VARIABLES, Variable};
@@ -88,7 +90,7 @@ pub struct Config {
     pub shutdown_grace: Duration,
     /// As whom native programs run.
     pub native_user: Option<String>,
-    /// Whether a plain binary that is declared `oci` runs as a native process.
+    /// Whether a plain binary that is declared `oci` runs as a native process where no containers can be made.
     pub native_for_oci: bool,
     /// Most open files of a native program.
     pub native_open_files: Option<u64>,
@@ -97,7 +99,9 @@ pub struct Config {
     /// Largest file that a native program may write, in bytes.
     pub native_file_bytes: Option<u64>,
     /// How willingly the kernel kills a native program when memory runs out: -1000 to 1000.
-    pub native_oom_score_adj: Option<i32>,
+    pub native_oom_score_adj: i32,
+    /// What containers are told.
+    pub containers: ContainerSettings,
     /// How much of each stream of a run is kept, in bytes.
     pub log_bytes: u64,
     /// Variables that every program is given.
@@ -186,7 +190,8 @@ impl Config {
             native_open_files: reader.parsed("RUNTARA_NATIVE_OPEN_FILES", "a whole number"),
             native_processes: reader.parsed("RUNTARA_NATIVE_PROCESSES", "a whole number"),
             native_file_bytes: reader.parsed("RUNTARA_NATIVE_FILE_BYTES", "a whole number"),
-            native_oom_score_adj: reader.oom_score_adj(),
+            native_oom_score_adj: reader.oom_score_adj("RUNTARA_NATIVE_OOM_SCORE_ADJ"),
+            containers: ContainerSettings::read(reader),
             log_bytes: reader.number("RUNTARA_LOG_BYTES", 10 << 20, 64 << 10, 1 << 40),
             passed_env: reader.passed_env(),
             log_format: reader.log_format(),

@@ -213,13 +213,12 @@ impl<'a> Reader<'a> {
         found
     }
 
-    pub(super) fn oom_score_adj(&mut self) -> Option<i32> {
-        let name = "RUNTARA_NATIVE_OOM_SCORE_ADJ";
+    pub(super) fn oom_score_adj(&mut self, name: &'static str) -> i32 {
         let wanted = "a whole number from -1000 to 1000";
         let found: i32 = self.parsed(name, wanted).unwrap_or(500);
         if !(-1_000..=1_000).contains(&found) {
             self.problem(name, format!("found {found}; {wanted} is wanted"));
         }
-        Some(found)
+        found
     }
 }

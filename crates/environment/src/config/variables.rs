@@ -99,7 +99,7 @@ pub const VARIABLES: &[Variable] = &[
     variable(
         "RUNTARA_NATIVE_FOR_OCI",
         "false (dev: true)",
-        "run plain binaries that are declared oci as native programs",
+        "run plain binaries that are declared oci as native programs where no containers can be made",
     ),
     variable(
         "RUNTARA_NATIVE_OPEN_FILES",
@@ -120,6 +120,71 @@ pub const VARIABLES: &[Variable] = &[
         "RUNTARA_NATIVE_OOM_SCORE_ADJ",
         "500",
         "how willingly the kernel kills one when memory runs out",
+    ),
+    variable(
+        "RUNTARA_OCI_RUNTIME",
+        "runc",
+        "makes containers: a program of PATH, or an absolute path",
+    ),
+    variable(
+        "RUNTARA_NETWORK_MODE",
+        "isolated",
+        "what containers reach if neither image nor start says: isolated, egress or host",
+    ),
+    variable(
+        "RUNTARA_ALLOWED_NETWORK_MODES",
+        "isolated,egress",
+        "what they may reach at all",
+    ),
+    variable(
+        "RUNTARA_CONTAINER_MEMORY_BYTES",
+        "536870912",
+        "their memory, if neither image nor start says; RUNTARA_CONTAINER_MAX_MEMORY_BYTES: at most",
+    ),
+    variable(
+        "RUNTARA_CONTAINER_CPU_MILLICORES",
+        "- (what is free)",
+        "their processor time, 1000 is one processor; RUNTARA_CONTAINER_MAX_CPU_MILLICORES: at most",
+    ),
+    variable(
+        "RUNTARA_CONTAINER_PIDS",
+        "512",
+        "their processes and threads; RUNTARA_CONTAINER_MAX_PIDS: at most",
+    ),
+    variable(
+        "RUNTARA_CONTAINER_OPEN_FILES",
+        "1024 (up to 524288)",
+        "open files of each process; RUNTARA_CONTAINER_MAX_OPEN_FILES: at most",
+    ),
+    variable(
+        "RUNTARA_CONTAINER_WRITABLE_BYTES",
+        "67108864",
+        "what they may write, a part of their memory; RUNTARA_CONTAINER_MAX_WRITABLE_BYTES: at most",
+    ),
+    variable(
+        "RUNTARA_CONTAINER_ID_BASE",
+        "1879048192",
+        "the first of the user and group ids that containers have on the host; another for each server of a machine",
+    ),
+    variable(
+        "RUNTARA_CONTAINER_ID_RANGES",
+        "4094",
+        "how many ranges of 65536 ids follow: one for each container at once",
+    ),
+    variable(
+        "RUNTARA_CONTAINER_KEEP_SETUID",
+        "false",
+        "keep setuid bits of images",
+    ),
+    variable(
+        "RUNTARA_CONTAINER_OOM_SCORE_ADJ",
+        "500",
+        "how willingly the kernel kills one when memory runs out",
+    ),
+    variable(
+        "RUNTARA_CONTAINER_RUN_DIR",
+        "/run/runtara/<node>",
+        "where they are mounted and noted; everybody must be able to pass through",
     ),
     variable(
         "RUNTARA_LOG_BYTES",

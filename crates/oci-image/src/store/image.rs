@@ -59,6 +59,19 @@ impl UnpackedImage {
 }
 
 impl LayerStore {
+    /// The image of these layers, from the lowest to the highest, as [`UnpackedImage::layers`] listed them; `None` if one of them is not
+    /// here.
+    ///
+    /// # Errors
+    /// [`ImageError::Io`] if that cannot be told.
+    pub fn image(&self, layers: &[DiffId]) -> Result<Option<UnpackedImage>, ImageError> {
+        let found: Option<Vec<Layer>> = layers
+            .iter()
+            .map(|layer| self.layer(*layer))
+            .collect::<Result<_, _>>()?;
+        Ok(found.map(UnpackedImage::new))
+    }
+
     /// Unpacks the layers of an image that are not here yet, from the lowest to the highest, and verifies them. Those that
     /// were unpacked stay when a later one fails, until a sweep.
     ///

@@ -12,8 +12,8 @@ use runtara_domain::{
 };
 use runtara_runner::shim::{Launcher, LogReader, LogStream, ShimProgram};
 use runtara_runner::{
-    AskedSettings, ImageFiles, Input, LaunchSpec, PreparedImage, Run, RunDirectory, RunKey,
-    Runner as _,
+    AskedSettings, ImageFiles, Input, LaunchSpec, PreparedImage, Run, RunDirectories, RunDirectory,
+    RunKey, Runner as _,
 };
 use runtara_runner_native::{NativeConfig, NativeRunner};
 
@@ -158,7 +158,8 @@ impl Stage {
 async fn serve(config: &NativeConfig) -> (Arc<Launcher>, NativeRunner) {
     let launcher = Launcher::start(ShimProgram::ThisProgram).await.unwrap();
     let launcher = Arc::new(launcher);
-    let runner = NativeRunner::new(config.clone(), Arc::clone(&launcher)).unwrap();
+    let directories = Arc::new(RunDirectories::open(&config.data_dir).unwrap());
+    let runner = NativeRunner::new(config.clone(), Arc::clone(&launcher), directories);
     (launcher, runner)
 }
 

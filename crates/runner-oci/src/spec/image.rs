@@ -1,7 +1,9 @@
 //! What an image says about its program.
 
+use serde::{Deserialize, Serialize};
+
 /// What an image says about its program (OCI image specification, "Image Configuration").
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ImageConfig {
     /// The program and its first arguments.
     pub entrypoint: Vec<String>,
@@ -18,7 +20,7 @@ pub struct ImageConfig {
 }
 
 /// Who a program is in its container. The numbers are those of the image: root is 0.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ImageUser {
     /// Its user.
     pub uid: u32,

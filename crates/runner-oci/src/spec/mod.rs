@@ -23,7 +23,7 @@ use crate::seccomp;
 
 pub use image::{ImageConfig, ImageUser, signal_number};
 pub use mounts::RUN_DIRECTORY;
-pub use process::{container_env, program_args, working_dir};
+pub use process::{check_image, container_env, program_args, working_dir};
 
 /// What the kernel of this machine can account for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

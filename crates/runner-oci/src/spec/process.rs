@@ -130,6 +130,15 @@ pub fn working_dir(of_image: &str) -> Result<String, SpecError> {
     }
 }
 
+/// Checks what an image says about its program, as far as that does not depend on a start.
+///
+/// # Errors
+/// [`SpecError::WorkingDirectory`], [`SpecError::IdOutOfRange`] and [`SpecError::Nul`], as [`super::configuration`] would say later.
+pub fn check_image(image: &ImageConfig) -> Result<(), SpecError> {
+    working_dir(&image.working_dir)?;
+    user(&image.user).map(drop)
+}
+
 fn user(of_image: &ImageUser) -> Result<User, SpecError> {
     let groups = [of_image.gid]
         .into_iter()

@@ -10,6 +10,8 @@ mod ending;
 #[expect(dead_code, reason = "the other tests compile programs, too")]
 mod image;
 mod network;
+mod runner;
+mod server;
 mod stage;
 mod starting;
 
@@ -47,6 +49,19 @@ fn main() {
         network:
             the_core_is_reached_without_a_network,
             a_core_that_comes_late_is_waited_for;
+        runner:
+            a_program_runs_and_leaves_nothing,
+            a_container_is_found_again_by_the_next_server,
+            a_run_whose_shim_was_killed_leaves_nothing,
+            what_a_killed_server_has_left_is_swept,
+            each_container_has_user_ids_of_its_own,
+            where_owners_cannot_be_shifted_all_have_the_same_ids,
+            what_is_not_allowed_is_refused_for_good,
+            a_machine_without_runtime_says_what_to_install,
+            a_program_that_needs_a_loader_needs_a_base,
+            an_image_that_goes_takes_what_nobody_else_needs,
+            an_image_is_ready_at_once_for_the_next_server,
+            layers_that_are_gone_are_unpacked_again;
     };
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }

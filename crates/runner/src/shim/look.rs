@@ -97,6 +97,17 @@ pub fn is_locked(directory: &RunDirectory) -> io::Result<bool> {
     }
 }
 
+/// The shim of a run that has recorded its exit, as long as it has not ended itself: it may still be taking a container apart. `None` if
+/// it has ended, or was killed. Blocking; within a tokio runtime.
+///
+/// # Errors
+/// What reading the lock file reported.
+pub fn lingering(directory: &RunDirectory) -> io::Result<Option<Shim>> {
+    let holder = read_lock_file(&directory.lock_file())?;
+    let shim = holder.map(|holder| holder.shim.open()).transpose()?;
+    shim.flatten().map(Shim::new).transpose()
+}
+
 fn under_lock(directory: &RunDirectory, _lock: &Flock<File>) -> io::Result<Found> {
     // It may have been written between the first look and the lock.
     if let Some(exit) = ExitRecord::read(&directory.exit_file())? {

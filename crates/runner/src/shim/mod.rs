@@ -54,7 +54,7 @@ pub use client::{Launcher, ShimError, ShimProgram};
 pub use containers::{Container, Containers, NotStarted, Started, Streams};
 pub use files::{ExitRecord, ProcessLimits, Program, write_run_file, write_slept};
 pub use logs::{LogChunk, LogExtent, LogReader, LogStream};
-pub use look::{Found, Shim, is_locked, look, read_program};
+pub use look::{Found, Shim, is_locked, lingering, look, read_program};
 pub use namespaces::{IdRange, Namespaces, Network};
 pub use open_files::raise_open_files;
 pub(crate) use opening::EXIT_ASIDE;

@@ -1,12 +1,13 @@
-//! Sets up the runner of native programs.
+//! Sets up the runners.
 
 use std::sync::Arc;
 
 use nix::unistd::geteuid;
 use runtara_domain::RunnerKind;
 use runtara_runner::shim::{CgroupRoot, Launcher, ProcessLimits, ShimProgram};
-use runtara_runner::{Readiness, Runner};
+use runtara_runner::{Readiness, RunDirectories, Runner, blocking};
 use runtara_runner_native::{NativeConfig, NativeRunner};
+use runtara_runner_oci::{OciConfig, OciRunner};
 use tracing::{info, warn};
 
 use crate::config::{Config, Mode, Problem};
@@ -23,44 +24,72 @@ pub(crate) struct Runners {
 }
 
 /// Sets up the runners of this build.
-pub(crate) async fn runners(config: &Config, data_dir: &DataDir) -> Result<Runners, Error> {
+pub(crate) async fn set_up(config: &Config, data_dir: &DataDir) -> Result<Runners, Error> {
+    let launcher = Launcher::start(ShimProgram::ThisProgram)
+        .await
+        .map_err(|error| Error::Part {
+            what: "the launcher of programs",
+            source: error.into(),
+        })?;
+    let parts = Parts {
+        launcher: Arc::new(launcher),
+        directories: directories(data_dir).await?,
+    };
     let mut runners = Runners {
         all: Vec::new(),
         kinds: Vec::new(),
         report: Vec::new(),
     };
-    for kind in [RunnerKind::Oci, RunnerKind::Wasm] {
-        let text = "this build has no runner of this kind".to_owned();
-        runners.report.push((kind.to_string(), false, text));
-    }
-    let runner = native_runner(config, data_dir, user(config)?).await?;
-    let (ready, text) = match runner.readiness().await {
-        Readiness::Ready(text) => (true, text),
-        Readiness::Unfit(text) => {
-            warn!(reason = text, "native images are refused");
-            (false, text)
-        }
-    };
-    if ready {
-        runners.kinds.push(runner.kind());
-    }
-    let kind = runner.kind().to_string();
-    runners.report.push((kind, ready, text));
-    runners.all.push(Arc::new(runner));
+    let native = native_runner(config, data_dir, user(config)?, &parts).await?;
+    let containers = oci_runner(config, data_dir, parts).await?;
+    runners.add(Arc::new(containers)).await;
+    runners.add(Arc::new(native)).await;
+    let text = "this build has no runner of this kind".to_owned();
+    runners
+        .report
+        .push((RunnerKind::Wasm.to_string(), false, text));
     Ok(runners)
+}
+
+/// What all runners that start processes share.
+struct Parts {
+    launcher: Arc<Launcher>,
+    directories: Arc<RunDirectories>,
+}
+
+impl Runners {
+    async fn add(&mut self, runner: Arc<dyn Runner>) {
+        let kind = runner.kind();
+        let (ready, text) = match runner.readiness().await {
+            Readiness::Ready(text) => (true, text),
+            Readiness::Unfit(text) => {
+                warn!(%kind, reason = text, "images of this kind are refused");
+                (false, text)
+            }
+        };
+        if ready {
+            self.kinds.push(kind);
+        }
+        self.report.push((kind.to_string(), ready, text));
+        self.all.push(runner);
+    }
+}
+
+async fn directories(data_dir: &DataDir) -> Result<Arc<RunDirectories>, Error> {
+    let path = data_dir.path().to_owned();
+    let opened = blocking(move || RunDirectories::open(&path)).await;
+    opened.map(Arc::new).map_err(|error| Error::Part {
+        what: "the directories of runs",
+        source: error.into(),
+    })
 }
 
 async fn native_runner(
     config: &Config,
     data_dir: &DataDir,
     programs: Programs,
+    parts: &Parts,
 ) -> Result<NativeRunner, Error> {
-    let launcher = Launcher::start(ShimProgram::ThisProgram)
-        .await
-        .map_err(|error| Error::Part {
-            what: "the launcher of native programs",
-            source: error.into(),
-        })?;
     let mut native = NativeConfig::new(data_dir.path());
     native.cgroups = cgroups(data_dir).await?;
     match programs {
@@ -72,10 +101,30 @@ async fn native_runner(
         processes: config.native_processes,
         file_bytes: config.native_file_bytes,
     };
-    native.oom_score_adj = config.native_oom_score_adj;
+    native.oom_score_adj = Some(config.native_oom_score_adj);
     native.log_cap_bytes = config.log_bytes;
-    NativeRunner::new(native, Arc::new(launcher)).map_err(|error| Error::Part {
-        what: "the runner of native programs",
+    let (launcher, directories) = (Arc::clone(&parts.launcher), Arc::clone(&parts.directories));
+    Ok(NativeRunner::new(native, launcher, directories))
+}
+
+async fn oci_runner(config: &Config, data_dir: &DataDir, parts: Parts) -> Result<OciRunner, Error> {
+    let settings = config.containers.clone();
+    let mut oci = OciConfig::new(data_dir.path(), &data_dir.node()?.to_string());
+    oci.runtime = settings.runtime;
+    oci.network = settings.network;
+    oci.allowed_networks = settings.allowed_networks;
+    oci.default_limits = settings.default_limits;
+    oci.ceiling = settings.ceiling;
+    oci.ids = settings.ids;
+    oci.keep_setuid = settings.keep_setuid;
+    oci.oom_score_adj = Some(settings.oom_score_adj);
+    oci.log_cap_bytes = config.log_bytes;
+    if let Some(run_root) = settings.run_root {
+        oci.run_root = run_root;
+    }
+    let made = blocking(move || Ok(OciRunner::new(oci, parts.launcher, parts.directories)));
+    made.await.map_err(|error| Error::Part {
+        what: "the runner of containers",
         source: error.into(),
     })
 }

@@ -1,0 +1,177 @@
+//! Images made ready: their layers unpacked, and what they say about their program.
+//!
+//! ```text
+//! <data>/cache/oci/layers/, temporary/, lock    the layers: see `runtara_oci_image::LayerStore`
+//! <data>/cache/oci/images/<content>.json        which layers an image has, and how it is run
+//! ```
+
+mod make;
+mod record;
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use runtara_domain::{ImageContent, ImageDigest};
+use runtara_oci_image::{DiffId, ImageError, LayerStore, Limits, StoreOptions, UnpackedImage};
+use runtara_runner::{ImageFiles, PrepareError};
+use tracing::info;
+
+use crate::config::OciConfig;
+use crate::spec::ImageConfig;
+use record::Record;
+
+/// An image that containers can be made of. While it lives, its layers stay.
+pub(crate) struct Ready {
+    /// The directories of its layers, the lowest first.
+    pub(crate) layers: Vec<PathBuf>,
+    /// How it is run.
+    pub(crate) config: ImageConfig,
+    /// What it says of itself: JSON text; `None` if it is a program alone.
+    pub(crate) about: Option<String>,
+    unpacked: UnpackedImage,
+}
+
+/// The images of a server. All calls block.
+pub(crate) struct Images {
+    store: LayerStore,
+    records: PathBuf,
+    limits: Limits,
+    ready: Mutex<HashMap<ImageContent, Arc<Ready>>>,
+    stopping: AtomicBool,
+}
+
+impl Images {
+    /// Opens those that were made ready before. Layers that no image has are removed.
+    pub(crate) fn open(config: &OciConfig, options: &StoreOptions) -> Result<Self, ImageError> {
+        let root = config.images();
+        let store = LayerStore::open(&root, options)?;
+        let images = Self {
+            store,
+            records: root.join("images"),
+            limits: config.image_limits.clone(),
+            ready: Mutex::default(),
+            stopping: AtomicBool::new(false),
+        };
+        let sweep = record::make_directory(&images.records).and_then(|()| images.sweep());
+        if let Err(error) = sweep {
+            info!(%error, "layers of images that are not needed stay");
+        }
+        Ok(images)
+    }
+
+    /// An image that was made ready in this process, if its layers are still there.
+    pub(crate) fn ready(&self, content: ImageContent) -> Option<Arc<Ready>> {
+        let ready = self.known().get(&content).cloned()?;
+        ready
+            .layers
+            .iter()
+            .all(|layer| layer.exists())
+            .then_some(ready)
+    }
+
+    /// Makes an image ready.
+    pub(crate) fn prepare(&self, image: &ImageFiles) -> Result<Arc<Ready>, PrepareError> {
+        let content = image.content;
+        if let Some(ready) = self.ready(content) {
+            return Ok(ready);
+        }
+        let ready = match self.recorded(content) {
+            Some(ready) => ready,
+            None => {
+                let ready = self.make(image)?;
+                self.record(content, &ready)
+                    .map_err(|source| PrepareError::Host {
+                        content,
+                        context: "what it is made of could not be noted".to_owned(),
+                        source,
+                    })?;
+                ready
+            }
+        };
+        let ready = Arc::new(ready);
+        self.known().insert(content, Arc::clone(&ready));
+        Ok(ready)
+    }
+
+    /// Removes what was made of a content, alone and with others. Layers that no other image has go, too.
+    pub(crate) fn forget(&self, digest: ImageDigest) -> io::Result<()> {
+        let is_of =
+            |content: &ImageContent| content.digest == digest || content.base == Some(digest);
+        self.known().retain(|content, _| !is_of(content));
+        let mut removed = false;
+        for (path, content) in record::list(&self.records)? {
+            if content.is_none_or(|content| is_of(&content)) {
+                fs::remove_file(path)?;
+                removed = true;
+            }
+        }
+        match removed {
+            true => self.sweep(),
+            false => Ok(()),
+        }
+    }
+
+    /// Has work that is under way end soon.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<ImageContent, Arc<Ready>>> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An image that was made ready by an earlier process. What cannot be read, or is not whole, is made again.
+    fn recorded(&self, content: ImageContent) -> Option<Ready> {
+        let record = Record::read(&record::path(&self.records, content))?;
+        let layers: Vec<_> = record.layers.iter().copied().map(DiffId).collect();
+        let unpacked = self.store.image(&layers).ok().flatten()?;
+        Some(Ready::new(unpacked, record.config, record.about))
+    }
+
+    fn record(&self, content: ImageContent, ready: &Ready) -> io::Result<()> {
+        let record = Record {
+            version: record::VERSION,
+            layers: ready.diff_ids().map(|layer| layer.0).collect(),
+            config: ready.config.clone(),
+            about: ready.about.clone(),
+        };
+        record.write(&record::path(&self.records, content))
+    }
+
+    /// Removes the layers that no image has which was made ready.
+    fn sweep(&self) -> io::Result<()> {
+        let mut needed = BTreeSet::new();
+        for (path, _) in record::list(&self.records)? {
+            // One that cannot be read is made again.
+            if let Some(record) = Record::read(&path) {
+                needed.extend(record.layers.into_iter().map(DiffId));
+            }
+        }
+        let swept = self.store.sweep(&needed);
+        swept.map(drop).map_err(io::Error::other)
+    }
+}
+
+impl Ready {
+    fn new(unpacked: UnpackedImage, config: ImageConfig, about: Option<String>) -> Self {
+        let highest_first = unpacked.lower_directories();
+        let layers = highest_first.into_iter().rev().map(ToOwned::to_owned);
+        Self {
+            layers: layers.collect(),
+            config,
+            about,
+            unpacked,
+        }
+    }
+
+    fn diff_ids(&self) -> impl Iterator<Item = DiffId> {
+        self.unpacked
+            .layers()
+            .iter()
+            .map(runtara_oci_image::Layer::diff_id)
+    }
+}
