@@ -9,6 +9,7 @@ use crate::failure::Failure;
 use crate::lifecycle::{each, told};
 use crate::pull::{self, PullArgs};
 use crate::screen::Screen;
+use crate::settings::facts;
 use crate::table::{Cell, Table, Tint};
 use crate::text::{moment, now_ms, printable, relative};
 use crate::upload::{Described, Line};
@@ -17,9 +18,9 @@ use crate::upload::{Described, Line};
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
     /// Upload a file and register it
-    Push(PushArgs),
+    Push(Box<PushArgs>),
     /// Pull a container image from a registry and register it
-    Pull(PullArgs),
+    Pull(Box<PullArgs>),
     /// List images
     Ls(LsArgs),
     /// Show an image
@@ -46,6 +47,9 @@ pub(crate) struct PushArgs {
     name: Option<String>,
     #[command(flatten)]
     described: Described,
+    /// Name or id of the container image to lay the program or script on
+    #[arg(long, value_name = "IMAGE")]
+    base: Option<String>,
 }
 
 /// List images
@@ -69,8 +73,8 @@ pub(crate) async fn run(
     command: ImageCommand,
 ) -> Result<(), Failure> {
     match command {
-        ImageCommand::Push(args) => push(client, screen, args).await,
-        ImageCommand::Pull(args) => pull::run(client, screen, args).await,
+        ImageCommand::Push(args) => push(client, screen, *args).await,
+        ImageCommand::Pull(args) => pull::run(client, screen, *args).await,
         ImageCommand::Ls(args) => ls(client, screen, args).await,
         ImageCommand::Show { image } => show(client, screen, &image).await,
         ImageCommand::Rm { images } => {
@@ -89,7 +93,8 @@ async fn push(client: &Client, screen: &mut Screen, args: PushArgs) -> Result<()
         Some(name) => name,
         None => name_of(&args.file)?,
     };
-    let registration = args.described.registration(&name);
+    let mut registration = args.described.registration(&name);
+    registration.base = args.base;
     let line = Line::begin(screen, "pushing", &name);
     let result = client
         .upload_image_file(&registration, &args.file, line.uploading())
@@ -203,6 +208,12 @@ async fn show(client: &Client, screen: &mut Screen, image: &str) -> Result<(), F
             (!image.labels.is_empty()).then(|| labels_text(&image.labels).into()),
         ),
     ];
+    let asked = facts(&image);
+    rows.extend(
+        asked
+            .iter()
+            .map(|(name, cell)| (name.as_str(), cell.clone())),
+    );
     for (name, value) in more {
         let text = value
             .as_str()

@@ -17,6 +17,7 @@ mod logs;
 mod machine;
 mod pull;
 mod screen;
+mod settings;
 mod start;
 mod stop;
 mod table;

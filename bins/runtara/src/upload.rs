@@ -8,6 +8,7 @@ use clap::builder::PossibleValuesParser;
 use runtara_management_sdk::{ImageRegistration, RunnerKind, UploadProgress};
 
 use crate::screen::Screen;
+use crate::settings::SettingsArgs;
 use crate::text::{cut, printable, size};
 use crate::values::pair;
 
@@ -28,6 +29,8 @@ pub(crate) struct Described {
     /// A label, may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
     labels: Vec<(String, String)>,
+    #[command(flatten)]
+    settings: SettingsArgs,
 }
 
 impl Described {
@@ -37,6 +40,9 @@ impl Described {
         registration.description = self.description;
         registration.runner_type = self.kind.map(RunnerKind::from);
         registration.labels = self.labels.into_iter().collect();
+        registration.limits = self.settings.limits();
+        registration.network = self.settings.network();
+        registration.read_only = self.settings.read_only();
         registration
     }
 }
