@@ -16,7 +16,6 @@ mod config;
 mod counted;
 mod egress;
 mod finding;
-mod hasten;
 mod host;
 mod id_range;
 mod images;

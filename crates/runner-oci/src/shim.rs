@@ -22,7 +22,6 @@ use rustix::mount::{OpenTreeFlags, UnmountFlags, open_tree};
 use crate::clean::remove_place;
 use crate::counted::CountedTo;
 use crate::egress::{self, Helper};
-use crate::hasten::hasten_moves;
 use crate::namespaces::Namespaces;
 use crate::plan::{ContainerPlan, PlannedFile, paths_in};
 use crate::rootfs::{
@@ -69,7 +68,8 @@ impl shim::Containers for Containers {
             live.kill();
             shim::Container::remove(&mut live);
         }
-        let (process, network, helper) = started?;
+        let (process, network, helper) =
+            started.map_err(|error| error.reworded(|text| without_paths(&plan, text)))?;
         live.helper = helper;
         live.writable = writable(&plan);
         Ok(Started {
@@ -92,18 +92,14 @@ fn start(
     streams: Streams<'_>,
     wishes: &Wishes<'_>,
 ) -> Result<Begun, NotStarted> {
-    // The runtime comes to it in some 10 ms.
-    if let Some(cgroup) = plan.cgroups.iter().find(|cgroup| cgroup.exists()) {
-        hasten_moves(cgroup);
-    }
     enter_private_mounts().map_err(|error| for_now(&error))?;
     let port = plan.core.as_ref().map(|core| core.port);
     let namespaces = Namespaces::make(plan.ids, port).map_err(|error| for_now(&error))?;
-    mount(plan, &namespaces)?;
+    mount(plan, &namespaces, wishes)?;
     let helper = plan
         .egress
         .as_ref()
-        .map(|program| egress::connect(program, &plan.staging, &namespaces))
+        .map(|program| egress::connect(program, &plan.staging, &namespaces, wishes))
         .transpose()
         .map_err(|error| for_now(&error))?;
     let stdin = put_input(plan, streams.stdin).map_err(|error| {
@@ -117,7 +113,11 @@ fn start(
     Ok((process, network, helper))
 }
 
-fn mount(plan: &ContainerPlan, namespaces: &Namespaces) -> Result<(), NotStarted> {
+fn mount(
+    plan: &ContainerPlan,
+    namespaces: &Namespaces,
+    wishes: &Wishes<'_>,
+) -> Result<(), NotStarted> {
     let resolver = plan.egress.as_ref().map(|_| PlannedFile {
         directory: "etc".to_owned(),
         name: "resolv.conf".to_owned(),
@@ -141,6 +141,7 @@ fn mount(plan: &ContainerPlan, namespaces: &Namespaces) -> Result<(), NotStarted
         ids: plan.ids,
         writable_bytes: plan.writable_bytes,
         user: plan.user,
+        wishes: Some(wishes),
         files: &files,
     };
     match plan.root {
@@ -299,6 +300,23 @@ fn joining(configuration: &Spec, namespaces: &Namespaces) -> Spec {
 
 fn runtime_of(plan: &ContainerPlan) -> Runtime {
     Runtime::new(plan.runtime.clone(), plan.staging.join(STATE))
+}
+
+/// A text without the places of the host: whoever started the instance reads it.
+fn without_paths(plan: &ContainerPlan, text: &str) -> String {
+    let shown = |path: &Path| path.display().to_string();
+    let (root, _) = paths_in(&plan.staging);
+    let mut places = vec![
+        (shown(&root), String::new()),
+        (shown(&plan.staging), "<container>".to_owned()),
+    ];
+    let layers = plan.layers.iter().enumerate();
+    places.extend(layers.map(|(index, layer)| (shown(layer), format!("<layer {index}>"))));
+    let program = plan.runtime.file_name().unwrap_or_default();
+    places.push((shown(&plan.runtime), program.display().to_string()));
+    places.iter().fold(text.to_owned(), |text, (place, word)| {
+        text.replace(place.as_str(), word)
+    })
 }
 
 fn for_now(error: &dyn std::error::Error) -> NotStarted {

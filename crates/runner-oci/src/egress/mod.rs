@@ -24,6 +24,8 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use runtara_runner::shim::Wishes;
+
 use crate::machine::EgressProgram;
 use crate::namespaces::{self, Namespaces};
 use address::RESOLVER;
@@ -91,6 +93,7 @@ pub(crate) fn connect(
     program: &EgressProgram,
     staging: &Path,
     namespaces: &Namespaces,
+    wishes: &Wishes<'_>,
 ) -> Result<Helper, EgressError> {
     let network = namespaces.network.as_ref().ok_or(EgressError::NoNetwork)?;
     let network = network.namespace.as_fd();
@@ -100,7 +103,7 @@ pub(crate) fn connect(
         .map_err(EgressError::at("giving the network namespace a path"))?;
     let mut helper = Helper::start(program, &place, namespaces.user.descriptor())?;
     let connected = namespaces::within(network, || {
-        let tap = wait_for_tap(&mut helper)?;
+        let tap = wait_for_tap(&mut helper, wishes)?;
         wire::connect(tap, &of_host)
     });
     match connected
@@ -116,7 +119,7 @@ pub(crate) fn connect(
 }
 
 /// Waits until the helper has made its device, and gives the device's index.
-fn wait_for_tap(helper: &mut Helper) -> Result<u32, EgressError> {
+fn wait_for_tap(helper: &mut Helper, wishes: &Wishes<'_>) -> Result<u32, EgressError> {
     let late = Instant::now() + PATIENCE;
     loop {
         if let Ok(index) = nix::net::if_::if_nametoindex(address::TAP) {
@@ -129,7 +132,8 @@ fn wait_for_tap(helper: &mut Helper) -> Result<u32, EgressError> {
                 words: helper.words(),
             });
         }
-        if Instant::now() >= late {
+        // A run that is to be over waits for nothing, and why it was not connected is nobody's question.
+        if Instant::now() >= late.min(wishes.ends_at()) {
             return Err(EgressError::Late {
                 program: helper.name(),
                 words: helper.words(),

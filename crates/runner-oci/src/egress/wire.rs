@@ -4,8 +4,8 @@
 //!
 //! - Routes that refuse the host's own addresses, and those by which machines are configured (link-local, RFC 3927: there are the metadata
 //!   services of clouds), those of many (multicast, RFC 1112), and the helper's.
-//! - A rule that lets only port 53 of the resolver's address through: slirp4netns carries all ports of it to the host's resolver, which
-//!   may be the host.
+//! - A rule that lets only port 53 of the resolver's address through. The host's resolver may be the host, so what a helper would make of
+//!   other ports does not matter.
 //! - Neighbours are not looked for. A program may bind a socket to a device, and where no route leads the kernel then takes all for
 //!   neighbours; pasta says of each that it is there. The one that is needed is known beforehand, by the address of all
 //!   stations: there is just one.

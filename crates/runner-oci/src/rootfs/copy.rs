@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use runtara_runner::shim::Wishes;
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, chmodat,
     chownat, linkat, mkdirat, mknodat, openat, readlinkat, statat, symlinkat, utimensat,
@@ -75,6 +76,12 @@ pub(super) fn copy(plan: &RootfsPlan<'_>, layer: &Path, target: &OwnedFd) -> io:
     let mut waiting = vec![top];
     while let Some(path) = waiting.pop() {
         for (path, stat) in entries(&copy.source, &path)? {
+            if plan.wishes.is_some_and(Wishes::is_over) {
+                return Err(io::Error::new(
+                    io::ErrorKind::Interrupted,
+                    "the run is to end",
+                ));
+            }
             copy.one(&path, &stat, &mut links)?;
             if kind(&stat) == FileType::Directory {
                 directories.push((path.clone(), stat));

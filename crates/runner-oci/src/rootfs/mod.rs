@@ -25,6 +25,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use nix::sched::CloneFlags;
+use runtara_runner::shim::Wishes;
 use rustix::mount::{MountAttrFlags, MountPropagationFlags, MoveMountFlags, move_mount};
 
 use crate::id_range::IdRange;
@@ -67,6 +68,8 @@ pub struct RootfsPlan<'a> {
     pub writable_bytes: u64,
     /// User and group of the program in the container, to whom its run directory belongs.
     pub user: (u32, u32),
+    /// Who says that the run is over, so that a copy is given up.
+    pub wishes: Option<&'a Wishes<'a>>,
     /// Files that are put into the root, whatever the image has in their place.
     pub files: &'a [RootFile<'a>],
 }

@@ -213,6 +213,7 @@ mod tests {
             ids,
             writable_bytes: 1024 * 1024,
             user: (0, 0),
+            wishes: None,
             files: &[],
         };
         let mounted = Staging::mount(&plan, TreeSize::default()).unwrap();

@@ -140,7 +140,7 @@ impl Invocation {
                 stdout,
                 stderr,
             }),
-            None if wishes.is_some_and(is_over) => Err(RuntimeError::Unwanted {
+            None if wishes.is_some_and(Wishes::is_over) => Err(RuntimeError::Unwanted {
                 program: self.program,
                 verb: self.verb,
             }),
@@ -172,11 +172,6 @@ fn wait_for(pid: Pid) -> io::Result<ExitStatus> {
             Err(errno) => return Err(errno.into()),
         }
     }
-}
-
-/// Whether a run is to be over by now.
-fn is_over(wishes: &Wishes<'_>) -> bool {
-    wishes.bound(Duration::MAX).is_zero()
 }
 
 /// Reads what a process writes until it has ended; `None` if that takes too long, or longer than is wished.

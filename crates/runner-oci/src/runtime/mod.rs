@@ -14,8 +14,9 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use command::{Finished, Invocation};
 use runtara_runner::shim::Wishes;
+
+use command::{Finished, Invocation};
 
 pub use log::is_fault_of_image;
 pub use state::{ContainerState, ContainerStatus};

@@ -135,6 +135,7 @@ impl Trial {
             ids: self.ids,
             writable_bytes: limits.writable_bytes,
             user: (self.image.user.uid, self.image.user.gid),
+            wishes: None,
             files: &self.files,
         };
         let rootfs = mount_rootfs(&plan).map_err(|error| told(&error))?;

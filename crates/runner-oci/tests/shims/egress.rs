@@ -15,12 +15,23 @@ use runtara_runner_oci::plan::CoreRelay;
 use crate::image;
 use crate::network::answer_one;
 use crate::stage::{Stage, until};
-use crate::world::{HOST, HOST_PORT, METADATA, OUTSIDE, OUTSIDE_PORT, World};
+use crate::world::{
+    HOST, HOST_BY_IPV6, HOST_PORT, METADATA, OUTSIDE, OUTSIDE_BY_IPV6, OUTSIDE_PORT, World,
+};
 
 /// Addresses of the host, by one of which it is one of many.
 const OF_HOST: [&str; 4] = [HOST, "10.77.0.255", "127.0.0.1", "127.9.9.9"];
 /// What the helper has for the next hop, for itself, and for the host's resolver.
 const OF_HELPER: [&str; 3] = ["198.18.83.1", "198.18.83.2", "198.18.83.3"];
+
+/// What it looks like that nobody answers.
+const UNANSWERED: [&str; 5] = [
+    "Operation already in progress",
+    "Network is unreachable",
+    "No route to host",
+    "Operation now in progress",
+    "Resource temporarily unavailable",
+];
 
 fn slirp4netns() -> EgressProgram {
     EgressProgram::Slirp4netns(image::needed("slirp4netns", "slirp4netns"))
@@ -62,6 +73,11 @@ async fn leads_out_and_nowhere_else(world: World, program: EgressProgram) {
         format!("tcp - {METADATA} {OUTSIDE_PORT}"),
         format!("tcp tap0 {METADATA} {OUTSIDE_PORT}"),
     ];
+    for (address, port) in [(HOST_BY_IPV6, HOST_PORT), (OUTSIDE_BY_IPV6, OUTSIDE_PORT)] {
+        for way in ["tcp -", "tcp tap0", "udp -", "udp tap0"] {
+            refused.push(format!("{way} {address} {port}"));
+        }
+    }
     for address in OF_HOST.iter().chain(&OF_HELPER) {
         for way in ["tcp -", "tcp tap0", "udp -", "udp tap0"] {
             refused.push(format!("{way} {address} {HOST_PORT}"));
@@ -79,17 +95,14 @@ async fn leads_out_and_nowhere_else(world: World, program: EgressProgram) {
     assert_eq!(told(&ended.stdout, &outside), "outside", "{ended:?}");
     for refused in &refused {
         let told = told(&ended.stdout, refused);
-        let expected: &[&str] = match (refused.contains(" - "), refused.contains(" 127.")) {
+        let expected: &[&str] = match refused.split(' ').collect::<Vec<_>>()[1..3] {
+            // No route leads there, or nobody takes the frames.
+            [_, address] if address.contains(':') => &UNANSWERED,
             // Its own loopback, where nobody listens.
-            (true, true) => &["Connection refused"],
-            (true, false) => &["Permission denied"],
+            ["-", address] if address.starts_with("127.") => &["Connection refused"],
+            ["-", _] => &["Permission denied"],
             // A neighbour that does not answer; slirp4netns lets its own be known, and refuses.
-            (false, _) => &[
-                "Network is unreachable",
-                "No route to host",
-                "Operation now in progress",
-                "Resource temporarily unavailable",
-            ],
+            _ => &UNANSWERED,
         };
         assert!(expected.contains(&told), "{refused}: {told}: {ended:?}");
     }

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::future::Future;
 use std::io::Write as _;
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::process::Command;
 use std::sync::Arc;
@@ -18,6 +18,10 @@ use crate::{image, stage};
 pub(crate) const HOST: &str = "10.77.0.1";
 /// Somebody in the internet, and what every name stands for.
 pub(crate) const OUTSIDE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+/// The host, by IPv6.
+pub(crate) const HOST_BY_IPV6: &str = "fd00:77::1";
+/// Somebody in the internet, by IPv6.
+pub(crate) const OUTSIDE_BY_IPV6: &str = "fd00:77::2";
 /// Where clouds tell their machines who they are.
 pub(crate) const METADATA: &str = "169.254.169.254";
 /// Where the host is heard, by TCP and by UDP, on all of its addresses.
@@ -55,12 +59,14 @@ impl World {
             "link add eth0 type veth peer name eth0 netns {peer}"
         ));
         ip(&format!("addr add {HOST}/24 dev eth0"));
+        ip(&format!("addr add {HOST_BY_IPV6}/64 dev eth0 nodad"));
         ip("link set lo up");
         ip("link set eth0 up");
         ip(&format!("route add default via {OUTSIDE}"));
         setns(internet.as_fd(), CloneFlags::CLONE_NEWNET).unwrap();
         ip(&format!("addr add {OUTSIDE}/24 dev eth0"));
         ip(&format!("addr add {METADATA}/32 dev eth0"));
+        ip(&format!("addr add {OUTSIDE_BY_IPV6}/64 dev eth0 nodad"));
         ip("link set eth0 up");
         greet("outside", OUTSIDE_PORT, Arc::default());
         setns(host.as_fd(), CloneFlags::CLONE_NEWNET).unwrap();
@@ -81,9 +87,9 @@ fn ip(arguments: &str) {
     assert!(done.status.success(), "ip {arguments}: {said}");
 }
 
-/// Says a word to whoever connects, and counts them.
+/// Says a word to whoever connects, by whatever address, and counts them.
 fn greet(word: &'static str, port: u16, calls: Arc<AtomicU32>) {
-    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
+    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).unwrap();
     std::thread::spawn(move || {
         for call in listener.incoming() {
             calls.fetch_add(1, Ordering::Relaxed);
@@ -94,7 +100,7 @@ fn greet(word: &'static str, port: u16, calls: Arc<AtomicU32>) {
 
 /// Counts what comes by UDP.
 fn hear(calls: Arc<AtomicU32>) {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, HOST_PORT)).unwrap();
+    let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, HOST_PORT)).unwrap();
     std::thread::spawn(move || {
         while socket.recv(&mut [0; 64]).is_ok() {
             calls.fetch_add(1, Ordering::Relaxed);

@@ -22,6 +22,7 @@
 //!
 //! Linux only: pidfds (5.3), `close_range` (5.9), `/proc` with `CONFIG_PROC_CHILDREN`.
 
+mod beginning;
 mod capture;
 mod cgroup;
 mod cgroup_root;

@@ -13,18 +13,18 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::socket::{MsgFlags, send};
 use runtara_domain::{EndedBy, ExitCause, Usage};
 
+use super::beginning::{Contained, end_all};
 use super::capture::Capture;
 use super::cgroup::{Cgroup, Counted};
 use super::child::Room;
-use super::containers::{Container, Streams};
+use super::containers::Container;
 use super::files::{ExitRecord, Program, read_run_bytes, read_run_file, read_slept};
 use super::opening::{NotStarted, Pipe, RunFiles};
-use super::process::{Identity, ProcessId, Stat};
-use super::relay::Relay;
+use super::process::{Identity, Stat, ends_others};
 use super::request::{REQUEST_SIGNAL, Request};
 use super::sys::{self, Child, Ended, Waited};
 use super::wishes::Wishes;
-use super::{containers, opening, tree};
+use super::{beginning, tree};
 
 /// Exit code of a shim that panicked.
 pub(crate) const PANICKED: i32 = 70;
@@ -43,8 +43,8 @@ const LARGE_RUN_FILE: usize = 64 * 1024;
 pub(crate) struct Ready {
     signals: OwnedFd,
     identity: Identity,
-    outputs: [Pipe; 2],
-    room: Room,
+    pub(super) outputs: [Pipe; 2],
+    pub(super) room: Room,
 }
 
 impl Ready {
@@ -136,13 +136,6 @@ struct Parent<'a> {
     contained: Option<Contained>,
 }
 
-/// A program in a container.
-struct Contained {
-    stop_signal: i32,
-    relay: Option<Relay>,
-    container: Box<dyn Container>,
-}
-
 /// What is removed when the exit is recorded, and nobody waits any more.
 #[derive(Default)]
 struct Remains {
@@ -182,13 +175,13 @@ impl<'a> Parent<'a> {
         let timeout = Duration::from_millis(program.timeout_ms);
         let wishes = Wishes::new(ready.signals(), after(started, timeout));
         let begun = match &program.container {
-            None => start_process(&program, cgroup.as_ref(), &ready),
+            None => beginning::start_process(&program, cgroup.as_ref(), &ready),
             Some(container) => {
-                start_container(&program, container, cgroup.as_ref(), &ready, &wishes)
+                beginning::start_container(&program, container, cgroup.as_ref(), &ready, &wishes)
             }
         };
         let (child, contained) = begun.map_err(|error| match wishes.due() {
-            Some(by) if program.container.is_some() => killed_early(by, started),
+            Some(by) if program.container.is_some() => beginning::killed_early(by, started),
             _ => error.record(),
         })?;
         let wish = wishes.pass_on();
@@ -370,8 +363,14 @@ impl<'a> Parent<'a> {
 
     fn ask_to_leave(&self) {
         if let Some(contained) = &self.contained {
-            // The program of a container is its process 1, and minds its own.
-            let _left = sys::signal_process(self.child, contained.stop_signal);
+            // The program of a container is its process 1, and minds its own. One that has said nothing about the signal would never end
+            // by it, as any other process does: the kernel spares process 1 what it does not handle (kill(2)).
+            match ends_others(self.child, contained.stop_signal) {
+                true => self.signal_all(libc::SIGKILL),
+                false => {
+                    let _left = sys::signal_process(self.child, contained.stop_signal);
+                }
+            }
             return;
         }
         self.signal_all(libc::SIGTERM);
@@ -474,93 +473,6 @@ impl<'a> Parent<'a> {
             }
         }
         usage
-    }
-}
-
-/// Kills all that this process or its children have started, and reaps it.
-fn end_all(cgroup: Option<&Cgroup>, signals: BorrowedFd<'_>) {
-    loop {
-        match sys::wait(Child::Any, true) {
-            Waited::Ended(..) => {}
-            Waited::NoChild => return,
-            Waited::Alive => {
-                if let Some(cgroup) = cgroup {
-                    cgroup.kill();
-                }
-                tree::signal_descendants(0, libc::SIGKILL);
-                wait_for_child(signals);
-            }
-        }
-    }
-}
-
-fn wait_for_child(signals: BorrowedFd<'_>) {
-    let mut polled = [PollFd::new(signals, PollFlags::POLLIN)];
-    // Bounded: what was forked while the tree was listed is found by the next look.
-    let _looked = poll(&mut polled, PollTimeout::from(20_u8));
-    while sys::read_signal(signals).is_some() {}
-}
-
-type Begun = (ProcessId, Option<Contained>);
-
-fn start_process(
-    program: &Program,
-    cgroup: Option<&Cgroup>,
-    ready: &Ready,
-) -> Result<Begun, NotStarted> {
-    let opened = opening::open(program)?;
-    let child = opened.start(program, cgroup, &ready.outputs, &ready.room)?;
-    Ok((child, None))
-}
-
-/// Has the container of a run made, and its program started.
-fn start_container(
-    program: &Program,
-    container: &serde_json::Value,
-    cgroup: Option<&Cgroup>,
-    ready: &Ready,
-    wishes: &Wishes<'_>,
-) -> Result<Begun, NotStarted> {
-    // Without it nobody could end what a killed shim has left.
-    let cgroup = cgroup.ok_or_else(|| {
-        NotStarted::for_now("the cgroup of the container cannot be made".to_owned())
-    })?;
-    let stdin = opening::open_stdin(program)?;
-    let [stdout, stderr] = &ready.outputs;
-    let streams = Streams {
-        stdin: stdin.as_fd(),
-        stdout: stdout.writer.as_fd(),
-        stderr: stderr.writer.as_fd(),
-    };
-    let started = containers::makers()?.start(container, streams, wishes);
-    if started.is_err() {
-        // Whatever was made of it must be gone before anybody is told that there is none.
-        end_all(Some(cgroup), wishes.descriptor());
-    }
-    let started = started?;
-    let relay = started.network.and_then(|(listener, core)| {
-        // Fails for a descriptor that is none; then the program reaches nothing, and says so.
-        Relay::new(listener, &core).ok()
-    });
-    let contained = Contained {
-        stop_signal: started.stop_signal,
-        relay,
-        container: started.container,
-    };
-    Ok((started.process, Some(contained)))
-}
-
-/// The end of a run that was killed before its program was there, or while nobody could tell whether it was.
-fn killed_early(by: EndedBy, started: Instant) -> ExitRecord {
-    ExitRecord {
-        cause: ExitCause::Signal(libc::SIGKILL),
-        ended_by: Some(by),
-        limits_met: Vec::new(),
-        memory_limit_bytes: None,
-        usage: Usage {
-            running_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            ..Usage::default()
-        },
     }
 }
 

@@ -47,6 +47,12 @@ impl<'a> Wishes<'a> {
         self.ending().kill_at
     }
 
+    /// Whether the run is to be over by now.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.due().is_some()
+    }
+
     /// On whose wish the run is to be over by now, if it is.
     pub(super) fn due(&self) -> Option<EndedBy> {
         let ending = self.ending();
