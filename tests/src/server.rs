@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 
-use crate::database::{Database, Store, psql};
+use crate::database::{Database, Ground, Kind, psql};
 use crate::http::{self, Address, Answer, Request};
 use crate::place::{Place, Shared};
 use crate::processes::{self, Process};
@@ -33,15 +33,30 @@ pub struct Setup {
     place: Place,
     variables: BTreeMap<String, String>,
     is_process_1: bool,
+    kind: Kind,
 }
 
 impl Setup {
     /// `serve` on a store of its own.
+    ///
+    /// # Panics
+    /// If it is for containers, and this is not root.
     #[must_use]
-    pub fn new(store: Store) -> Self {
+    pub fn new(ground: impl Into<Ground>) -> Self {
+        let ground = ground.into();
         let place = Place::make();
-        let database = Database::make(store, place.path());
-        Self::with(place, Some(database), "serve")
+        let database = Database::make(ground.store, place.path());
+        let setup = Self::with(place, Some(database), "serve");
+        setup.of_kind(ground.kind)
+    }
+
+    fn of_kind(mut self, kind: Kind) -> Self {
+        assert!(
+            kind == Kind::Native || geteuid().is_root(),
+            "containers are made by root; run the tests as root"
+        );
+        self.kind = kind;
+        self
     }
 
     /// `serve` on a database of its own in this PostgreSQL.
@@ -63,6 +78,7 @@ impl Setup {
             place,
             variables: BTreeMap::new(),
             is_process_1: false,
+            kind: Kind::Native,
         };
         if geteuid().is_root() {
             setup = setup.variable("RUNTARA_NATIVE_USER", "nobody");
@@ -189,8 +205,8 @@ pub struct Server {
 impl Server {
     /// A ready server on a store of its own.
     #[must_use]
-    pub fn start(store: Store) -> Self {
-        Setup::new(store).start()
+    pub fn start(ground: impl Into<Ground>) -> Self {
+        Setup::new(ground).start()
     }
 
     fn new(setup: Setup) -> Self {
@@ -204,6 +220,12 @@ impl Server {
             setup,
             shared,
         }
+    }
+
+    /// How it runs the programs of the test.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.setup.kind
     }
 
     /// Files that programs and the test share.

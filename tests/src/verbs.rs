@@ -7,7 +7,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use crate::database::Kind;
 use crate::http::{Answer, Request};
+use crate::image;
 use crate::processes::Process;
 use crate::programs::program;
 use crate::server::Server;
@@ -49,6 +51,20 @@ pub fn milliseconds() -> i64 {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image(pub String);
 
+impl Answer {
+    /// The image that was registered.
+    ///
+    /// # Panics
+    /// If it was refused.
+    #[must_use]
+    #[track_caller]
+    pub fn image(&self) -> Image {
+        let body = self.expect(201);
+        let id = body["image_id"].as_str().expect("an id is a text");
+        Image(id.to_owned())
+    }
+}
+
 impl Server {
     /// Registers a program's content under a name, for [`TENANT`].
     #[must_use]
@@ -64,22 +80,46 @@ impl Server {
     #[must_use]
     #[track_caller]
     pub fn register_for(&self, tenant: &str, name: &str, content: &[u8]) -> Image {
-        let form = Request::form(
+        let texts = [("tenant_id", tenant), ("name", name)];
+        let answer = match self.kind() {
+            Kind::Native => {
+                let texts = [&texts[..], &[("runner_type", "native")]].concat();
+                self.upload(&texts, content)
+            }
+            Kind::Containers => {
+                let layer = image::Layer::new().program("program", content).finish();
+                let config = json!({ "Entrypoint": ["/program"] });
+                let archive = image::archive(&[image::base_layer(), &layer], &config);
+                self.upload(&texts, &archive)
+            }
+        };
+        answer.image()
+    }
+
+    /// Registers the archive of a container image, for [`TENANT`].
+    #[must_use]
+    #[track_caller]
+    pub fn register_archive(&self, archive: &[u8]) -> Image {
+        self.try_register_archive(archive).image()
+    }
+
+    /// Asks for the registration of the archive of a container image, and gives the answer.
+    #[must_use]
+    #[track_caller]
+    pub fn try_register_archive(&self, archive: &[u8]) -> Answer {
+        let texts = [("tenant_id", TENANT), ("name", "image")];
+        self.upload(&texts, archive)
+    }
+
+    /// Sends the form of a registration.
+    #[must_use]
+    #[track_caller]
+    pub fn upload(&self, texts: &[(&str, &str)], content: &[u8]) -> Answer {
+        self.ask(&Request::form(
             "/api/v1/images/upload",
-            &[
-                ("tenant_id", tenant),
-                ("name", name),
-                ("runner_type", "native"),
-            ],
+            texts,
             &[("binary", content)],
-        );
-        let body = self.ask(&form).expect(201);
-        Image(
-            body["image_id"]
-                .as_str()
-                .expect("an id is a text")
-                .to_owned(),
-        )
+        ))
     }
 
     /// Registers a shell script.
