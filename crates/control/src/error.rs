@@ -1,6 +1,7 @@
 //! Why an operation was not done.
 
 use runtara_domain::{ImageId, InstanceId, Refusal};
+use runtara_runner::describe;
 use runtara_store::StoreError;
 use tracing::error;
 
@@ -71,8 +72,7 @@ impl ControlError {
     }
 
     pub(crate) fn internal(error: &dyn std::error::Error) -> Self {
-        let source = error.source().map(ToString::to_string);
-        error!(%error, source, "an operation failed");
+        error!(error = describe(error), "an operation failed");
         Self::Internal
     }
 

@@ -8,8 +8,8 @@ use runtara_store::{Store, StoreResult};
 
 /// Most images that are remembered. Beyond it all are forgotten: reading one again costs little.
 const REMEMBERED: usize = 1024;
-/// Images whose metadata is larger than this, in bytes, are read each time.
-const METADATA_BYTES: usize = 4 * 1024;
+/// Images with longer texts than this, in bytes, are read each time.
+const TEXT_BYTES: usize = 4 * 1024;
 
 /// Images by their ids. What a start needs of one never changes; whether it is still there is asked by the statement that makes the
 /// instance, so an image may be known here that is gone.
@@ -30,8 +30,8 @@ impl KnownImages {
             return Ok(None);
         };
         let image = Arc::new(image);
-        let metadata = image.metadata.as_deref().map_or(0, str::len);
-        if metadata <= METADATA_BYTES {
+        let texts = [&image.metadata, &image.container].into_iter().flatten();
+        if texts.map(String::len).sum::<usize>() <= TEXT_BYTES {
             let mut images = self.lock();
             if images.len() >= REMEMBERED {
                 images.clear();

@@ -1,36 +1,44 @@
 //! What people ask of the environment: images, instances, signals, lists.
 //!
 //! Operations are plain functions on [`Control`], in the order of the protocol. They speak domain values and know neither HTTP nor
-//! SQL; they never call a runner: what they change in the store is what the scheduler follows.
+//! SQL; they never launch or end a run: what they change in the store is what the scheduler follows. What can be run at all, they ask
+//! [`Programs`].
 //!
 //! Where a caller names a tenant ([`Scope`]), it must match what it asks for; what belongs to another tenant is answered like something
 //! that does not exist.
 
+mod base;
 mod error;
 mod images;
 mod input;
 mod instances;
 mod known_images;
 mod logs;
+mod programs;
 mod questions;
+mod registration;
 mod signals;
 mod start;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use runtara_domain::{InstanceId, RunnerKind, TenantId};
 use runtara_images::BlobStore;
 use runtara_store::{InstanceRecord, InstanceValues, Store};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use known_images::KnownImages;
 
 pub use error::{ControlError, ControlResult};
-pub use images::{ImageRegistration, RegisterImage};
+pub use images::RegisterImage;
 pub use instances::{InstanceView, StopOutcome};
 pub use logs::Log;
+pub use programs::Programs;
 pub use questions::{Ancestor, Step};
+pub use registration::ImageRegistration;
 pub use start::{StartInstance, StartOutcome};
 
 /// What the control plane needs to know of its server.
@@ -38,6 +46,8 @@ pub use start::{StartInstance, StartOutcome};
 pub struct ControlConfig {
     /// The kinds of images that this server can run.
     pub kinds: Vec<RunnerKind>,
+    /// Of other kinds, what is missing and what to do.
+    pub unavailable: BTreeMap<RunnerKind, String>,
     /// Whether a plain binary that is declared `oci` (as published clients do unless told otherwise) runs as a native process here.
     pub native_for_oci: bool,
     /// Where the server keeps its files.
@@ -49,8 +59,10 @@ pub struct ControlConfig {
 pub struct Control {
     store: Arc<dyn Store>,
     blobs: BlobStore,
+    programs: Arc<dyn Programs>,
     config: Arc<ControlConfig>,
     images: Arc<KnownImages>,
+    preparing: Arc<Semaphore>,
     closing: CancellationToken,
 }
 
@@ -58,14 +70,21 @@ pub struct Control {
 pub type Scope = Option<TenantId>;
 
 impl Control {
-    /// The operations over a store and the content of images.
+    /// The operations over a store and the content of images, by what can be run here.
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, blobs: BlobStore, config: ControlConfig) -> Self {
+    pub fn new(
+        store: Arc<dyn Store>,
+        blobs: BlobStore,
+        programs: Arc<dyn Programs>,
+        config: ControlConfig,
+    ) -> Self {
         Self {
             store,
             blobs,
+            programs,
             config: Arc::new(config),
             images: Arc::default(),
+            preparing: Arc::new(Semaphore::new(registration::PREPARED_AT_ONCE)),
             closing: CancellationToken::new(),
         }
     }

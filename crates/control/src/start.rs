@@ -31,6 +31,8 @@ pub struct StartInstance {
     pub args: Vec<String>,
     /// Labels to find it by.
     pub labels: Labels,
+    /// What it asks of the box in which its program runs. It wins over what its image asks.
+    pub settings: RunSettings,
     /// Running time of each run, in seconds.
     pub timeout_seconds: Option<u64>,
     /// Launches without progress that are allowed.
@@ -54,7 +56,8 @@ impl Control {
     /// Starts an instance. When this answers, it is durable; it is launched as soon as there is room, and not before it is due.
     ///
     /// # Errors
-    /// [`ControlError::NotFound`] for the image; [`ControlError::Invalid`] for what cannot be accepted; [`ControlError::Refused`]
+    /// [`ControlError::NotFound`] for the image; [`ControlError::Invalid`] for what cannot be accepted
+    /// (`INVALID_SETTINGS` for what its program cannot be given here); [`ControlError::Refused`]
     /// (`INSTANCE_EXISTS`) if another start has that id.
     pub async fn start(&self, start: StartInstance) -> ControlResult<StartOutcome> {
         // Also if it is deleted: the start may be the repetition of an earlier one, whose answer was lost.
@@ -65,16 +68,10 @@ impl Control {
             .filter(|image| image.tenant_id == start.tenant_id)
             .ok_or_else(|| ControlError::image_not_found(&start.image_id))?;
         let new = check_start(start, &image).await?;
-        if !self.config.kinds.contains(&image.kind)
+        if let Err(refused) = self.can_run(&image, new.settings)
             && self.store.instance(&new.instance_id).await?.is_none()
         {
-            return Err(ControlError::Refused {
-                code: "KIND_NOT_RUN_HERE",
-                message: format!(
-                    "Image '{}' is of kind '{}', which this server cannot run",
-                    image.image_id, image.kind
-                ),
-            });
+            return Err(refused);
         }
         let id = new.instance_id.clone();
         match self.store.start_instance(new).await? {
@@ -95,6 +92,22 @@ impl Control {
             }),
             Started::ImageNotFound => Err(ControlError::image_not_found(&image.image_id)),
         }
+    }
+}
+
+impl Control {
+    /// Whether this server would launch an image with these settings.
+    fn can_run(&self, image: &ImageRecord, settings: RunSettings) -> ControlResult<()> {
+        if !self.config.kinds.contains(&image.kind) {
+            return Err(ControlError::Refused {
+                code: "KIND_NOT_RUN_HERE",
+                message: format!(
+                    "Image '{}' is of kind '{}', which this server cannot run",
+                    image.image_id, image.kind
+                ),
+            });
+        }
+        self.check_settings(image.kind, image.settings, settings)
     }
 }
 
@@ -122,7 +135,7 @@ async fn check_start(start: StartInstance, image: &ImageRecord) -> ControlResult
         env: start.env,
         args: start.args,
         labels: start.labels,
-        settings: RunSettings::default(),
+        settings: start.settings,
         timeout_ms: timeout_ms(start.timeout_seconds)?,
         max_attempts: check_attempts(start.max_attempts)?,
         due: due(start.start_at, start.delay_ms)?,

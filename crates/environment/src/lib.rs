@@ -11,6 +11,7 @@ mod core_address;
 mod data_dir;
 mod error;
 mod native_user;
+mod programs;
 mod report;
 mod runners;
 pub mod runtime;

@@ -23,6 +23,7 @@ use tracing::{info, warn};
 use crate::config::{Config, DatabaseUrl, Mode};
 use crate::core_address::{CorePlace, check_elsewhere, find};
 use crate::data_dir::DataDir;
+use crate::programs::{self, ProgramsOfRunners};
 use crate::report::Report;
 use crate::{Error, runners, store};
 
@@ -88,6 +89,7 @@ impl EnvironmentRuntime {
         let core_addr = sockets.core_addr(&config)?;
         let blobs = open_blobs(&config, data_dir.path()).await?;
         let runners = runners::set_up(&config, &data_dir).await?;
+        let programs = Arc::new(ProgramsOfRunners::new(&runners.all));
         let tracker = CallTracker::new();
         let core = Arc::new(Core::new(
             Arc::clone(&store),
@@ -119,8 +121,10 @@ impl EnvironmentRuntime {
         let control = Control::new(
             Arc::clone(&store),
             blobs,
+            programs,
             ControlConfig {
                 kinds: runners.kinds,
+                unavailable: programs::unavailable(&runners.report),
                 native_for_oci: config.native_for_oci,
                 data_dir: data_dir.path().to_owned(),
             },

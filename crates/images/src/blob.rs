@@ -16,7 +16,7 @@ use runtara_domain::{ImageDigest, limits};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 
-use crate::place::{Place, RemovalLock};
+use crate::place::{Pin, Place, RemovalLock};
 use crate::{BlobError, Detected, Stored, Upload, detect};
 
 /// How much is read from a file at once.
@@ -188,6 +188,17 @@ impl BlobStore {
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(BlobError::objects("look up content")(error)),
         }
+    }
+
+    /// Keeps content that is there from being removed for as long as the answer lives; `None` if it is not there.
+    ///
+    /// # Errors
+    /// [`BlobError::Locked`] if it is being removed for too long, [`BlobError::Io`] or [`BlobError::Objects`] if that cannot be told now.
+    pub async fn pin(&self, digest: &ImageDigest) -> Result<Option<Pin>, BlobError> {
+        let (place, pinned) = (Arc::clone(&self.place), *digest);
+        let pin = blocking(move || place.pin(&pinned)).await?;
+        // Looked at under the lock: before it, it could still be removed.
+        Ok(self.exists(digest).await?.then_some(pin))
     }
 
     /// The content as a local file: read-only, executable (mode 0555), never changed in place. It may be linked to, not moved.

@@ -13,13 +13,14 @@
 //! Two orders keep the rows and the content together, whatever crashes in between:
 //!
 //! - **Registering**: the content first, then the row. [`Stored`] pins its digest against removal, so hold it until the row is
-//!   durable. A crash in between leaves content without a row, which the removal below finds.
+//!   durable, with a [`BlobStore::pin`] of the content that it is laid on. A crash in between leaves content without a row, which
+//!   the removal below finds.
 //! - **Removing**: [`BlobStore::removal`] locks the digest against new registrations; *then* ask the store whether a row needs
 //!   it; then [`Removal::remove`]. Asking before locking would lose the content of an image that was registered in between.
 //!
 //! ```
 //! use runtara_domain::RunnerKind;
-//! use runtara_images::{BlobOptions, BlobStore, Deletion, KindRules, check_kind};
+//! use runtara_images::{BlobOptions, BlobStore, Candidate, Deletion, KindRules, check_kind};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -31,7 +32,8 @@
 //! upload.write(b"#!/bin/sh\n").await?;
 //! upload.write(b"echo hello\n").await?;
 //! // Dropping the upload here, because nothing could run it, would leave nothing behind.
-//! let chosen = check_kind(&upload.detect().await?, None, &rules)?;
+//! let candidate = Candidate { detected: &upload.detect().await?, declared: None, with_base: false };
+//! let chosen = check_kind(&candidate, &rules)?;
 //! assert_eq!(chosen.kind, RunnerKind::Native);
 //! let stored = upload.finish(None).await?;
 //! // … write the row of the image …
@@ -59,6 +61,6 @@ pub use base64_text::{Base64Decoder, Base64Error};
 pub use blob::{Blob, BlobOptions, BlobStore, Deletion, Removal};
 pub use detect::{Compression, Detected, Elf, ElfClass, Machine, detect};
 pub use error::BlobError;
-pub use kind::{ChosenKind, KindError, KindRules, check_kind, kinds_of};
+pub use kind::{Candidate, ChosenKind, KindError, KindRules, check_kind, kinds_of};
 pub use place::Pin;
 pub use upload::{Stored, Upload};

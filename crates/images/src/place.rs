@@ -170,7 +170,8 @@ impl Place {
         sync_directory(path.parent().expect("content lies in a shard directory"))
     }
 
-    fn pin(&self, digest: &ImageDigest) -> Result<Pin, BlobError> {
+    /// Waits until nobody removes content of this digest, and keeps it from being removed from then on.
+    pub(crate) fn pin(&self, digest: &ImageDigest) -> Result<Pin, BlobError> {
         let (file, path) = self.open_lock(digest)?;
         let since = Instant::now();
         loop {

@@ -342,6 +342,21 @@ async fn content_that_is_removed_while_it_is_registered_again_is_there_in_the_en
 }
 
 #[tokio::test]
+async fn content_that_something_is_laid_on_stays_while_it_is_pinned() {
+    let (_directory, store) = fresh().await;
+    let absent = ImageDigest::of(b"nobody's");
+    assert!(store.pin(&absent).await.unwrap().is_none());
+    let stored = put(&store, b"base").await;
+    let digest = stored.digest;
+    drop(stored);
+    let pin = store.pin(&digest).await.unwrap().expect("it is there");
+    assert_eq!(store.delete(&digest).await.unwrap(), Deletion::Pinned);
+    drop(pin);
+    assert_eq!(store.delete(&digest).await.unwrap(), Deletion::Removed);
+    assert!(store.pin(&digest).await.unwrap().is_none());
+}
+
+#[tokio::test]
 async fn a_removal_that_is_dropped_removes_nothing_and_lets_registrations_go_on() {
     let (_directory, store) = fresh().await;
     let digest = put(&store, b"content").await.digest;

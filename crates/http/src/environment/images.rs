@@ -7,13 +7,16 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, StatusCode};
 use runtara_control::RegisterImage;
-use runtara_domain::{ImageId, ImageName, ImageRecord, Labels, RunnerKind, TenantId, limits};
+use runtara_domain::{
+    ImageId, ImageName, ImageRecord, Labels, RunSettings, RunnerKind, TenantId, limits,
+};
 use runtara_store::ImageFilter;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::page::{OrderedBy, PageInfo, labels, page_request};
+use super::settings::settings;
 use super::{EnvironmentState, scope, tenant_mismatch};
 use crate::ApiError;
 use crate::body::{BodyReader, too_large};
@@ -29,6 +32,10 @@ struct RegisterBody {
     metadata: Option<Box<RawValue>>,
     #[serde(default)]
     labels: Option<BTreeMap<String, String>>,
+    base: Option<String>,
+    limits: Option<Box<RawValue>>,
+    network: Option<String>,
+    read_only: Option<bool>,
 }
 
 /// Reads a declared runner type. Published clients send words in any case, and the numbers 1 and 2.
@@ -115,6 +122,12 @@ pub(super) async fn register(
         name: check_name(&body.name)?,
         description: body.description,
         kind: runner_kind(body.runner_type.as_deref())?,
+        base: body.base.filter(|base| !base.is_empty()),
+        settings: settings(
+            body.limits.as_deref(),
+            body.network.as_deref(),
+            body.read_only,
+        )?,
         metadata: body
             .metadata
             .map(|json| json.get().to_owned())
@@ -142,11 +155,18 @@ struct WireImage {
     #[serde(skip_serializing_if = "Option::is_none")]
     metadata: Option<Value>,
     labels: Labels,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    base: Option<String>,
+    #[serde(flatten)]
+    settings: RunSettings,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    container: Option<Value>,
     current: bool,
 }
 
 impl From<ImageRecord> for WireImage {
     fn from(image: ImageRecord) -> Self {
+        let json = |text: Option<String>| serde_json::from_str(&text?).ok();
         Self {
             image_id: image.image_id.to_string(),
             tenant_id: image.tenant_id.to_string(),
@@ -156,10 +176,11 @@ impl From<ImageRecord> for WireImage {
             created_at_ms: image.created_at.0,
             sha256: image.digest.to_hex(),
             size_bytes: image.size,
-            metadata: image
-                .metadata
-                .and_then(|text| serde_json::from_str(&text).ok()),
+            metadata: json(image.metadata),
             labels: image.labels,
+            base: image.base.map(|base| base.to_hex()),
+            settings: image.settings,
+            container: json(image.container),
             current: image.current,
         }
     }

@@ -19,6 +19,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::page::{OrderedBy, PageInfo, labels, page_request, time};
+use super::settings::settings;
 use super::{EnvironmentState, scope, tenant_mismatch};
 use crate::ApiError;
 use crate::extract::{self, PathId, Query, encode, parse_id};
@@ -40,6 +41,9 @@ pub(super) struct StartBody {
     start_at_ms: Option<i64>,
     delay_ms: Option<u64>,
     max_attempts: Option<u32>,
+    limits: Option<Box<RawValue>>,
+    network: Option<String>,
+    read_only: Option<bool>,
 }
 
 fn start_of(
@@ -69,6 +73,11 @@ fn start_of(
         env: body.env.unwrap_or_default(),
         args: body.args.unwrap_or_default(),
         labels,
+        settings: settings(
+            body.limits.as_deref(),
+            body.network.as_deref(),
+            body.read_only,
+        )?,
         timeout_seconds: body.timeout_seconds,
         max_attempts: body.max_attempts,
         start_at: body.start_at_ms.map(Timestamp),

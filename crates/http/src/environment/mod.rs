@@ -9,6 +9,7 @@ mod instances;
 mod logs;
 mod metrics;
 mod page;
+mod settings;
 mod signals;
 mod upload;
 

@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 use super::EnvironmentState;
 use super::feed::Feed;
 use super::images::{check_labels, check_name, check_tenant, registered, runner_kind};
+use super::settings::{read_flag, settings};
 use crate::ApiError;
 use crate::body::BodyReader;
 use crate::extract::Query;
@@ -26,6 +27,9 @@ const UNKNOWN_BYTES: usize = 1024 * 1024;
 /// Most bytes of a form beside the content of its image.
 const BESIDE_BYTES: u64 = 8 * 1024 * 1024;
 
+/// Most bytes of the limits of an image: five numbers with their names, written as loosely as one likes.
+const LIMITS_BYTES: usize = 4 * 1024;
+
 /// What the parts of a form hold, in whatever order they come.
 #[derive(Default)]
 struct Form {
@@ -35,7 +39,7 @@ struct Form {
 }
 
 /// The texts that a form may hold, and their largest sizes.
-const TEXTS: [(&str, usize); 7] = [
+const TEXTS: [(&str, usize); 11] = [
     ("tenant_id", limits::ID_BYTES),
     ("name", limits::ID_BYTES),
     ("description", limits::DESCRIPTION_BYTES),
@@ -43,6 +47,10 @@ const TEXTS: [(&str, usize); 7] = [
     ("metadata", limits::METADATA_BYTES),
     ("labels", limits::METADATA_BYTES),
     ("sha256", 64),
+    ("base", limits::ID_BYTES),
+    ("limits", LIMITS_BYTES),
+    ("network", 64),
+    ("read_only", 64),
 ];
 
 /// `POST /images/upload`
@@ -80,6 +88,14 @@ pub(super) async fn register(
             )
         })
     });
+    let limits = text("limits").map(|text| {
+        serde_json::from_str::<Box<RawValue>>(text).map_err(|error| {
+            ApiError::bad_request(
+                "INVALID_SETTINGS",
+                format!("limits are not a JSON object: {error}"),
+            )
+        })
+    });
     let expected = text("sha256").map(|hex| {
         ImageDigest::from_hex(hex).map_err(|error| ApiError::bad_request("INVALID_SHA256", error))
     });
@@ -88,6 +104,12 @@ pub(super) async fn register(
         name: check_name(name)?,
         description: text("description").cloned(),
         kind: runner_kind(text("runner_type").map(String::as_str))?,
+        base: text("base").cloned(),
+        settings: settings(
+            limits.transpose()?.as_deref(),
+            text("network").map(String::as_str),
+            text("read_only").map(|text| read_flag(text)).transpose()?,
+        )?,
         metadata: metadata.transpose()?.filter(|json| json != "null"),
         labels: check_labels(labels.transpose()?.unwrap_or_default())?,
         expected: expected.transpose()?,

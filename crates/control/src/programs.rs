@@ -1,0 +1,26 @@
+//! What the control plane asks of those who run programs.
+
+use async_trait::async_trait;
+use runtara_domain::RunnerKind;
+use runtara_runner::{AskedSettings, ImageFiles, PrepareError, PreparedImage};
+
+/// Knows what can be run here. It answers before anything is registered or started; nothing of it launches or ends a run.
+#[async_trait]
+pub trait Programs: Send + Sync {
+    /// Says why images of this kind would not be launched with these settings: they cannot be given, or the operator does not
+    /// allow them.
+    ///
+    /// # Errors
+    /// The reason, for whoever asks: what was found and what is allowed.
+    fn check(&self, kind: RunnerKind, settings: &AskedSettings) -> Result<(), String>;
+
+    /// Makes an image of this kind ready to be launched, and says what it says of itself. Idempotent.
+    ///
+    /// # Errors
+    /// [`PrepareError::Unfit`] if it can never run here, [`PrepareError::Host`] if this machine stood in the way.
+    async fn prepare(
+        &self,
+        kind: RunnerKind,
+        image: ImageFiles,
+    ) -> Result<PreparedImage, PrepareError>;
+}

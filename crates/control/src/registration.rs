@@ -1,0 +1,253 @@
+//! Registers images: the content first, then whether it can be run, then its row.
+
+use std::time::Duration;
+
+use runtara_domain::{ImageContent, ImageId, ImageRecord, NewImage, RunSettings, RunnerKind};
+use runtara_images::{
+    BlobError, Candidate, ChosenKind, Detected, KindRules, Pin, Stored, Upload, check_kind,
+};
+use runtara_runner::{AskedSettings, ImageFiles, PrepareError, describe};
+use tokio::time::timeout;
+
+use crate::base::Base;
+use crate::{Control, ControlError, ControlResult, RegisterImage};
+
+/// How many images are made ready at once for their registration: each unpacks as fast as a disk takes it.
+pub(crate) const PREPARED_AT_ONCE: usize = 4;
+/// How long a registration waits for its turn.
+const PREPARE_WAIT: Duration = Duration::from_secs(60);
+
+/// A registration whose content is on its way.
+pub struct ImageRegistration {
+    control: Control,
+    upload: Upload,
+}
+
+impl Control {
+    /// Begins a registration. What is written into it lies under a temporary name until it is finished; dropping it leaves nothing.
+    ///
+    /// # Errors
+    /// [`ControlError::Unavailable`] if too many uploads are under way.
+    pub async fn begin_image(&self) -> ControlResult<ImageRegistration> {
+        let upload = self.blobs.upload().await.map_err(of_blob)?;
+        Ok(ImageRegistration {
+            control: self.clone(),
+            upload,
+        })
+    }
+
+    /// The largest content of an image, in bytes.
+    #[must_use]
+    pub fn max_image_bytes(&self) -> u64 {
+        self.blobs.max_bytes()
+    }
+
+    fn choose_kind(
+        &self,
+        request: &RegisterImage,
+        detected: &Detected,
+    ) -> ControlResult<ChosenKind> {
+        let config = &self.config;
+        let mut rules = KindRules::new(config.kinds.clone(), config.native_for_oci);
+        rules.unavailable = config.unavailable.clone();
+        let candidate = Candidate {
+            detected,
+            declared: request.kind,
+            with_base: request.base.is_some(),
+        };
+        check_kind(&candidate, &rules)
+            .map_err(|error| ControlError::invalid("IMAGE_NOT_RUNNABLE", error))
+    }
+
+    /// Says whether images of a kind can be given what is asked for.
+    pub(crate) fn check_settings(
+        &self,
+        kind: RunnerKind,
+        image: RunSettings,
+        start: RunSettings,
+    ) -> ControlResult<()> {
+        self.programs
+            .check(kind, &AskedSettings { image, start })
+            .map_err(|reason| ControlError::invalid("INVALID_SETTINGS", reason))
+    }
+
+    /// Has an image made ready, so that what can never run is refused now, and not at its first start. Answers with what it says of
+    /// itself.
+    async fn try_out(
+        &self,
+        kind: RunnerKind,
+        content: ImageContent,
+    ) -> ControlResult<Option<String>> {
+        // What another program needs of the host may be installed until it is started.
+        if kind != RunnerKind::Oci {
+            return Ok(None);
+        }
+        let turn = timeout(PREPARE_WAIT, self.preparing.acquire()).await;
+        let _turn = turn.map_err(|_| ControlError::Unavailable {
+            message: format!(
+                "{PREPARED_AT_ONCE} images are being made ready, and none was so within {} s",
+                PREPARE_WAIT.as_secs()
+            ),
+        })?;
+        let local = async |digest| self.blobs.local_path(&digest).await.map_err(of_blob);
+        let base = match content.base {
+            Some(base) => Some(local(base).await?),
+            None => None,
+        };
+        let files = ImageFiles {
+            content,
+            path: local(content.digest).await?,
+            base,
+        };
+        let prepared = self.programs.prepare(kind, files).await;
+        prepared.map(|image| image.about).map_err(of_preparation)
+    }
+
+    /// Removes content that was refused, unless an image needs it or another registration is about to.
+    async fn remove_refused(&self, content: ImageContent) {
+        let digest = content.digest;
+        let removed = async {
+            let Some(removal) = self.blobs.removal(&digest).await.map_err(of_blob)? else {
+                return Ok(());
+            };
+            if !self.store.is_content_needed(&digest).await? {
+                removal.remove().await.map_err(of_blob)?;
+            }
+            ControlResult::Ok(())
+        };
+        // What stays is found by the sweep of content that no image has.
+        if let Err(error) = removed.await {
+            tracing::warn!(%error, %digest, "the content of a refused image could not be removed");
+        }
+    }
+}
+
+impl ImageRegistration {
+    /// Appends content.
+    ///
+    /// # Errors
+    /// [`ControlError::Invalid`] (`IMAGE_TOO_LARGE`), [`ControlError::Unavailable`] if the disk is full.
+    pub async fn write(&mut self, piece: &[u8]) -> ControlResult<()> {
+        self.upload.write(piece).await.map_err(of_blob)
+    }
+
+    /// Appends content that is given as the next piece of one base64 text.
+    ///
+    /// # Errors
+    /// [`ControlError::Invalid`] (`INVALID_BINARY`) if it is none, otherwise as [`ImageRegistration::write`].
+    pub async fn write_base64(&mut self, text: &[u8]) -> ControlResult<()> {
+        self.upload.write_base64(text).await.map_err(of_blob)
+    }
+
+    /// Puts the content in its place and registers it. What cannot run on this server is refused, with the reason.
+    ///
+    /// # Errors
+    /// [`ControlError::Invalid`]: `EMPTY_BINARY`, `CHECKSUM_MISMATCH`, `INVALID_BASE`, `INVALID_SETTINGS`, `IMAGE_NOT_RUNNABLE`.
+    pub async fn finish(self, request: RegisterImage) -> ControlResult<ImageRecord> {
+        request.check()?;
+        // On a task of its own: a client that goes away now must not leave content without its row.
+        tokio::spawn(self.finish_checked(request))
+            .await
+            .map_err(|error| ControlError::internal(&error))?
+    }
+
+    async fn finish_checked(self, request: RegisterImage) -> ControlResult<ImageRecord> {
+        let Self {
+            control,
+            mut upload,
+        } = self;
+        if upload.received() == 0 {
+            return Err(ControlError::invalid("EMPTY_BINARY", "the binary is empty"));
+        }
+        let detected = upload.detect().await.map_err(of_blob)?;
+        let chosen = control.choose_kind(&request, &detected)?;
+        control.check_settings(chosen.kind, request.settings, RunSettings::default())?;
+        let base = control.base_of(&request).await?;
+        let stored = upload.finish(request.expected).await.map_err(of_blob)?;
+        let (content, pins) = pinned(&stored, base);
+        let held = (stored.pin, pins);
+        let container = match control.try_out(chosen.kind, content).await {
+            Ok(container) => container,
+            Err(refused) => {
+                // Content that is held is not removed.
+                drop(held);
+                control.remove_refused(content).await;
+                return Err(refused);
+            }
+        };
+        let image = NewImage {
+            image_id: ImageId::generate(),
+            tenant_id: request.tenant_id,
+            name: request.name,
+            description: request.description,
+            kind: chosen.kind,
+            digest: content.digest,
+            base: content.base,
+            size: stored.size,
+            metadata: request.metadata,
+            labels: request.labels,
+            settings: request.settings,
+            container,
+        };
+        let registered = control.store.register_image(image).await?;
+        tracing::info!(
+            tenant = %registered.tenant_id,
+            image = %registered.image_id,
+            name = %registered.name,
+            kind = %registered.kind,
+            native_for_oci = chosen.native_for_oci,
+            bytes = registered.size,
+            "registered an image"
+        );
+        // Held until the row is durable, so that nobody removes the content or its base in between.
+        drop(held);
+        Ok(registered)
+    }
+}
+
+fn pinned(stored: &Stored, base: Option<Base>) -> (ImageContent, Option<Pin>) {
+    let digest = stored.digest;
+    let (base, pin) = base.map(|base| (base.digest, base.pin)).unzip();
+    (ImageContent { digest, base }, pin)
+}
+
+/// What stood in the way of making an image ready.
+fn of_preparation(error: PrepareError) -> ControlError {
+    use std::io::ErrorKind;
+    match error {
+        PrepareError::Unfit { reason, .. } => ControlError::invalid("IMAGE_NOT_RUNNABLE", reason),
+        PrepareError::Host { ref source, .. }
+            if matches!(
+                source.kind(),
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+            ) =>
+        {
+            tracing::warn!(error = describe(&error), "an image could not be made ready");
+            ControlError::Unavailable {
+                message: "the server has no room to make images ready now".to_owned(),
+            }
+        }
+        other => ControlError::internal(&other),
+    }
+}
+
+pub(crate) fn of_blob(error: BlobError) -> ControlError {
+    match error {
+        BlobError::TooLarge { .. } => ControlError::invalid("IMAGE_TOO_LARGE", error),
+        BlobError::ChecksumMismatch { .. } => ControlError::invalid("CHECKSUM_MISMATCH", error),
+        BlobError::Base64(_) => ControlError::invalid("INVALID_BINARY", error),
+        BlobError::Source { .. } => ControlError::invalid("UPLOAD_ERROR", error),
+        BlobError::TooManyUploads { .. }
+        | BlobError::StorageFull { .. }
+        | BlobError::Stopping
+        | BlobError::Locked { .. } => {
+            tracing::warn!(%error, "an image could not be stored");
+            let message = match &error {
+                BlobError::TooManyUploads { .. } => error.to_string(),
+                _ => "the server cannot store images now".to_owned(),
+            };
+            ControlError::Unavailable { message }
+        }
+        other => ControlError::internal(&other),
+    }
+}
