@@ -13,6 +13,7 @@ use runtara_management_sdk::{
 use crate::failure::Failure;
 use crate::lifecycle::{each, told};
 use crate::screen::Screen;
+use crate::settings::{SettingsArgs, facts};
 use crate::table::{Cell, Table, Tint};
 use crate::text::{moment, now_ms, printable, relative, size};
 use crate::values::pair;
@@ -24,7 +25,7 @@ const REDRAW: Duration = Duration::from_millis(100);
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
     /// Upload a file and register it
-    Push(PushArgs),
+    Push(Box<PushArgs>),
     /// List images
     Ls(LsArgs),
     /// Show an image
@@ -58,6 +59,11 @@ pub(crate) struct PushArgs {
     /// A label, may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
     labels: Vec<(String, String)>,
+    /// Name or id of the container image to lay the program or script on
+    #[arg(long, value_name = "IMAGE")]
+    base: Option<String>,
+    #[command(flatten)]
+    settings: SettingsArgs,
 }
 
 /// List images
@@ -81,7 +87,7 @@ pub(crate) async fn run(
     command: ImageCommand,
 ) -> Result<(), Failure> {
     match command {
-        ImageCommand::Push(args) => push(client, screen, args).await,
+        ImageCommand::Push(args) => push(client, screen, *args).await,
         ImageCommand::Ls(args) => ls(client, screen, args).await,
         ImageCommand::Show { image } => show(client, screen, &image).await,
         ImageCommand::Rm { images } => {
@@ -104,6 +110,10 @@ async fn push(client: &Client, screen: &mut Screen, args: PushArgs) -> Result<()
     registration.description = args.description;
     registration.runner_type = args.kind.map(RunnerKind::from);
     registration.labels = args.labels.into_iter().collect();
+    registration.base = args.base;
+    registration.limits = args.settings.limits();
+    registration.network = args.settings.network();
+    registration.read_only = args.settings.read_only();
 
     let is_live = screen.is_live();
     let shown = printable(&name);
@@ -246,6 +256,12 @@ async fn show(client: &Client, screen: &mut Screen, image: &str) -> Result<(), F
             (!image.labels.is_empty()).then(|| labels_text(&image.labels).into()),
         ),
     ];
+    let asked = facts(&image);
+    rows.extend(
+        asked
+            .iter()
+            .map(|(name, cell)| (name.as_str(), cell.clone())),
+    );
     for (name, value) in more {
         let text = value
             .as_str()

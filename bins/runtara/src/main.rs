@@ -16,6 +16,7 @@ mod live;
 mod logs;
 mod machine;
 mod screen;
+mod settings;
 mod start;
 mod stop;
 mod table;

@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::failure::Failure;
 use crate::live::until_end;
 use crate::screen::Screen;
+use crate::settings::SettingsArgs;
 use crate::text::{printable, printable_lines};
 use crate::values::{duration, exact_moment, json_from, pair, variable};
 
@@ -45,6 +46,8 @@ pub(crate) struct StartArgs {
     /// Makes repeated starts without an id the same start
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
+    #[command(flatten)]
+    settings: SettingsArgs,
     /// Wait for the end, show progress meanwhile, and print the result; with a time, no longer than that
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, value_parser = duration)]
     wait: Option<Option<Duration>>,
@@ -107,6 +110,9 @@ fn request(args: StartArgs, image_id: String, input: Option<Value>) -> StartRequ
         .map(|delay| u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));
     request.max_attempts = args.max_attempts;
     request.args = args.args;
+    request.limits = args.settings.limits();
+    request.network = args.settings.network();
+    request.read_only = args.settings.read_only();
     request.idempotency_key = args.idempotency_key;
     request
 }
@@ -158,6 +164,7 @@ mod tests {
     use super::*;
     use crate::cli::{Cli, Command};
     use clap::Parser as _;
+    use runtara_management_sdk::{NetworkMode, ResourceLimits};
 
     fn parse(line: &str) -> StartArgs {
         match Cli::try_parse_from(line.split(' ')).unwrap().command {
@@ -170,7 +177,8 @@ mod tests {
     fn everything_typed_is_asked_for() {
         let args = parse(
             "runtara start --image orders --id o-1 --env A=1 --env B=2=3 --label t=s --delay 1m --timeout 1500ms \
-             --max-attempts 2 --idempotency-key k --wait=10s -- -v x",
+             --max-attempts 2 --idempotency-key k --memory 256M --cpus 0.5 --pids 5 --open-files 6 --writable 1G \
+             --network pasta --read-only --wait=10s -- -v x",
         );
         assert_eq!(args.wait, Some(Some(Duration::from_secs(10))));
         let request = request(args, "i-1".to_owned(), Some(5.into()));
@@ -188,6 +196,15 @@ mod tests {
         );
         assert_eq!(request.args, ["-v", "x"]);
         assert_eq!(request.idempotency_key.as_deref(), Some("k"));
+        let limits = ResourceLimits::new()
+            .memory_bytes(256 << 20)
+            .cpu_millicores(500)
+            .pids(5)
+            .open_files(6)
+            .writable_bytes(1 << 30);
+        assert_eq!(request.limits, limits);
+        assert_eq!(request.network, Some(NetworkMode::Egress));
+        assert_eq!(request.read_only, Some(true));
     }
 
     #[test]
@@ -206,6 +223,15 @@ mod tests {
             parse("runtara start --image a --at 1970-01-01T00:00:01Z").at,
             Some(1000)
         );
+    }
+
+    #[test]
+    fn a_read_only_root_can_be_taken_back() {
+        let args = parse("runtara start --image a --read-only=false");
+        assert_eq!(args.settings.read_only(), Some(false));
+        let args = parse("runtara start --image a");
+        assert_eq!(args.settings.read_only(), None);
+        assert!(args.settings.limits().is_empty());
     }
 
     #[test]

@@ -50,6 +50,40 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     Ok(total)
 }
 
+/// Reads `256M`, `64K`, `2G`, or a number of bytes; each unit is 1024 of the one before.
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
+    let wanted =
+        || format!("{text:?} is no size, wanted is one like 65536, 64K, 256M or 2G (of 1024 each)");
+    let unit: u32 = match text.chars().last() {
+        Some('k' | 'K') => 1,
+        Some('m' | 'M') => 2,
+        Some('g' | 'G') => 3,
+        _ => 0,
+    };
+    let number = &text[..text.len() - usize::from(unit > 0)];
+    let number: u64 = number.parse().map_err(|_| wanted())?;
+    number.checked_mul(1024_u64.pow(unit)).ok_or_else(wanted)
+}
+
+/// Reads a number of processors, such as `2` or `0.5`, as thousandths of one.
+pub(crate) fn millicores(text: &str) -> Result<u64, String> {
+    let wanted = || {
+        format!(
+            "{text:?} is no number of processors, wanted is one like 2 or 0.5, with at most three decimals"
+        )
+    };
+    let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
+    if !(1..=3).contains(&part.len()) {
+        return Err(wanted());
+    }
+    let digits = format!("{part:0<3}");
+    let whole: u64 = whole.parse().map_err(|_| wanted())?;
+    let thousandths: u64 = digits.parse().map_err(|_| wanted())?;
+    let all = whole.checked_mul(1000);
+    all.and_then(|all| all.checked_add(thousandths))
+        .ok_or_else(wanted)
+}
+
 /// Reads a point in time as milliseconds since the epoch: RFC 3339, or a length of time before now.
 pub(crate) fn moment(text: &str) -> Result<i64, String> {
     if let Some(at) = parse_moment(text) {
@@ -159,6 +193,52 @@ mod tests {
             "999999999999999999w",
         ] {
             assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_units_of_1024() {
+        for (text, wanted) in [
+            ("0", 0),
+            ("65536", 65_536),
+            ("64K", 65_536),
+            ("256m", 256 << 20),
+            ("2G", 2 << 30),
+        ] {
+            assert_eq!(bytes(text), Ok(wanted), "{text}");
+        }
+        for text in [
+            "",
+            "M",
+            "1.5G",
+            "-1",
+            "5T",
+            "5 M",
+            "64MB",
+            "17179869184G",
+            "ü",
+        ] {
+            assert!(bytes(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn processors_are_counted_in_thousandths() {
+        for (text, wanted) in [("2", 2_000), ("0.5", 500), ("1.25", 1_250), ("0.001", 1)] {
+            assert_eq!(millicores(text), Ok(wanted), "{text}");
+        }
+        for text in [
+            "",
+            ".5",
+            "1.",
+            "0.0001",
+            "-1",
+            "0.-5",
+            "1,5",
+            "half",
+            "99999999999999999999",
+        ] {
+            assert!(millicores(text).is_err(), "{text}");
         }
     }
 

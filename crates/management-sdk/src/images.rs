@@ -12,7 +12,7 @@ use crate::client::{Client, refusal};
 use crate::options::options;
 use crate::query::{Path, non_empty};
 use crate::transport::{Answer, Call};
-use crate::{Error, Labels, NotFound, Page, Pages, RunnerKind};
+use crate::{Error, Labels, NetworkMode, NotFound, Page, Pages, ResourceLimits, RunnerKind};
 
 const IMAGES: &str = "/api/v1/images";
 
@@ -36,6 +36,21 @@ pub struct Image {
     /// Its labels.
     #[serde(default)]
     pub labels: Labels,
+    /// SHA-256, in hexadecimal, of the container image that its content is laid on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
+    /// What its program may take, unless a start says otherwise.
+    #[serde(default, skip_serializing_if = "ResourceLimits::is_empty")]
+    pub limits: ResourceLimits,
+    /// What its program reaches over the network, unless a start says otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkMode>,
+    /// Whether the root of its program's file system is read-only, unless a start says otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_only: Option<bool>,
+    /// What a container image says of itself: an object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<Value>,
     /// Whatever else the server says of it.
     #[serde(flatten)]
     pub more: BTreeMap<String, Value>,
@@ -64,6 +79,15 @@ pub struct ImageRegistration {
     pub metadata: Option<Value>,
     /// Its labels.
     pub labels: Labels,
+    /// Name or id of the container image that the content, a program or a script, is laid on.
+    pub base: Option<String>,
+    /// What its program may take, unless a start says otherwise. Only for containers.
+    pub limits: ResourceLimits,
+    /// What it reaches over the network, unless a start says otherwise. Only for containers.
+    pub network: Option<NetworkMode>,
+    /// Whether the root of its file system is read-only, unless a start says otherwise. Its run directory and its places for temporary
+    /// files are not. Only for containers.
+    pub read_only: Option<bool>,
     /// SHA-256 of the content in hexadecimal. Where it is given, content that differs is refused.
     pub sha256: Option<String>,
 }
@@ -113,11 +137,55 @@ impl ImageRegistration {
         self
     }
 
+    /// Lays the content on the container image of this name or id.
+    #[must_use]
+    pub fn base(mut self, name_or_id: impl Into<String>) -> Self {
+        self.base = Some(name_or_id.into());
+        self
+    }
+
+    /// Limits what the program may take, unless a start says otherwise. Only for containers.
+    #[must_use]
+    pub fn limits(mut self, limits: ResourceLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Says what the program reaches over the network, unless a start says otherwise. Only for containers.
+    #[must_use]
+    pub fn network(mut self, mode: NetworkMode) -> Self {
+        self.network = Some(mode);
+        self
+    }
+
+    /// Says whether the root of the program's file system is read-only, unless a start says otherwise. Only for containers.
+    #[must_use]
+    pub fn read_only(mut self, read_only: bool) -> Self {
+        self.read_only = Some(read_only);
+        self
+    }
+
     /// Announces the digest of the content.
     #[must_use]
     pub fn sha256(mut self, digest: impl Into<String>) -> Self {
         self.sha256 = Some(digest.into());
         self
+    }
+}
+
+impl ImageRegistration {
+    /// Fields that published servers do not know: only those that are set.
+    pub(crate) fn extensions(&self) -> impl Iterator<Item = (&'static str, Value)> {
+        let limits = (!self.limits.is_empty()).then(|| json!(self.limits));
+        let fields = [
+            ("base", self.base.as_ref().map(|base| json!(base))),
+            ("limits", limits),
+            ("network", self.network.as_ref().map(|mode| json!(mode))),
+            ("read_only", self.read_only.map(Value::from)),
+        ];
+        fields
+            .into_iter()
+            .filter_map(|(field, value)| Some((field, value?)))
     }
 }
 
@@ -194,6 +262,9 @@ impl Client {
         });
         if let Some(labels) = non_empty(&registration.labels) {
             body["labels"] = json!(labels);
+        }
+        for (field, value) in registration.extensions() {
+            body[field] = value;
         }
         if let Some(digest) = &registration.sha256 {
             body["sha256"] = json!(digest);

@@ -50,6 +50,7 @@ mod options;
 mod page;
 mod payload;
 mod query;
+mod settings;
 mod start;
 mod steps;
 mod transport;
@@ -74,12 +75,13 @@ pub use logs::{LogQuery, LogStream};
 pub use metrics::{MetricsBucket, MetricsQuery, TenantMetrics};
 pub use page::{Page, Pages};
 pub use payload::Payload;
+pub use settings::ResourceLimits;
 pub use start::{StartRequest, Started};
 pub use steps::{ScopeAncestor, Step, StepFilter};
 pub use upload::UploadProgress;
 pub use words::{
-    EventType, Granularity, InstanceOrder, OutputStream, RunnerKind, SignalKind, SortOrder, Status,
-    StatusReason, StepStatus, TerminationReason,
+    EventType, Granularity, InstanceOrder, NetworkMode, OutputStream, RunnerKind, SignalKind,
+    SortOrder, Status, StatusReason, StepStatus, TerminationReason,
 };
 
 /// Text keys and values that a caller attaches to an image or an instance.

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::client::{Client, refusal};
 use crate::query::Path;
 use crate::transport::Call;
-use crate::{Error, Labels, NotFound};
+use crate::{Error, Labels, NetworkMode, NotFound, ResourceLimits};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -55,6 +55,16 @@ pub struct StartRequest {
     /// Arguments of the program.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub args: Vec<String>,
+    /// What the program may take, over what its image says. Only for containers.
+    #[serde(skip_serializing_if = "ResourceLimits::is_empty")]
+    pub limits: ResourceLimits,
+    /// What it reaches over the network, over what its image says. Only for containers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkMode>,
+    /// Whether the root of its file system is read-only, over what its image says. Its run directory and its places for temporary
+    /// files are not. Only for containers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub read_only: Option<bool>,
     /// Makes repeated starts without an id the same start.
     #[serde(skip)]
     pub idempotency_key: Option<String>,
@@ -137,6 +147,27 @@ impl StartRequest {
     #[must_use]
     pub fn arg(mut self, arg: impl Into<String>) -> Self {
         self.args.push(arg.into());
+        self
+    }
+
+    /// Limits what the program may take, whatever its image says. Only for containers.
+    #[must_use]
+    pub fn limits(mut self, limits: ResourceLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Says what the program reaches over the network, whatever its image says. Only for containers.
+    #[must_use]
+    pub fn network(mut self, mode: NetworkMode) -> Self {
+        self.network = Some(mode);
+        self
+    }
+
+    /// Says whether the root of the program's file system is read-only, whatever its image says. Only for containers.
+    #[must_use]
+    pub fn read_only(mut self, read_only: bool) -> Self {
+        self.read_only = Some(read_only);
         self
     }
 
@@ -269,7 +300,10 @@ mod tests {
             .start_at_ms(5)
             .delay(Duration::from_secs(1))
             .max_attempts(2)
-            .arg("-x");
+            .arg("-x")
+            .limits(ResourceLimits::new().pids(7))
+            .network(NetworkMode::Egress)
+            .read_only(false);
         let full = serde_json::to_value(full.idempotency_key("key")).unwrap();
         for (key, value) in [
             ("labels", serde_json::json!({"k": "v"})),
@@ -277,6 +311,9 @@ mod tests {
             ("delay_ms", 1000.into()),
             ("max_attempts", 2.into()),
             ("args", serde_json::json!(["-x"])),
+            ("limits", serde_json::json!({"pids": 7})),
+            ("network", "egress".into()),
+            ("read_only", false.into()),
         ] {
             assert_eq!(full[key], value, "{key}");
         }

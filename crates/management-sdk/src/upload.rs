@@ -337,6 +337,12 @@ fn form_head(boundary: &str, tenant: &str, registration: &ImageRegistration) -> 
     if let Some(labels) = non_empty(&registration.labels) {
         part("labels", &serde_json::json!(labels).to_string());
     }
+    for (name, value) in registration.extensions() {
+        match value.as_str() {
+            Some(text) => part(name, text),
+            None => part(name, &value.to_string()),
+        }
+    }
     if let Some(digest) = &registration.sha256 {
         part("sha256", &digest.to_ascii_lowercase());
     }
@@ -382,7 +388,7 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::RunnerKind;
+    use crate::{NetworkMode, ResourceLimits, RunnerKind};
 
     #[test]
     fn parts_come_in_the_order_of_the_wire() {
@@ -391,6 +397,10 @@ mod tests {
             .runner_type(RunnerKind::Native)
             .metadata(serde_json::json!({"a": 1}))
             .label("k", "v")
+            .base("python")
+            .limits(ResourceLimits::new().memory_bytes(5).open_files(6))
+            .network(NetworkMode::Host)
+            .read_only(true)
             .sha256("ABC");
         let head = form_head("B", "t", &registration);
         let names: Vec<_> = head
@@ -405,13 +415,26 @@ mod tests {
             "runner_type",
             "metadata",
             "labels",
+            "base",
+            "limits",
+            "network",
+            "read_only",
             "sha256",
             "binary",
         ];
         // `filename="binary"` also matches, and comes last.
-        assert_eq!(names[..8], wanted);
+        assert_eq!(names[..12], wanted);
         assert!(head.contains("\r\n\r\n{\"k\":\"v\"}\r\n"), "{head}");
         assert!(head.contains("\r\n\r\nabc\r\n"), "{head}");
+        for text in [
+            "python",
+            r#"{"memory_bytes":5,"open_files":6}"#,
+            "host",
+            "true",
+        ] {
+            let part = format!("\r\n\r\n{text}\r\n");
+            assert!(head.contains(&part), "{text}: {head}");
+        }
     }
 
     #[test]

@@ -149,6 +149,18 @@ words! {
 }
 
 words! {
+    /// What a container reaches over the network.
+    NetworkMode {
+        /// Nothing but the instance protocol.
+        Isolated = "isolated" | "none",
+        /// The internet and the instance protocol, not the host.
+        Egress = "egress" | "pasta",
+        /// All that the host reaches: no isolation of the network at all.
+        Host = "host",
+    }
+}
+
+words! {
     /// A signal for an instance as a whole.
     SignalKind {
         /// End.

@@ -3,6 +3,7 @@
 #[path = "../../../../crates/management-sdk/tests/client/fake.rs"]
 mod fake;
 
+mod containers;
 mod exit_status;
 mod output;
 mod shapes;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use crate::client;
 use crate::fake::{Fake, Reply};
 use runtara_management_sdk::{
-    Client, Error, ImageFilter, ImageRegistration, NotFound, RunnerKind, SignalKind, StartRequest,
-    Status,
+    Client, Error, ImageFilter, ImageRegistration, NetworkMode, NotFound, ResourceLimits,
+    RunnerKind, SignalKind, StartRequest, Status,
 };
 use serde_json::json;
 
@@ -79,6 +79,49 @@ async fn an_image_is_registered_as_json() {
         matches!(&refused, Error::Refused { status: 413, code, .. } if code == "413"),
         "{refused}"
     );
+}
+
+#[tokio::test]
+async fn an_image_says_what_it_is_laid_on_and_what_it_asks_for() {
+    let told = json!({"image_id": "i-1", "tenant_id": "acme", "name": "orders", "runner_type": "oci", "created_at_ms": 5,
+                      "base": "6f52", "limits": {"pids": 7}, "network": "egress", "read_only": true,
+                      "container": {"user": "app"}});
+    let fake = Fake::replies([
+        Reply::json(201, &json!({"success": true, "image_id": "i-1"})),
+        Reply::json(200, &json!({"found": true, "image": told})),
+    ])
+    .await;
+    let client = client(&fake);
+    let limits = ResourceLimits::new().pids(7);
+    let registration = ImageRegistration::new("orders")
+        .base("python")
+        .limits(limits)
+        .network(NetworkMode::Egress)
+        .read_only(true);
+    client
+        .register_image(&registration, b"#!/bin/sh\n")
+        .await
+        .unwrap();
+    let sent = fake.asked()[0].json();
+    for (field, value) in [
+        ("base", json!("python")),
+        ("limits", json!({"pids": 7})),
+        ("network", json!("egress")),
+        ("read_only", json!(true)),
+    ] {
+        assert_eq!(sent[field], value, "{sent}");
+    }
+    let image = client.image("i-1").await.unwrap();
+    assert_eq!(
+        (image.base.as_deref(), image.limits),
+        (Some("6f52"), limits)
+    );
+    assert_eq!(
+        (&image.network, image.read_only),
+        (&Some(NetworkMode::Egress), Some(true))
+    );
+    assert_eq!(image.container, Some(json!({"user": "app"})));
+    assert!(image.more.is_empty(), "{image:?}");
 }
 
 #[tokio::test]
