@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::processes::Process;
 use crate::server::Server;
+use crate::wait::eventually;
 
 /// Where servers have the mounts of their containers and the notes of the runtime, unless they are told otherwise.
 const RUN_ROOT: &str = "/run/runtara";
@@ -34,6 +35,19 @@ impl Remains {
 }
 
 impl Server {
+    /// Waits until nothing of its containers is left on the machine.
+    #[track_caller]
+    pub fn wait_until_nothing_remains(&self) {
+        eventually("that containers leave nothing", || {
+            let remains = self.remains();
+            if remains.is_nothing() {
+                Ok(())
+            } else {
+                Err(remains)
+            }
+        });
+    }
+
     /// What is there because of its containers.
     ///
     /// # Panics

@@ -229,6 +229,28 @@ pub fn base_layer() -> &'static [u8] {
     })
 }
 
+/// Compiles a program of one C file that needs nothing at run time.
+///
+/// # Panics
+/// If that cannot be done, with what the compiler says, or the packages that bring it.
+#[must_use]
+pub fn compile(source: &str) -> Vec<u8> {
+    let directory = tempfile::tempdir().expect("a directory can be made");
+    let (from, to) = (
+        directory.path().join("source.c"),
+        directory.path().join("program"),
+    );
+    fs::write(&from, source).expect("the directory is ours");
+    let compiled = Command::new("cc")
+        .args(["-static", "-O1", "-Wall", "-Werror", "-o"])
+        .args([&to, &from])
+        .output()
+        .expect("cc is missing; Debian: apt install gcc libc6-dev");
+    let said = String::from_utf8_lossy(&compiled.stderr);
+    assert!(compiled.status.success(), "{said}");
+    fs::read(to).expect("it was made")
+}
+
 /// The busybox of this machine, linked statically: a shell and all the small commands in one program.
 ///
 /// # Panics

@@ -1,6 +1,6 @@
 //! The server process under test.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::net::{Ipv4Addr, TcpListener};
@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -200,6 +201,8 @@ pub struct Server {
     ports: Ports,
     setup: Setup,
     shared: Shared,
+    /// Whose programs can be laid on the base image.
+    with_base: Mutex<BTreeSet<String>>,
 }
 
 impl Server {
@@ -219,7 +222,13 @@ impl Server {
             ports: Ports::free(),
             setup,
             shared,
+            with_base: Mutex::default(),
         }
+    }
+
+    /// The tenants that have the image which programs in containers are laid on.
+    pub(crate) fn tenants_with_base(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.with_base.lock().expect("no holder panics")
     }
 
     /// How it runs the programs of the test.
@@ -406,6 +415,11 @@ impl Server {
     /// The port of the environment protocol.
     pub(crate) fn environment_port(&self) -> u16 {
         self.ports.environment
+    }
+
+    /// The port of the core.
+    pub(crate) fn core_port(&self) -> u16 {
+        self.ports.core
     }
 
     /// The address of the environment protocol.

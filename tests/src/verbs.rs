@@ -18,6 +18,9 @@ use crate::wait::{DEADLINE, eventually, eventually_within};
 /// The tenant of everything that belongs to nobody in particular.
 pub const TENANT: &str = "acme";
 
+/// The name of the image that programs in containers are laid on.
+const BASE: &str = "base";
+
 /// Encodes as the protocol does.
 #[must_use]
 pub fn base64(bytes: impl AsRef<[u8]>) -> String {
@@ -80,20 +83,25 @@ impl Server {
     #[must_use]
     #[track_caller]
     pub fn register_for(&self, tenant: &str, name: &str, content: &[u8]) -> Image {
-        let texts = [("tenant_id", tenant), ("name", name)];
-        let answer = match self.kind() {
-            Kind::Native => {
-                let texts = [&texts[..], &[("runner_type", "native")]].concat();
-                self.upload(&texts, content)
-            }
-            Kind::Containers => {
-                let layer = image::Layer::new().program("program", content).finish();
-                let config = json!({ "Entrypoint": ["/program"] });
-                let archive = image::archive(&[image::base_layer(), &layer], &config);
-                self.upload(&texts, &archive)
-            }
+        let how = match self.kind() {
+            Kind::Native => ("runner_type", "native"),
+            Kind::Containers => ("base", BASE),
         };
-        answer.image()
+        if self.kind() == Kind::Containers {
+            self.register_base(tenant);
+        }
+        let texts = [("tenant_id", tenant), ("name", name), how];
+        self.upload(&texts, content).image()
+    }
+
+    /// Registers the image that programs in containers are laid on, unless it is there.
+    fn register_base(&self, tenant: &str) {
+        let mut have_it = self.tenants_with_base();
+        if have_it.insert(tenant.to_owned()) {
+            let archive = image::archive(&[image::base_layer()], &json!({}));
+            let texts = [("tenant_id", tenant), ("name", BASE)];
+            let _registered = self.upload(&texts, &archive).image();
+        }
     }
 
     /// Registers the archive of a container image, for [`TENANT`].
@@ -109,6 +117,14 @@ impl Server {
     pub fn try_register_archive(&self, archive: &[u8]) -> Answer {
         let texts = [("tenant_id", TENANT), ("name", "image")];
         self.upload(&texts, archive)
+    }
+
+    /// What is told of an image.
+    #[must_use]
+    #[track_caller]
+    pub fn image(&self, image: &Image) -> Value {
+        let path = format!("/api/v1/images/{}", image.0);
+        self.ask(&Request::get(&path)).expect(200)["image"].clone()
     }
 
     /// Sends the form of a registration.
@@ -335,12 +351,31 @@ impl Run<'_> {
         }
     }
 
+    /// Waits for its completion and gives what it wrote to standard output.
+    #[track_caller]
+    pub fn stdout(&self) -> String {
+        self.wait_for("completed");
+        self.logs("stream=stdout").text()
+    }
+
     /// Waits for its completion and gives its output.
     #[track_caller]
     pub fn output(&self) -> Value {
         let found = self.wait_for("completed");
         let text = from_base64(&found["output"]);
         serde_json::from_str(&text).unwrap_or_else(|_| panic!("the output is not JSON: {text}"))
+    }
+
+    /// Waits until it has written a line to standard output that begins so, and gives the line.
+    #[track_caller]
+    pub fn wait_for_line(&self, start: &str) -> String {
+        eventually(&format!("a line '{start}…' of '{}'", self.id), || {
+            let text = self.logs("stream=stdout").text();
+            // A line that is still being written has no end.
+            let mut lines = text.split_inclusive('\n');
+            let line = lines.find(|line| line.starts_with(start) && line.ends_with('\n'));
+            line.map(|line| line.trim_end().to_owned()).ok_or(text)
+        })
     }
 
     /// Its events in their order, all of them.
