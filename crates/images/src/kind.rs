@@ -50,7 +50,9 @@ pub enum KindError {
         declared: RunnerKind,
     },
     /// In a container of its own, the program would lack what runs it.
-    #[error("the content is {found}, and a container of it alone holds no {needed}; {way_out}")]
+    #[error(
+        "the content is {found}, to be run as 'oci', and a container of it alone holds no {needed}; {way_out}"
+    )]
     Alone {
         /// What the content is.
         found: String,

@@ -177,13 +177,13 @@ fn a_program_that_lacks_its_loader_in_a_container_is_native_or_refused() {
     let both = rules(&[Oci, Native], true);
     assert_eq!(
         refusal(&dynamic(), Some(Oci), &both),
-        "the content is an ELF program for x86_64, loaded by /lib64/ld-linux-x86-64.so.2, and a container of it alone holds no \
+        "the content is an ELF program for x86_64, loaded by /lib64/ld-linux-x86-64.so.2, to be run as 'oci', and a container of it alone holds no \
          /lib64/ld-linux-x86-64.so.2; link the program statically, or name a base image that holds it, or declare 'native' to \
          run it as a process of the host"
     );
     assert_eq!(
         refusal(&script(), Some(Oci), &both),
-        "the content is a script for /bin/sh, and a container of it alone holds no /bin/sh; name a base image that holds it, or \
+        "the content is a script for /bin/sh, to be run as 'oci', and a container of it alone holds no /bin/sh; name a base image that holds it, or \
          declare 'native' to run it as a process of the host"
     );
     for detected in [dynamic(), script()] {
