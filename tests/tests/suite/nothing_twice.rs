@@ -221,7 +221,9 @@ fn two_instances_with_a_common_prefix_do_not_share_a_process(ground: Ground) {
     let (first, second) = (start("order-2024-1"), start("order-2024-2"));
     let umlaut = start("ordér-ü-2024-3");
     let pids = [&first, &second, &umlaut].map(|run| run.wait_for_process().pid);
-    assert_eq!(first.stop(1)["status"], "cancelled");
+    assert_eq!(first.stop(1)["success"], true);
+    first.wait_for("cancelled");
+    first.wait_until_no_process();
     assert!(!processes::lives(pids[0]));
     assert!(
         processes::lives(pids[1]) && processes::lives(pids[2]),
