@@ -20,7 +20,7 @@ pub(crate) struct Cli {
 }
 
 const EXIT_STATUS: &str = "Exit status: 0 fine, 1 the instance failed or the server refused, 2 usage, 3 not found, \
-4 the server cannot be reached, 124 the time to wait is over, 130 interrupted.";
+4 the server or the registry cannot be reached, 124 the time to wait is over, 130 interrupted.";
 
 /// Under what the options of every command stand, apart from a command's own.
 const HEADING: &str = "Everywhere";
@@ -193,6 +193,7 @@ mod tests {
         let verbs = [
             "image",
             "image push",
+            "image pull",
             "image ls",
             "image show",
             "image rm",
@@ -322,6 +323,10 @@ mod tests {
             "runtara pause",
             "runtara signal id",
             "runtara completions tcsh",
+            "runtara image pull work",
+            "runtara image pull --from alpine",
+            "runtara image pull work --from https://ghcr.io/a",
+            "runtara image pull work --from alpine --platform arm64",
             "runtara --color maybe ps",
         ] {
             let error = Cli::try_parse_from(line.split(' ')).expect_err(line);

@@ -4,6 +4,7 @@ use std::error::Error as _;
 use std::io;
 
 use runtara_management_sdk::{Error, Status};
+use runtara_oci_pull::PullError;
 use serde_json::{Value, json};
 
 /// Why a command did not do what it was asked for.
@@ -12,6 +13,9 @@ pub(crate) enum Failure {
     /// The client could not do it.
     #[error(transparent)]
     Client(#[from] Error),
+    /// The registry does not give the image.
+    #[error(transparent)]
+    Pull(#[from] PullError),
     /// What was typed cannot be.
     #[error("{0}")]
     Usage(String),
@@ -72,11 +76,14 @@ impl Failure {
             Self::Missing(_) => 3,
             Self::Client(error) if error.is_not_found() => 3,
             Self::Client(error) if error.is_unreachable() => 4,
+            Self::Pull(error) if error.is_usage() => 2,
+            Self::Pull(error) if error.is_not_found() => 3,
+            Self::Pull(error) if error.is_unreachable() => 4,
             Self::Interrupted(_) => 130,
             Self::Several { code, .. } | Self::Check { code, .. } => *code,
             // Whoever reads has enough, as in `runtara ps | head`: nothing went wrong.
             Self::Io(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
-            Self::Client(_) | Self::Ended { .. } | Self::Io(_) => 1,
+            Self::Client(_) | Self::Pull(_) | Self::Ended { .. } | Self::Io(_) => 1,
         }
     }
 
@@ -111,7 +118,14 @@ impl Failure {
             }
             cause = error.source();
         }
-        if self.exit_code() == 4 && !matches!(self, Self::Check { .. }) {
+        if let Self::Pull(PullError::File(_)) = self {
+            let directory = std::env::temp_dir();
+            let hint = format!(
+                "\nhint: it is kept under {} meanwhile, TMPDIR names another place",
+                directory.display()
+            );
+            text.push_str(&hint);
+        } else if self.exit_code() == 4 && !matches!(self, Self::Check { .. } | Self::Pull(_)) {
             text.push_str("\nhint: `runtara-environment dev` starts a server here, --server names another one");
         }
         text

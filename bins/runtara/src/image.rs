@@ -1,31 +1,26 @@
 //! `runtara image …`
 
-use std::io::Write as _;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
-use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
-use runtara_management_sdk::{
-    Client, Image, ImageFilter, ImageRegistration, RunnerKind, UploadProgress,
-};
+use runtara_management_sdk::{Client, Image, ImageFilter};
 
 use crate::failure::Failure;
 use crate::lifecycle::{each, told};
+use crate::pull::{self, PullArgs};
 use crate::screen::Screen;
-use crate::settings::{SettingsArgs, facts};
+use crate::settings::facts;
 use crate::table::{Cell, Table, Tint};
-use crate::text::{moment, now_ms, printable, relative, size};
-use crate::values::pair;
-
-/// How often the line of an upload is written anew.
-const REDRAW: Duration = Duration::from_millis(100);
+use crate::text::{moment, now_ms, printable, relative};
+use crate::upload::{Described, Line};
 
 /// Register, list, show and delete images
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
     /// Upload a file and register it
     Push(Box<PushArgs>),
+    /// Pull a container image from a registry and register it
+    Pull(Box<PullArgs>),
     /// List images
     Ls(LsArgs),
     /// Show an image
@@ -50,20 +45,11 @@ pub(crate) struct PushArgs {
     /// Its name; that of the file if absent, without an ending such as .wasm, .sh or .tar.gz
     #[arg(long)]
     name: Option<String>,
-    /// What it is for, in your words
-    #[arg(long, value_name = "TEXT")]
-    description: Option<String>,
-    /// The isolation to demand; decided by the content if absent
-    #[arg(long, value_parser = PossibleValuesParser::new(RunnerKind::KNOWN.iter().copied()))]
-    kind: Option<String>,
-    /// A label, may be repeated
-    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
-    labels: Vec<(String, String)>,
+    #[command(flatten)]
+    described: Described,
     /// Name or id of the container image to lay the program or script on
     #[arg(long, value_name = "IMAGE")]
     base: Option<String>,
-    #[command(flatten)]
-    settings: SettingsArgs,
 }
 
 /// List images
@@ -88,6 +74,7 @@ pub(crate) async fn run(
 ) -> Result<(), Failure> {
     match command {
         ImageCommand::Push(args) => push(client, screen, *args).await,
+        ImageCommand::Pull(args) => pull::run(client, screen, *args).await,
         ImageCommand::Ls(args) => ls(client, screen, args).await,
         ImageCommand::Show { image } => show(client, screen, &image).await,
         ImageCommand::Rm { images } => {
@@ -106,34 +93,13 @@ async fn push(client: &Client, screen: &mut Screen, args: PushArgs) -> Result<()
         Some(name) => name,
         None => name_of(&args.file)?,
     };
-    let mut registration = ImageRegistration::new(&name);
-    registration.description = args.description;
-    registration.runner_type = args.kind.map(RunnerKind::from);
-    registration.labels = args.labels.into_iter().collect();
+    let mut registration = args.described.registration(&name);
     registration.base = args.base;
-    registration.limits = args.settings.limits();
-    registration.network = args.settings.network();
-    registration.read_only = args.settings.read_only();
-
-    let is_live = screen.is_live();
-    let shown = printable(&name);
-    let mut drawn: Option<Instant> = None;
-    let progress = move |progress: UploadProgress| {
-        if is_live && drawn.is_none_or(|drawn| drawn.elapsed() > REDRAW) {
-            drawn = Some(Instant::now());
-            let _ = write!(
-                std::io::stderr(),
-                "\r\u{1b}[2Kpushing {shown}  {}",
-                progress_text(progress)
-            );
-        }
-    };
+    let line = Line::begin(screen, "pushing", &name);
     let result = client
-        .upload_image_file(&registration, &args.file, progress)
+        .upload_image_file(&registration, &args.file, line.uploading())
         .await;
-    if is_live {
-        screen.over("");
-    }
+    screen.clear();
     let registered = result?;
     if screen.json {
         screen.json(&registered)?;
@@ -141,20 +107,6 @@ async fn push(client: &Client, screen: &mut Screen, args: PushArgs) -> Result<()
         screen.line(&printable(&registered.image_id))?;
     }
     Ok(())
-}
-
-fn progress_text(progress: UploadProgress) -> String {
-    let sent = size(progress.sent_bytes);
-    match progress.total_bytes {
-        Some(total) if total > 0 => {
-            format!(
-                "{sent} of {}  {} %",
-                size(total),
-                u128::from(progress.sent_bytes) * 100 / u128::from(total)
-            )
-        }
-        _ => sent,
-    }
 }
 
 /// Endings that say what a file is, the longest first. Whatever else follows a dot belongs to the name, as in `orders-1.2`.

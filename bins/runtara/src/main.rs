@@ -1,6 +1,6 @@
 //! The command line of the runtara environment.
 //!
-//! Exit status: 0 fine; 1 the instance failed, or the server refused; 2 usage; 3 not found; 4 the server cannot be reached;
+//! Exit status: 0 fine; 1 the instance failed, or the server refused; 2 usage; 3 not found; 4 the server, or a registry, cannot be reached;
 //! 124 the time to wait is over; 130 interrupted.
 
 mod checkpoints;
@@ -15,12 +15,14 @@ mod lifecycle;
 mod live;
 mod logs;
 mod machine;
+mod pull;
 mod screen;
 mod settings;
 mod start;
 mod stop;
 mod table;
 mod text;
+mod upload;
 mod values;
 
 use std::process::ExitCode;

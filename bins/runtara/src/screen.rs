@@ -80,6 +80,13 @@ impl Screen {
         self.live && !self.json
     }
 
+    /// Removes the live line, if there can be one.
+    pub(crate) fn clear(&mut self) {
+        if self.is_live() {
+            self.over("");
+        }
+    }
+
     /// Writes over the live line; an empty text removes it.
     pub(crate) fn over(&mut self, line: &str) {
         let _ = write!(

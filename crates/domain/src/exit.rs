@@ -69,6 +69,8 @@ pub struct RunExit {
     pub ended_by: Option<EndedBy>,
     /// Limits that were met beside it, such as `pids` or `disk`, named for the error text.
     pub limits_met: Vec<String>,
+    /// The memory that its processes could have together, in bytes, if that was limited for them alone.
+    pub memory_limit_bytes: Option<u64>,
     /// What a program without the instance protocol gave as its output, as JSON text.
     pub output: Option<Bytes>,
     /// The end of its standard error.
@@ -98,6 +100,7 @@ impl RunExit {
             cause,
             ended_by: None,
             limits_met: Vec::new(),
+            memory_limit_bytes: None,
             output: None,
             stderr: String::new(),
             usage: Usage::default(),
@@ -117,7 +120,10 @@ impl RunExit {
         };
         match self.ended_by {
             Some(EndedBy::Deadline) => text.push_str(", because its running time was over"),
-            Some(EndedBy::OutOfMemory) => text.push_str(", because it was out of memory"),
+            Some(EndedBy::OutOfMemory) => {
+                text.push_str(", because it was out of memory");
+                text.push_str(&self.describe_memory());
+            }
             Some(EndedBy::Stop) => text.push_str(", because it was stopped"),
             Some(EndedBy::Host) => text.push_str(", because the server ended it"),
             Some(EndedBy::Leaving) | None => {}
@@ -132,6 +138,27 @@ impl RunExit {
             text.push_str(&crate::tail(stderr, limits::STDERR_BYTES));
         }
         text
+    }
+
+    /// What is known of the memory that it had.
+    fn describe_memory(&self) -> String {
+        let Some(limit) = self.memory_limit_bytes else {
+            return String::new();
+        };
+        let peak = mebibytes(self.usage.memory_peak_bytes);
+        format!(
+            ": memory limit of {} exceeded; peak {peak}",
+            mebibytes(limit)
+        )
+    }
+}
+
+/// Bytes in MiB, as they are counted in limits, with one decimal place unless that is 0. Rounded down: less than a limit stays so.
+fn mebibytes(bytes: u64) -> String {
+    let tenths = u128::from(bytes) * 10 / (1024 * 1024);
+    match (tenths / 10, tenths % 10) {
+        (whole, 0) => format!("{whole} MiB"),
+        (whole, tenth) => format!("{whole}.{tenth} MiB"),
     }
 }
 
@@ -337,6 +364,25 @@ mod tests {
         };
         let verdict = judge(&exit(ExitCause::Code(1)), &silent);
         assert_eq!(verdict, Verdict::Fail(Reason::ApplicationError));
+    }
+
+    #[test]
+    fn the_description_of_a_memory_kill_has_the_limit_and_the_peak() {
+        let mut exit = RunExit {
+            ended_by: Some(EndedBy::OutOfMemory),
+            memory_limit_bytes: Some(64 << 20),
+            ..exit(ExitCause::Signal(9))
+        };
+        exit.usage.memory_peak_bytes = (64 << 20) - 4096;
+        assert_eq!(
+            exit.describe(),
+            "process was killed by signal 9, because it was out of memory: memory limit of 64 MiB exceeded; peak 63.9 MiB"
+        );
+        exit.memory_limit_bytes = None;
+        assert_eq!(
+            exit.describe(),
+            "process was killed by signal 9, because it was out of memory"
+        );
     }
 
     #[test]

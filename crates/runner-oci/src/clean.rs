@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use runtara_runner::shim::{self, Program, Shim};
@@ -13,10 +13,10 @@ use tracing::{info, warn};
 use crate::config::OciConfig;
 use crate::host::Host;
 use crate::plan::ContainerPlan;
-use crate::runtime::Runtime;
 
-/// How long the runtime may take to remove a container.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How often, and how long apart, a directory is removed that something is just leaving.
+const REMOVE_TRIES: u32 = 50;
+const REMOVE_PAUSE: Duration = Duration::from_millis(1);
 
 /// The container of a run, as its `run.json` tells it. `None` if that is not there. Blocking.
 ///
@@ -44,12 +44,10 @@ pub(crate) enum Found {
     Container(Box<ContainerPlan>),
 }
 
-/// What is to be removed of a container.
+/// What is to be removed of a container: the directory it was mounted on, and its cgroups. All else, what the runtime has noted of it
+/// included, was in mounts of its shim's own, and has ended with that.
 pub(crate) struct Leftover {
-    id: String,
-    runtime: Runtime,
-    staging: std::path::PathBuf,
-    cgroup_directories: Vec<std::path::PathBuf>,
+    places: Vec<PathBuf>,
 }
 
 /// Who removes what is left of a container.
@@ -61,37 +59,25 @@ pub(crate) enum Remaining {
 }
 
 impl Leftover {
-    pub(crate) fn of(plan: &ContainerPlan, host: &Host) -> Self {
+    fn of(plan: &ContainerPlan) -> Self {
+        let cgroups = plan.cgroups.iter().cloned();
         Self {
-            id: plan.id.clone(),
-            runtime: Runtime::new(plan.runtime.clone(), plan.runtime_state.clone()),
-            staging: plan.staging.clone(),
-            cgroup_directories: host.cgroup_directories(),
+            places: cgroups.chain([plan.staging.clone()]).collect(),
         }
     }
 
-    /// Removes what is there of it. Its shim must have ended. Blocking.
+    /// Removes what is there of it. Its shim must have ended, and all that ran in it. Blocking.
     ///
     /// # Errors
     /// What could not be removed; a later call goes on.
     pub(crate) fn remove(&self) -> io::Result<()> {
-        if self.runtime.knows(&self.id) {
-            let deleted = self.runtime.delete(&self.id, PATIENCE);
-            deleted.map_err(|error| io::Error::other(runtara_runner::describe(&error)))?;
-        }
-        // Its mounts were the shim's own, and have ended with it.
-        remove_directory(&self.staging)?;
-        for directory in &self.cgroup_directories {
-            remove_directory(&directory.join(&self.id))?;
-        }
-        Ok(())
+        self.places.iter().try_for_each(|place| remove_place(place))
     }
 }
 
 /// Removes all that a run has left; all but its logs if those are to be kept. Refused while a process of it lives. Blocking; within a tokio
 /// runtime.
 pub(crate) fn clean(
-    host: &Host,
     directories: &RunDirectories,
     (key, directory): (&RunKey, &RunDirectory),
     plan: Option<&ContainerPlan>,
@@ -103,7 +89,7 @@ pub(crate) fn clean(
     }
     let mut remaining = Remaining::Nothing;
     if let Some(plan) = plan {
-        let leftover = Leftover::of(plan, host);
+        let leftover = Leftover::of(plan);
         match shim::lingering(directory)? {
             Some(shim) => remaining = Remaining::Shim(shim, leftover),
             None => leftover.remove()?,
@@ -116,21 +102,19 @@ pub(crate) fn clean(
 /// Removes what is left of containers whose runs have left nothing else: of a server that was killed while it cleaned up. Nothing is launched
 /// meanwhile. Blocking.
 pub(crate) fn sweep(config: &OciConfig, host: &Host) {
-    let (Some(runtime), Ok(of_runs)) = (&host.runtime, runs(config)) else {
+    let Ok(of_runs) = runs(config) else {
         return;
     };
-    let cgroup_directories = host.cgroup_directories();
-    let mut left = names(&config.runtime_state());
-    left.append(&mut names(&config.staging()));
-    for directory in &cgroup_directories {
-        left.append(&mut names(directory));
-    }
+    let mut directories = host.cgroup_directories();
+    directories.push(config.staging());
+    let left: BTreeSet<_> = directories
+        .iter()
+        .flat_map(|directory| names(directory))
+        .collect();
     for id in left.difference(&of_runs) {
+        let places = directories.iter().map(|directory| directory.join(id));
         let leftover = Leftover {
-            id: id.clone(),
-            runtime: runtime.clone(),
-            staging: config.staging().join(id),
-            cgroup_directories: cgroup_directories.clone(),
+            places: places.collect(),
         };
         match leftover.remove() {
             Ok(()) => info!(container = id, "removed what was left of a container"),
@@ -164,12 +148,23 @@ fn names(directory: &Path) -> BTreeSet<String> {
     names.filter(|name| name.starts_with("rt-")).collect()
 }
 
-fn remove_directory(path: &Path) -> io::Result<()> {
-    match fs::remove_dir(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io::Error::new(
-            error.kind(),
-            format!("could not remove '{}': {error}", path.display()),
-        )),
-        _ => Ok(()),
+/// Removes a directory that is not used any more. A cgroup is used for a moment longer than its last process is there.
+pub(crate) fn remove_place(path: &Path) -> io::Result<()> {
+    let mut tries = 1;
+    loop {
+        match fs::remove_dir(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && tries < REMOVE_TRIES => {
+                tries += 1;
+                std::thread::sleep(REMOVE_PAUSE);
+            }
+            removed => {
+                let naming = |error: io::Error| {
+                    let text = format!("could not remove '{}': {error}", path.display());
+                    io::Error::new(error.kind(), text)
+                };
+                return removed.map_err(naming);
+            }
+        }
     }
 }

@@ -14,7 +14,7 @@ use crate::runtime::DEFAULT_PROGRAM;
 pub struct OciConfig {
     /// The server's data directory, as an absolute path: layers of images, run directories, the core's socket.
     pub data_dir: PathBuf,
-    /// Where containers are mounted and where the runtime notes them: a directory of this server's alone, which anybody may pass through,
+    /// Where containers are mounted: a directory of this server's alone, which anybody may pass through,
     /// and which is gone when the machine starts anew. `/run/runtara/<node>` unless set.
     pub run_root: PathBuf,
     /// The name of this server in the names of cgroups.
@@ -36,6 +36,9 @@ pub struct OciConfig {
     /// Whether owners of files are shifted by mounts into the ids of each container; found out unless set. Where they are not, all
     /// containers have the first range of ids.
     pub shifts_owners: Option<bool>,
+    /// Whether containers share the layers of their image through overlayfs; found out unless set. Where they do not, each has a copy of
+    /// the image in memory.
+    pub overlay: Option<bool>,
     /// Whether layers keep their setuid and setgid bits. No program in a container gains anything by them; some refuse to start without.
     pub keep_setuid: bool,
     /// How willingly the kernel ends containers when memory of the machine runs out (proc_pid_oom_score_adj(5)).
@@ -64,6 +67,7 @@ impl OciConfig {
             ceiling: ResourceLimits::default(),
             ids: IdRanges::default(),
             shifts_owners: None,
+            overlay: None,
             keep_setuid: false,
             oom_score_adj: None,
             log_cap_bytes: 8 * 1024 * 1024,
@@ -71,14 +75,9 @@ impl OciConfig {
         }
     }
 
-    /// Where the runtime keeps the state of containers.
-    pub(crate) fn runtime_state(&self) -> PathBuf {
-        self.run_root.join("state")
-    }
-
     /// Where containers are mounted.
     pub(crate) fn staging(&self) -> PathBuf {
-        self.run_root.join("mounts")
+        self.run_root.join("containers")
     }
 
     /// Where what was made of images is kept.

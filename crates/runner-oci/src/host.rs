@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::config::OciConfig;
 use crate::finding::{Finding, Level};
 use crate::machine::{self, Machine};
-use crate::runtime::{self, Runtime, RuntimeVersion};
+use crate::runtime::{self, RuntimeVersion};
 use crate::spec::CgroupFeatures;
 
 /// Where hierarchies of cgroups are mounted, everywhere.
@@ -16,8 +16,8 @@ const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// What was found of this machine.
 pub(crate) struct Host {
-    /// The runtime, if there is one that can be executed.
-    pub(crate) runtime: Option<Runtime>,
+    /// The program of the runtime, if there is one.
+    pub(crate) runtime: Option<PathBuf>,
     /// What it says of itself.
     pub(crate) version: Option<RuntimeVersion>,
     pub(crate) machine: Machine,
@@ -25,6 +25,8 @@ pub(crate) struct Host {
     pub(crate) findings: Vec<Finding>,
     /// The directory of all containers' cgroups, below each hierarchy.
     pub(crate) cgroups: PathBuf,
+    /// Where hierarchies of cgroups are mounted.
+    hierarchies: Vec<PathBuf>,
 }
 
 impl Host {
@@ -33,6 +35,7 @@ impl Host {
         let (runtime, version, finding) = find_runtime(config);
         let mut machine = machine::look(&config.data_dir, config.search_path.clone());
         machine.shifts_owners = config.shifts_owners.unwrap_or(machine.shifts_owners);
+        machine.overlay = config.overlay.unwrap_or(machine.overlay);
         let mut findings = vec![finding];
         findings.extend(machine.findings.iter().cloned());
         findings.push(machine::look_at_ids(&config.ids));
@@ -40,6 +43,10 @@ impl Host {
             runtime,
             version,
             cgroups: Path::new("/").join(format!("runtara-{}", config.node)),
+            hierarchies: match machine.cgroups.unified {
+                true => vec![CGROUPS.into()],
+                false => hierarchies(),
+            },
             machine,
             findings,
         };
@@ -77,25 +84,25 @@ impl Host {
         below(&hierarchy, &self.cgroup(container))
     }
 
+    /// The cgroup of a container in each hierarchy.
+    pub(crate) fn cgroups_of(&self, container: &str) -> Vec<PathBuf> {
+        let directories = self.cgroup_directories().into_iter();
+        directories
+            .map(|directory| directory.join(container))
+            .collect()
+    }
+
     /// The directory of all containers' cgroups in each hierarchy.
     pub(crate) fn cgroup_directories(&self) -> Vec<PathBuf> {
-        let hierarchies = match self.machine.cgroups.unified {
-            true => vec![PathBuf::from(CGROUPS)],
-            false => hierarchies(),
-        };
+        let hierarchies = self.hierarchies.iter();
         hierarchies
-            .iter()
             .map(|hierarchy| below(hierarchy, &self.cgroups))
             .collect()
     }
 
     fn make_places(&self, config: &OciConfig) -> Result<(), (PathBuf, io::Error)> {
         // Anybody may pass, because the runtime looks up the root of a container as the container's root; nobody else may look around.
-        for (path, mode) in [
-            (config.run_root.clone(), 0o711),
-            (config.staging(), 0o711),
-            (config.runtime_state(), 0o700),
-        ] {
+        for (path, mode) in [(config.run_root.clone(), 0o711), (config.staging(), 0o711)] {
             make_directory(&path, mode).map_err(|error| (path.clone(), error))?;
         }
         if let Some(closed) = config.run_root.ancestors().find(|path| is_closed(path)) {
@@ -107,7 +114,7 @@ impl Host {
     }
 }
 
-fn find_runtime(config: &OciConfig) -> (Option<Runtime>, Option<RuntimeVersion>, Finding) {
+fn find_runtime(config: &OciConfig) -> (Option<PathBuf>, Option<RuntimeVersion>, Finding) {
     let unfit = |error: &runtime::RuntimeError| {
         Finding::new("OCI runtime", Level::Unfit, runtara_runner::describe(error))
     };
@@ -115,13 +122,12 @@ fn find_runtime(config: &OciConfig) -> (Option<Runtime>, Option<RuntimeVersion>,
         Ok(program) => program,
         Err(error) => return (None, None, unfit(&error)),
     };
-    let found = Runtime::new(program.clone(), config.runtime_state());
     match runtime::probe(&program) {
         Ok(version) => {
             let finding = runtime::assess(&version);
-            (Some(found), Some(version), finding)
+            (Some(program), Some(version), finding)
         }
-        Err(error) => (Some(found), None, unfit(&error)),
+        Err(error) => (Some(program), None, unfit(&error)),
     }
 }
 

@@ -3,6 +3,7 @@
 //! ```text
 //! <data>/cache/oci/layers/, temporary/, lock    the layers: see `runtara_oci_image::LayerStore`
 //! <data>/cache/oci/images/<content>.json        which layers an image has, and how it is run
+//! <data>/cache/oci/flat/<content>/              all of an image in one tree, where there is no overlayfs
 //! ```
 
 mod make;
@@ -11,13 +12,15 @@ mod record;
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use runtara_domain::{ImageContent, ImageDigest};
-use runtara_oci_image::{DiffId, ImageError, LayerStore, Limits, StoreOptions, UnpackedImage};
-use runtara_runner::{ImageFiles, PrepareError};
+use runtara_oci_image::{
+    DiffId, ImageError, LayerStore, Limits, StoreOptions, UnpackedImage, Watch,
+};
+use runtara_runner::{ImageFiles, PrepareError, remove_tree};
 use tracing::info;
 
 use crate::config::OciConfig;
@@ -39,6 +42,8 @@ pub(crate) struct Ready {
 pub(crate) struct Images {
     store: LayerStore,
     records: PathBuf,
+    /// Where whole images are, if containers are made of those.
+    flat: Option<PathBuf>,
     limits: Limits,
     ready: Mutex<HashMap<ImageContent, Arc<Ready>>>,
     stopping: AtomicBool,
@@ -46,17 +51,26 @@ pub(crate) struct Images {
 
 impl Images {
     /// Opens those that were made ready before. Layers that no image has are removed.
-    pub(crate) fn open(config: &OciConfig, options: &StoreOptions) -> Result<Self, ImageError> {
+    pub(crate) fn open(
+        config: &OciConfig,
+        options: &StoreOptions,
+        overlay: bool,
+    ) -> Result<Self, ImageError> {
         let root = config.images();
         let store = LayerStore::open(&root, options)?;
         let images = Self {
             store,
             records: root.join("images"),
+            flat: (!overlay).then(|| root.join("flat")),
             limits: config.image_limits.clone(),
             ready: Mutex::default(),
             stopping: AtomicBool::new(false),
         };
-        let sweep = record::make_directory(&images.records).and_then(|()| images.sweep());
+        let sweep = record::make_directory(&images.records).and_then(|()| {
+            // Of settings that may have changed; it costs little to make it again.
+            remove_tree(&root.join("flat"))?;
+            images.sweep()
+        });
         if let Err(error) = sweep {
             info!(%error, "layers of images that are not needed stay");
         }
@@ -79,7 +93,7 @@ impl Images {
         if let Some(ready) = self.ready(content) {
             return Ok(ready);
         }
-        let ready = match self.recorded(content) {
+        let mut ready = match self.recorded(content) {
             Some(ready) => ready,
             None => {
                 let ready = self.make(image)?;
@@ -92,6 +106,10 @@ impl Images {
                 ready
             }
         };
+        if let Some(flat) = &self.flat {
+            let tree = self.flatten(&flat.join(record::name(content)), &ready);
+            ready.layers = vec![tree.map_err(|error| make::refused(content, error))?];
+        }
         let ready = Arc::new(ready);
         self.known().insert(content, Arc::clone(&ready));
         Ok(ready)
@@ -103,6 +121,10 @@ impl Images {
             |content: &ImageContent| content.digest == digest || content.base == Some(digest);
         self.known().retain(|content, _| !is_of(content));
         let mut removed = false;
+        if let Some(flat) = &self.flat {
+            // Which of them goes is not worth telling apart: they are made again when they are needed.
+            remove_tree(flat)?;
+        }
         for (path, content) in record::list(&self.records)? {
             if content.is_none_or(|content| is_of(&content)) {
                 fs::remove_file(path)?;
@@ -118,6 +140,29 @@ impl Images {
     /// Has work that is under way end soon.
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Puts all of an image into one tree.
+    fn flatten(&self, path: &Path, ready: &Ready) -> Result<PathBuf, ImageError> {
+        let temporary = path.with_extension("new");
+        let io = |action, source| ImageError::Io {
+            action,
+            path: path.to_owned(),
+            source,
+        };
+        for leftover in [&temporary, path] {
+            remove_tree(leftover).map_err(|error| io("remove", error))?;
+        }
+        let stop = || self.stopping.load(Ordering::Relaxed);
+        let flattened = ready
+            .unpacked
+            .flatten(&temporary, Watch::new(&stop, &|_| ()));
+        if flattened.is_err() {
+            let _stays = remove_tree(&temporary);
+        }
+        flattened?;
+        fs::rename(&temporary, path).map_err(|error| io("rename to", error))?;
+        Ok(path.to_owned())
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, HashMap<ImageContent, Arc<Ready>>> {

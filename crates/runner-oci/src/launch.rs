@@ -16,7 +16,7 @@ use crate::config::OciConfig;
 use crate::host::Host;
 use crate::images::Ready;
 use crate::plan::{ContainerPlan, CoreRelay, PlannedFile, paths_in};
-use crate::runtime::Runtime;
+use crate::rootfs::RootKind;
 use crate::settings::Given;
 use crate::shim::{INPUT_FILE, OUTPUT_FILE};
 use crate::spec::{Container, RUN_DIRECTORY, SpecError, configuration, container_env, hostname};
@@ -28,7 +28,7 @@ const CORE_PORT: u16 = 8001;
 pub(crate) struct Launch<'a> {
     pub(crate) config: &'a OciConfig,
     pub(crate) host: &'a Host,
-    pub(crate) runtime: &'a Runtime,
+    pub(crate) runtime: &'a Path,
     pub(crate) image: &'a Ready,
     pub(crate) given: Given,
     pub(crate) ids: IdRange,
@@ -171,10 +171,14 @@ impl Launch<'_> {
         let user = &self.image.config.user;
         Ok(ContainerPlan {
             configuration: configuration(&container)?,
-            runtime: self.runtime.program().to_owned(),
-            runtime_state: self.config.runtime_state(),
+            runtime: self.runtime.to_owned(),
             layers: self.image.layers.clone(),
+            root: match self.host.machine.overlay {
+                true => RootKind::Overlay,
+                false => RootKind::Copy,
+            },
             shift_owners: self.host.machine.shifts_owners,
+            cgroups: self.host.cgroups_of(&id),
             ids: self.ids,
             writable_bytes: self.given.limits.writable_bytes,
             user: (user.uid, user.gid),
@@ -184,6 +188,10 @@ impl Launch<'_> {
                 port: CORE_PORT,
                 socket: self.config.core_socket(),
             }),
+            egress: match self.given.network {
+                NetworkMode::Egress => self.host.machine.egress.clone(),
+                NetworkMode::Isolated | NetworkMode::Host => None,
+            },
             id,
             staging,
         })

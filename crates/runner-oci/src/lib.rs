@@ -13,6 +13,8 @@
 
 mod clean;
 mod config;
+mod counted;
+mod egress;
 mod finding;
 mod host;
 mod id_range;
@@ -20,6 +22,8 @@ mod images;
 mod launch;
 pub mod limits;
 pub mod machine;
+mod namespaces;
+mod netlink;
 pub mod plan;
 pub mod rootfs;
 mod runner;
@@ -29,6 +33,7 @@ mod settings;
 pub mod shim;
 pub mod spec;
 mod sys;
+mod temporary;
 
 pub use config::OciConfig;
 pub use finding::{Finding, Level};

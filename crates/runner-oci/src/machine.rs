@@ -38,6 +38,9 @@ pub struct Machine {
     pub open_files: u64,
     /// Whether owners of files can be shifted by mounts of the data directory, so that containers share layers and no ids.
     pub shifts_owners: bool,
+    /// Whether layers of images can be mounted. Else the root of each container is a copy: see
+    /// [`RootKind::Copy`](crate::rootfs::RootKind::Copy).
+    pub overlay: bool,
     /// The program that connects containers to the internet, if there is one.
     pub egress: Option<EgressProgram>,
     /// All that was found out, for people to read. Containers cannot run if one of these is [`Level::Unfit`].
@@ -45,7 +48,8 @@ pub struct Machine {
 }
 
 /// A program that connects containers to the internet.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum EgressProgram {
     /// slirp4netns, by its path.
     Slirp4netns(PathBuf),
@@ -61,7 +65,8 @@ pub fn look(data_dir: &Path, search_path: Option<OsString>) -> Machine {
     let mut findings = vec![superuser(), seccomp()];
     let namespace = user_namespace(&mut findings);
     let shifts_owners = shifts_owners(data_dir, namespace.as_ref(), &mut findings);
-    findings.push(overlay());
+    let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map(drop);
+    findings.push(told_of_overlay(overlay));
     findings.push(kernel_file_systems());
     let cgroups = cgroups(&mut findings);
     let egress = egress(search_path, &mut findings);
@@ -69,6 +74,7 @@ pub fn look(data_dir: &Path, search_path: Option<OsString>) -> Machine {
         cgroups,
         open_files: getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX),
         shifts_owners,
+        overlay: overlay.is_ok(),
         egress,
         findings,
     }
@@ -160,19 +166,20 @@ fn shifts_owners(
     tried.is_ok()
 }
 
-fn overlay() -> Finding {
+fn told_of_overlay(mounted: rustix::io::Result<()>) -> Finding {
     let about = "overlayfs";
-    match fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC) {
-        Ok(_) => Finding::new(
+    match mounted {
+        Ok(()) => Finding::new(
             about,
             Level::Fine,
             "layers of images are mounted, not copied",
         ),
         Err(errno) => {
             let text = format!(
-                "the kernel cannot mount it ({errno}); use one with CONFIG_OVERLAY_FS (modprobe overlay)"
+                "the kernel cannot mount it ({errno}), so images are copied for each run, and count as its memory; use one with \
+                 CONFIG_OVERLAY_FS (modprobe overlay)"
             );
-            Finding::new(about, Level::Unfit, text)
+            Finding::new(about, Level::Warning, text)
         }
     }
 }
@@ -291,6 +298,13 @@ fn egress(search_path: Option<OsString>, findings: &mut Vec<Finding>) -> Option<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kernel_without_overlayfs_is_slow_but_fit() {
+        let told = told_of_overlay(Err(rustix::io::Errno::NODEV));
+        assert_eq!(told.level, Level::Warning);
+        assert!(told.text.contains("copied for each run"), "{}", told.text);
+    }
 
     #[test]
     fn a_missing_program_is_named_with_its_package() {

@@ -6,6 +6,8 @@ use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
 use crate::id_range::IdRange;
+use crate::machine::EgressProgram;
+use crate::rootfs::RootKind;
 
 /// A container that a shim is to make.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -14,15 +16,19 @@ pub struct ContainerPlan {
     pub id: String,
     /// The program of the runtime.
     pub runtime: PathBuf,
-    /// Where the runtime keeps the state of containers.
-    pub runtime_state: PathBuf,
     /// An empty directory that is the container's alone, on which its file systems are mounted: see
     /// [`RootfsPlan::staging`](crate::rootfs::RootfsPlan::staging). It goes with the container.
     pub staging: PathBuf,
     /// The unpacked layers of the image, the lowest first.
     pub layers: Vec<PathBuf>,
+    /// What is made of them.
+    #[serde(default)]
+    pub root: RootKind,
     /// Whether the owners of files in the layers are those of the image.
     pub shift_owners: bool,
+    /// Its cgroup in each hierarchy, as absolute paths: the runtime makes them, and they go with the container.
+    #[serde(default)]
+    pub cgroups: Vec<PathBuf>,
     /// The container's ids on the host.
     pub ids: IdRange,
     /// Size of all that the container writes, in bytes.
@@ -35,11 +41,15 @@ pub struct ContainerPlan {
     pub configuration: Spec,
     /// The signal that asks the program to leave.
     pub stop_signal: i32,
-    /// The core's socket, if the program reaches it through a network of its own that has nothing else.
+    /// The core's socket, if the program reaches it through a network of its own.
     pub core: Option<CoreRelay>,
+    /// What connects that network to the internet, if something is to. It needs `core`. The container's `/etc/resolv.conf` is written for it,
+    /// whatever image and `files` have there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<EgressProgram>,
 }
 
-/// How a program without a network reaches the core.
+/// How a program with a network of its own reaches the core.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CoreRelay {
     /// The port of the loopback at which the program finds it.

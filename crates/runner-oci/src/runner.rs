@@ -104,7 +104,8 @@ impl OciRunner {
             Some(unfit) => Err(unfit),
             None => {
                 let options = store_options(&config, &ids);
-                Images::open(&config, &options).map_err(|error| describe(&error))
+                let images = Images::open(&config, &options, host.machine.overlay);
+                images.map_err(|error| describe(&error))
             }
         };
         Self {
@@ -164,7 +165,7 @@ impl Parts {
         };
         let host = |reason| refused(LaunchObstacle::Host, reason);
         let images = self.images.as_ref().map_err(|unfit| host(unfit.clone()))?;
-        let runtime = self.host.runtime.as_ref();
+        let runtime = self.host.runtime.as_deref();
         let runtime = runtime.ok_or_else(|| host("there is no OCI runtime".to_owned()))?;
         let given = settle(&self.config, &self.host.machine, &spec.settings)
             .map_err(|reason| refused(LaunchObstacle::Image, reason))?;
@@ -207,7 +208,7 @@ impl Parts {
         };
         let plan = plan.as_deref();
         let run = (key, &directory);
-        let remaining = clean::clean(&self.host, &self.directories, run, plan, keep_logs)?;
+        let remaining = clean::clean(&self.directories, run, plan, keep_logs)?;
         if let Some(plan) = plan {
             // No process of it is left, whatever else is.
             self.ids.give_back(plan.ids);

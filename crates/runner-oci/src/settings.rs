@@ -99,6 +99,7 @@ mod tests {
             },
             open_files: 4096,
             shifts_owners: true,
+            overlay: true,
             egress: None,
             findings: Vec::new(),
         }

@@ -8,25 +8,38 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 use runtara_domain::limits;
 use runtara_runner::describe;
-use runtara_runner::shim::{self, Namespaces, NotStarted, Started, Streams};
+use runtara_runner::shim::{self, NotStarted, Started, Streams, Wishes};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, unlinkat};
 use rustix::mount::{OpenTreeFlags, UnmountFlags, open_tree};
 
-use crate::plan::{ContainerPlan, paths_in};
-use crate::rootfs::{RootFile, RootfsPlan, enter_private_mounts, mount_rootfs};
+use crate::clean::remove_place;
+use crate::counted::CountedTo;
+use crate::egress::{self, Helper};
+use crate::namespaces::Namespaces;
+use crate::plan::{ContainerPlan, PlannedFile, paths_in};
+use crate::rootfs::{
+    CONFINED, MemoryOptions, RootFile, RootKind, RootfsPlan, enter_private_mounts, measure,
+    mount_in_memory, mount_rootfs,
+};
 use crate::runtime::{self, NewContainer, Runtime, RuntimeError};
 use crate::spec::write_configuration;
+use crate::temporary;
 
 /// How long the runtime may take to make a container, and to remove one.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The bundle's directory, beside the root of the container.
 const BUNDLE: &str = "bundle";
+/// What the runtime notes of the container, beside that.
+const STATE: &str = "state";
+/// Its size: a configuration has what `run.json` has, of up to 8 MiB, and there is the log of the runtime.
+const BUNDLE_BYTES: u64 = 16 * 1024 * 1024;
 /// What a program reads its input from, in its run directory.
 pub const INPUT_FILE: &str = "input.json";
 /// What a program may write its result to, in its run directory; and its name in the server's directory of the run.
@@ -44,16 +57,20 @@ impl shim::Containers for Containers {
         &self,
         container: &serde_json::Value,
         streams: Streams<'_>,
+        wishes: &Wishes<'_>,
     ) -> Result<Started, NotStarted> {
         let plan: ContainerPlan = serde_json::from_value(container.clone()).map_err(|error| {
             NotStarted::for_now(format!("the plan of the container cannot be used: {error}"))
         })?;
         let mut live = Live::new(&plan);
-        let started = start(&plan, streams);
+        let started = start(&plan, streams, wishes);
         if started.is_err() {
+            live.kill();
             shim::Container::remove(&mut live);
         }
-        let (process, network) = started?;
+        let (process, network, helper) = started?;
+        live.helper = helper;
+        live.writable = writable(&plan);
         Ok(Started {
             process,
             stop_signal: plan.stop_signal,
@@ -63,32 +80,52 @@ impl shim::Containers for Containers {
     }
 }
 
-type Begun = (i32, Option<(std::net::TcpListener, PathBuf)>);
+type Begun = (
+    i32,
+    Option<(std::net::TcpListener, PathBuf)>,
+    Option<Helper>,
+);
 
-fn start(plan: &ContainerPlan, streams: Streams<'_>) -> Result<Begun, NotStarted> {
+fn start(
+    plan: &ContainerPlan,
+    streams: Streams<'_>,
+    wishes: &Wishes<'_>,
+) -> Result<Begun, NotStarted> {
     enter_private_mounts().map_err(|error| for_now(&error))?;
     let port = plan.core.as_ref().map(|core| core.port);
-    let ids = shim::IdRange {
-        first: plan.ids.first(),
-        count: crate::RANGE_SIZE,
-    };
-    let namespaces = Namespaces::make(ids, port).map_err(|error| for_now(&error))?;
-    mount(plan, &namespaces)?;
+    let namespaces = Namespaces::make(plan.ids, port).map_err(|error| for_now(&error))?;
+    mount(plan, &namespaces, wishes)?;
+    let helper = plan
+        .egress
+        .as_ref()
+        .map(|program| egress::connect(program, &plan.staging, &namespaces, wishes))
+        .transpose()
+        .map_err(|error| for_now(&error))?;
     let stdin = put_input(plan, streams.stdin).map_err(|error| {
         NotStarted::for_now(format!("the input could not be handed over: {error}"))
     })?;
-    let process = run(plan, &namespaces, stdin, streams)?;
+    let process = run(plan, &namespaces, stdin, streams, wishes)?;
     let network = namespaces
         .network
         .zip(plan.core.as_ref())
         .map(|(network, core)| (network.listener, core.socket.clone()));
-    Ok((process, network))
+    Ok((process, network, helper))
 }
 
-fn mount(plan: &ContainerPlan, namespaces: &Namespaces) -> Result<(), NotStarted> {
+fn mount(
+    plan: &ContainerPlan,
+    namespaces: &Namespaces,
+    wishes: &Wishes<'_>,
+) -> Result<(), NotStarted> {
+    let resolver = plan.egress.as_ref().map(|_| PlannedFile {
+        directory: "etc".to_owned(),
+        name: "resolv.conf".to_owned(),
+        content: egress::resolver_file(),
+    });
     let files: Vec<_> = plan
         .files
         .iter()
+        .chain(&resolver)
         .map(|file| RootFile {
             directory: &file.directory,
             name: &file.name,
@@ -98,14 +135,49 @@ fn mount(plan: &ContainerPlan, namespaces: &Namespaces) -> Result<(), NotStarted
     let rootfs = RootfsPlan {
         staging: &plan.staging,
         layers: &plan.layers,
-        shift_owners: plan.shift_owners.then(|| namespaces.user.as_fd()),
+        root: plan.root,
+        shift_owners: plan.shift_owners.then(|| namespaces.user.descriptor()),
         ids: plan.ids,
         writable_bytes: plan.writable_bytes,
         user: plan.user,
+        wishes: Some(wishes),
         files: &files,
     };
-    mount_rootfs(&rootfs).map_err(|error| for_now(&error))?;
-    Ok(())
+    match plan.root {
+        RootKind::Overlay => mount_rootfs(&rootfs)
+            .map(drop)
+            .map_err(|error| for_now(&error)),
+        RootKind::Copy => mount_copy(plan, &rootfs),
+    }
+}
+
+/// Mounts a root that is a copy, and has it counted as memory of the container.
+fn mount_copy(plan: &ContainerPlan, rootfs: &RootfsPlan<'_>) -> Result<(), NotStarted> {
+    let linux = plan.configuration.linux().as_ref();
+    let memory = linux
+        .and_then(|linux| linux.resources().as_ref()?.memory().as_ref()?.limit())
+        .and_then(|limit| u64::try_from(limit).ok());
+    let copied = rootfs.layers.iter().map(|layer| measure(layer));
+    let copied: u64 = copied.flatten().map(|size| size.bytes).sum();
+    if let Some(memory) = memory.filter(|memory| *memory < copied) {
+        return Err(NotStarted::for_good(format!(
+            "the image has {copied} bytes, which count as memory because the kernel has no overlayfs to share them, and its memory limit is \
+             {memory} bytes; start it with a higher one"
+        )));
+    }
+    let cgroup = linux.and_then(|linux| linux.cgroups_path().as_ref());
+    let uncounted = |error: &io::Error| {
+        NotStarted::for_now(format!(
+            "the copy of the image could not be counted as memory of the container: {error}"
+        ))
+    };
+    let counted = cgroup.map(|path| CountedTo::container(path)).transpose();
+    let counted = counted.map_err(|error| uncounted(&error))?;
+    let mounted = mount_rootfs(rootfs);
+    if let Some(counted) = counted {
+        counted.leave().map_err(|error| uncounted(&error))?;
+    }
+    mounted.map(drop).map_err(|error| for_now(&error))
 }
 
 /// Copies the input to where the program finds it, and opens that. By a mount that is nowhere: the link of a descriptor tells the path of its
@@ -132,6 +204,7 @@ fn run(
     namespaces: &Namespaces,
     stdin: File,
     streams: Streams<'_>,
+    wishes: &Wishes<'_>,
 ) -> Result<i32, NotStarted> {
     let bundle = plan.staging.join(BUNDLE);
     let failed = |error: &io::Error| {
@@ -139,11 +212,13 @@ fn run(
             "the bundle of the container could not be made: {error}"
         ))
     };
-    DirBuilder::new()
-        .mode(0o700)
-        .create(&bundle)
-        .map_err(|error| failed(&error))?;
-    let configuration = joining(&plan.configuration, namespaces);
+    make_bundle(&bundle).map_err(|error| failed(&error))?;
+    let mut configuration = joining(&plan.configuration, namespaces);
+    temporary::mount(&mut configuration, &plan.staging, plan.ids).map_err(|error| {
+        NotStarted::for_now(format!(
+            "/tmp of the container could not be mounted: {error}"
+        ))
+    })?;
     write_configuration(&configuration, &bundle).map_err(|error| failed(&error))?;
     let new = NewContainer {
         id: &plan.id,
@@ -151,9 +226,8 @@ fn run(
         pid_file: &bundle.join("pid"),
         log_file: &bundle.join("log"),
     };
-    let duplicate = |stream: BorrowedFd<'_>| stream.try_clone_to_owned().map(Stdio::from);
-    let outputs = duplicate(streams.stdout).and_then(|stdout| {
-        let stderr = duplicate(streams.stderr)?;
+    let outputs = give_output(plan, streams.stdout).and_then(|stdout| {
+        let stderr = give_output(plan, streams.stderr)?;
         Ok((stdout, stderr))
     });
     let (stdout, stderr) = outputs.map_err(|error| failed(&error))?;
@@ -163,7 +237,7 @@ fn run(
         stderr,
     };
     runtime_of(plan)
-        .run_detached(&new, streams, PATIENCE)
+        .run_detached(&new, streams, PATIENCE, Some(wishes))
         .map_err(|error| not_run(&error))?;
     let pid = fs::read_to_string(new.pid_file).map_err(|error| failed(&error))?;
     // The configuration has served, and holds the values of variables.
@@ -173,23 +247,42 @@ fn run(
         .map_err(|_| NotStarted::for_now(format!("the runtime gave the process '{pid}'")))
 }
 
+/// Makes the bundle in memory of its own: the runtime writes to it when the program may have filled that of the container already.
+fn make_bundle(bundle: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(bundle)?;
+    let options = MemoryOptions {
+        bytes: BUNDLE_BYTES,
+        mode: "0700",
+        ..MemoryOptions::default()
+    };
+    mount_in_memory(bundle, &options, CONFINED)?;
+    Ok(())
+}
+
+/// An end of a pipe that belongs to the program's user, who may then open it by its name, too (`/dev/stdout`).
+fn give_output(plan: &ContainerPlan, stream: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let (uid, gid) = plan.user;
+    fchown(stream, plan.ids.on_host(uid), plan.ids.on_host(gid))?;
+    stream.try_clone_to_owned()
+}
+
 /// The configuration, in which the namespaces that are there already are joined.
 fn joining(configuration: &Spec, namespaces: &Namespaces) -> Spec {
     let mut spec = configuration.clone();
     let Some(mut linux) = spec.linux().clone() else {
         return spec;
     };
-    let path = |namespace: &OwnedFd| {
+    let path = |namespace: BorrowedFd<'_>| {
         let (process, number) = (std::process::id(), namespace.as_raw_fd());
         PathBuf::from(format!("/proc/{process}/fd/{number}"))
     };
     let join = |mut namespace: LinuxNamespace| {
         let found = match namespace.typ() {
-            LinuxNamespaceType::User => Some(path(&namespaces.user)),
+            LinuxNamespaceType::User => Some(path(namespaces.user.descriptor())),
             LinuxNamespaceType::Network => namespaces
                 .network
                 .as_ref()
-                .map(|network| path(&network.namespace)),
+                .map(|network| path(network.namespace.as_fd())),
             _ => None,
         };
         namespace.set_path(found);
@@ -205,7 +298,7 @@ fn joining(configuration: &Spec, namespaces: &Namespaces) -> Spec {
 }
 
 fn runtime_of(plan: &ContainerPlan) -> Runtime {
-    Runtime::new(plan.runtime.clone(), plan.runtime_state.clone())
+    Runtime::new(plan.runtime.clone(), plan.staging.join(STATE))
 }
 
 fn for_now(error: &dyn std::error::Error) -> NotStarted {
@@ -224,34 +317,79 @@ fn not_run(error: &RuntimeError) -> NotStarted {
 
 /// A container that lives: what is needed at its end.
 struct Live {
-    id: String,
-    runtime: Runtime,
     staging: PathBuf,
+    cgroups: Vec<PathBuf>,
+    /// What connects it to the internet: held, not used.
+    helper: Option<Helper>,
+    /// File systems that the program writes to.
+    writable: Vec<OwnedFd>,
 }
 
 impl Live {
     fn new(plan: &ContainerPlan) -> Self {
         Self {
-            id: plan.id.clone(),
-            runtime: runtime_of(plan),
             staging: plan.staging.clone(),
+            cgroups: plan.cgroups.clone(),
+            helper: None,
+            writable: Vec::new(),
+        }
+    }
+
+    /// Kills what a runtime has begun that did not come to its end. Its number cannot be another's: whoever had it is a child of this
+    /// process by then, and nobody has waited for it.
+    fn kill(&self) {
+        let own = std::process::id().cast_signed();
+        for place in &self.cgroups {
+            let listed = fs::read_to_string(place.join("cgroup.procs")).unwrap_or_default();
+            let pids = listed.lines().filter_map(|line| line.parse().ok());
+            for pid in pids.filter(|pid| *pid > 0 && *pid != own) {
+                let _ended = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
         }
     }
 }
 
 impl shim::Container for Live {
+    fn limits_met(&self) -> Vec<&'static str> {
+        let is_full = self.writable.iter().any(is_full);
+        is_full.then_some("disk").into_iter().collect()
+    }
+
     fn keep(&mut self, run_directory: BorrowedFd<'_>) {
         let (_, from) = paths_in(&self.staging);
         // Without it the standard output is the result, as for a program that writes none.
         let _kept = keep_output(&from.join(OUTPUT_FILE), run_directory);
     }
 
+    /// Nothing of the container lives, and what the runtime noted of it is in mounts that end with this process: there is nothing that the
+    /// runtime would have to be asked for, which would cost as much as a sixth of the whole run.
     fn remove(&mut self) {
-        // What cannot be removed now is removed by the server, which knows the container by its run.
-        let _removed = self.runtime.delete(&self.id, PATIENCE);
+        // They would keep file systems in memory.
+        self.writable.clear();
         while rustix::mount::unmount(&self.staging, UnmountFlags::DETACH).is_ok() {}
-        let _removed = fs::remove_dir(&self.staging);
+        for place in self.cgroups.iter().chain([&self.staging]) {
+            // What cannot be removed now is removed by the server, which knows the container by its run.
+            let _removed = remove_place(place);
+        }
     }
+}
+
+/// Opens the file systems that a program may fill: that of its root, and its `/tmp`.
+fn writable(plan: &ContainerPlan) -> Vec<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let places = [plan.staging.clone(), temporary::place(&plan.staging)];
+    let opened = places.map(|place| openat(CWD, &place, flags, Mode::empty()));
+    opened.into_iter().flatten().collect()
+}
+
+/// Whether nothing more can be written to a file system, be it for want of room or of files.
+fn is_full(file_system: &OwnedFd) -> bool {
+    let figures = rustix::fs::fstatvfs(file_system);
+    figures.is_ok_and(|found| {
+        // Where either is not bounded, there are none in all.
+        let is_used_up = |all: u64, left: u64| all > 0 && left == 0;
+        is_used_up(found.f_blocks, found.f_bavail) || is_used_up(found.f_files, found.f_ffree)
+    })
 }
 
 /// Copies what the program wrote as its result, unless it is no file or is larger than results may be: then one byte too much is copied,

@@ -12,6 +12,8 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
+use nix::sched::CloneFlags;
+
 /// Makes a process keep nothing but its standard streams when it is executed, and no blocked signal.
 ///
 /// Whatever else is open here, on purpose or not, is no concern of a runtime, and what leaked into one has let containers out
@@ -41,6 +43,48 @@ pub(crate) fn begin_clean(command: &mut Command) {
     };
     // SAFETY: between fork and exec it makes two system calls, and allocates nothing.
     unsafe { command.pre_exec(clean) };
+}
+
+/// Has every descriptor of this process but its standard streams closed when another program is executed.
+pub(crate) fn close_all_on_exec() -> nix::Result<()> {
+    // SAFETY: takes numbers only, and closes nothing.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3_u32,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    nix::errno::Errno::result(answer).map(drop)
+}
+
+/// Makes a process the root of a user namespace when it is executed, which it outlives this one no longer than it takes to kill it. Its
+/// other namespaces are those of this process.
+pub(crate) fn become_root_of(command: &mut Command, user_namespace: BorrowedFd<'_>) {
+    let namespace = user_namespace.as_raw_fd();
+    let parent = std::process::id().cast_signed();
+    let become_root = move || {
+        // SAFETY: takes numbers and a null pointer for a list of length 0. The caller's descriptor is open in this copy of its process.
+        let refused = unsafe {
+            libc::setns(namespace, libc::CLONE_NEWUSER) < 0
+                || libc::setgroups(0, std::ptr::null()) < 0
+                || libc::setresgid(0, 0, 0) < 0
+                || libc::setresuid(0, 0, 0) < 0
+                // Last: a change of ids takes it back (prctl(2)).
+                || libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) < 0
+        };
+        if refused {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: takes nothing.
+        if unsafe { libc::getppid() } != parent {
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec it makes system calls, and allocates nothing.
+    unsafe { command.pre_exec(become_root) };
 }
 
 /// Gives a mount that is not attached yet attributes and, if there is a user namespace, that namespace's mapping of owners
@@ -121,11 +165,12 @@ pub(crate) struct NamespaceHolder {
 }
 
 impl NamespaceHolder {
-    /// Starts it (clone(2)). It sends no SIGCHLD when it ends, and nobody but its parent's [`Drop`] waits for it.
-    pub(crate) fn start() -> io::Result<Self> {
+    /// Starts it (clone(2)), with other new namespaces that belong to that user namespace. It sends no SIGCHLD when it ends, and nobody but its parent's [`Drop`] waits for it.
+    pub(crate) fn start(others: CloneFlags) -> io::Result<Self> {
         let (ended, alive) = io::pipe()?;
+        let flags = (CloneFlags::CLONE_NEWUSER | others).bits();
         // SAFETY: without CLONE_VM this is fork(2). The child makes only system calls, whatever threads and locks there are here.
-        let pid = unsafe { libc::syscall(libc::SYS_clone, libc::CLONE_NEWUSER, 0, 0, 0, 0) };
+        let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
         match pid {
             0 => hold(&ended, &alive),
             1.. => Ok(Self {

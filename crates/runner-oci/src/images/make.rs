@@ -21,7 +21,7 @@ use super::{Images, Ready};
 use crate::spec::{ImageConfig, ImageUser, check_image, signal_number};
 
 /// Says why there is no image.
-enum NotMade {
+pub(super) enum NotMade {
     Unfit(String),
     Host { context: String, source: io::Error },
 }
@@ -47,18 +47,23 @@ impl From<ImageError> for NotMade {
     }
 }
 
+/// Says that of an image.
+pub(super) fn refused(content: ImageContent, error: impl Into<NotMade>) -> PrepareError {
+    match error.into() {
+        NotMade::Unfit(reason) => PrepareError::Unfit { content, reason },
+        NotMade::Host { context, source } => PrepareError::Host {
+            content,
+            context,
+            source,
+        },
+    }
+}
+
 impl Images {
     /// Makes an image of its content: unpacks what is not unpacked yet.
     pub(super) fn make(&self, image: &ImageFiles) -> Result<Ready, PrepareError> {
-        let content = image.content;
-        self.try_make(image).map_err(|error| match error {
-            NotMade::Unfit(reason) => PrepareError::Unfit { content, reason },
-            NotMade::Host { context, source } => PrepareError::Host {
-                content,
-                context,
-                source,
-            },
-        })
+        self.try_make(image)
+            .map_err(|error| refused(image.content, error))
     }
 
     fn try_make(&self, image: &ImageFiles) -> Result<Ready, NotMade> {

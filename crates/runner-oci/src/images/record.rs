@@ -55,11 +55,15 @@ impl Record {
 
 /// Where the record of an image is.
 pub(super) fn path(directory: &Path, content: ImageContent) -> PathBuf {
-    let name = match content.base {
-        None => format!("{}{ENDING}", content.digest),
-        Some(base) => format!("{}{ON}{base}{ENDING}", content.digest),
-    };
-    directory.join(name)
+    directory.join(name(content) + ENDING)
+}
+
+/// What an image is called in names of files.
+pub(super) fn name(content: ImageContent) -> String {
+    match content.base {
+        None => content.digest.to_string(),
+        Some(base) => format!("{}{ON}{base}", content.digest),
+    }
 }
 
 /// All records, each with the image that it is of; without one if its name tells none, as that of an unfinished one.

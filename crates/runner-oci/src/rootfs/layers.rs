@@ -1,42 +1,13 @@
 //! The layers of an image as mounts, with their owners shifted.
 
-use std::fs::File;
-use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use rustix::fs::CWD;
 use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
 
 use super::staging::Staging;
 use super::{CONFINED, MountError, RootfsPlan};
-use crate::id_range::{IdRange, RANGE_SIZE};
-use crate::sys::{self, NamespaceHolder};
-
-/// A user namespace in which ids from 0 on are those of a range; no process is in it. It lives as long as something refers to it.
-#[derive(Debug)]
-pub struct UserNamespace(OwnedFd);
-
-impl UserNamespace {
-    /// Makes one, by a process that lives just for that.
-    ///
-    /// # Errors
-    /// What the system said: there may be no more user namespaces (`user.max_user_namespaces`), or this process is not root.
-    pub fn new(ids: IdRange) -> io::Result<Self> {
-        let holder = NamespaceHolder::start()?;
-        let process = format!("/proc/{}", holder.pid());
-        let mapping = format!("0 {} {RANGE_SIZE}\n", ids.first());
-        for map in ["uid_map", "gid_map"] {
-            std::fs::write(format!("{process}/{map}"), &mapping)?;
-        }
-        Ok(Self(File::open(format!("{process}/ns/user"))?.into()))
-    }
-
-    /// The namespace, as mounts are told it.
-    #[must_use]
-    pub fn descriptor(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
+use crate::sys;
 
 /// Mounts the layers, read-only, each on a directory of its own. Gives the roots of the mounts, the lowest first.
 ///

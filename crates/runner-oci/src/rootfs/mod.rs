@@ -8,12 +8,16 @@
 //!  └── root/                overlay of layers and upper: the root of the container
 //! ```
 //!
+//! Where the kernel has no overlayfs, there is one layer, and `root/` is a copy of it: see [`RootKind::Copy`].
+//!
 //! All of it is mounted in a mount namespace of the caller's own, so that it goes when the last process in there does, whatever kills
 //! it. Everything is `nosuid` and `nodev`. The overlay knows its parts as `/proc/self/fd/<n>`, so that the list of mounts that a container
 //! reads (`/proc/self/mountinfo`) shows no path of the host.
 
+mod copy;
 mod files;
 mod layers;
+mod memory;
 mod overlay;
 mod staging;
 
@@ -21,14 +25,29 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use nix::sched::CloneFlags;
+use runtara_runner::shim::Wishes;
 use rustix::mount::{MountAttrFlags, MountPropagationFlags, MoveMountFlags, move_mount};
 
 use crate::id_range::IdRange;
 use crate::limits::LEAST_WRITABLE_BYTES;
 
+pub use crate::namespaces::UserNamespace;
+pub use copy::{TreeSize, measure};
 pub use files::RootFile;
-pub use layers::UserNamespace;
+pub(crate) use memory::{MemoryOptions, mount_in_memory};
 pub use staging::{ROOT, RUN_DIRECTORY};
+
+/// How layers become a root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RootKind {
+    /// All containers share them, under what each changes.
+    #[default]
+    Overlay,
+    /// The only layer, in which all of the image must be, is copied into memory for each container. Its size is added to what the
+    /// container may write, and it counts as memory of whose cgroup this process is in.
+    Copy,
+}
 
 /// What is mounted for one container.
 #[derive(Debug, Clone)]
@@ -38,6 +57,8 @@ pub struct RootfsPlan<'a> {
     pub staging: &'a Path,
     /// The unpacked layers of the image as absolute paths, the lowest first; at least one.
     pub layers: &'a [PathBuf],
+    /// What is made of them.
+    pub root: RootKind,
     /// A user namespace of the container's ids, if owners of files in the layers are those of the image (root is 0), and are shifted by
     /// the mounts; without one they are stored in the container's range.
     pub shift_owners: Option<std::os::fd::BorrowedFd<'a>>,
@@ -47,6 +68,8 @@ pub struct RootfsPlan<'a> {
     pub writable_bytes: u64,
     /// User and group of the program in the container, to whom its run directory belongs.
     pub user: (u32, u32),
+    /// Who says that the run is over, so that a copy is given up.
+    pub wishes: Option<&'a Wishes<'a>>,
     /// Files that are put into the root, whatever the image has in their place.
     pub files: &'a [RootFile<'a>],
 }
@@ -85,7 +108,7 @@ impl MountError {
 }
 
 /// What every mount for a container gets.
-const CONFINED: MountAttrFlags =
+pub(crate) const CONFINED: MountAttrFlags =
     MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
 
 /// Gives the calling thread, and what it starts from now on, a mount namespace of its own, from which nothing spreads to the host.
@@ -117,15 +140,37 @@ pub fn mount_rootfs(plan: &RootfsPlan<'_>) -> Result<Rootfs, MountError> {
             source: io::ErrorKind::InvalidInput.into(),
         });
     }
-    let staging = staging::Staging::mount(plan)?;
-    let layers = layers::attach(plan, &staging)?;
-    let root = overlay::mount(&layers, &staging)?;
-    files::put(&root.directory, plan.files, plan.ids)?;
-    root.attach(&staging)?;
+    match plan.root {
+        RootKind::Overlay => {
+            let staging = staging::Staging::mount(plan, TreeSize::default())?;
+            let layers = layers::attach(plan, &staging)?;
+            let root = overlay::mount(&layers, &staging)?;
+            files::put(&root.directory, plan.files, plan.ids)?;
+            root.attach(&staging)?;
+        }
+        RootKind::Copy => copy_root(plan)?,
+    }
     Ok(Rootfs {
         root: plan.staging.join(ROOT),
         run_directory: plan.staging.join(RUN_DIRECTORY),
     })
+}
+
+fn copy_root(plan: &RootfsPlan<'_>) -> Result<(), MountError> {
+    let [layer] = plan.layers else {
+        return Err(MountError {
+            step: "reading the plan, in which a root that is copied has one layer".to_owned(),
+            source: io::ErrorKind::InvalidInput.into(),
+        });
+    };
+    let name = layer.display();
+    let size = measure(layer).map_err(MountError::at_io(format!("measuring '{name}'")))?;
+    let staging = staging::Staging::mount(plan, size)?;
+    let root = staging
+        .root()
+        .map_err(MountError::at("opening the place of the root"))?;
+    copy::copy(plan, layer, &root).map_err(MountError::at_io(format!("copying '{name}'")))?;
+    files::put(&root, plan.files, plan.ids)
 }
 
 /// Attaches a mount to a directory.

@@ -186,7 +186,9 @@ mod tests {
 
     use super::*;
     use crate::id_range::{IdRange, USUAL_BASE};
-    use crate::rootfs::{RootfsPlan, enter_private_mounts, layers};
+    use crate::rootfs::{
+        RootKind, RootfsPlan, TreeSize, UserNamespace, enter_private_mounts, layers,
+    };
 
     /// Mounts many layers by the interface of older kernels, and says what became of it.
     fn mount_old(count: u32) -> Result<String, MountError> {
@@ -202,17 +204,19 @@ mod tests {
         };
         let layers: Vec<PathBuf> = (0..count).map(make).collect();
         let ids = IdRange::starting_at(USUAL_BASE).unwrap();
-        let owners = layers::UserNamespace::new(ids).unwrap();
+        let owners = UserNamespace::new(ids).unwrap();
         let plan = RootfsPlan {
             staging: &staging,
             layers: &layers,
+            root: RootKind::Overlay,
             shift_owners: Some(owners.descriptor()),
             ids,
             writable_bytes: 1024 * 1024,
             user: (0, 0),
+            wishes: None,
             files: &[],
         };
-        let mounted = Staging::mount(&plan).unwrap();
+        let mounted = Staging::mount(&plan, TreeSize::default()).unwrap();
         let layers = layers::attach(&plan, &mounted).unwrap();
         let parts = Parts {
             layers: &layers,

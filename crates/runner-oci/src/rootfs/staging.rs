@@ -1,13 +1,10 @@
 //! The file system in memory that holds all that belongs to one run.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 
-use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid, chownat, mkdirat, openat};
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
-};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, chownat, mkdirat, openat};
 
-use super::{CONFINED, MountError, RootfsPlan, attach};
+use super::{CONFINED, MemoryOptions, MountError, RootfsPlan, TreeSize, mount_in_memory};
 use crate::id_range::IdRange;
 
 /// The root of the container, below the staging directory.
@@ -18,12 +15,6 @@ const LAYERS: &str = "layers";
 const UPPER: &str = "upper";
 const WORK: &str = "work";
 
-/// So many bytes for each file: half a page, as the smallest file that is not empty takes a page. The kernel's own default would be half of
-/// the machine's memory.
-const BYTES_PER_FILE: u64 = 2048;
-/// Files that there may be in the smallest.
-const FEWEST_FILES: u64 = 4096;
-
 /// The mounted file system.
 pub(super) struct Staging {
     /// Its root.
@@ -31,29 +22,18 @@ pub(super) struct Staging {
 }
 
 impl Staging {
-    /// Mounts it on the staging directory, with the directories that it begins with.
-    pub(super) fn mount(plan: &RootfsPlan<'_>) -> Result<Self, MountError> {
+    /// Mounts it on the staging directory, with the directories that it begins with, and room for a tree beside what is written.
+    pub(super) fn mount(plan: &RootfsPlan<'_>, tree: TreeSize) -> Result<Self, MountError> {
         let place = plan.staging.display();
         let step = format!("mounting a file system in memory on '{place}'");
-        let mount = || -> rustix::io::Result<OwnedFd> {
-            let directory = open(&CWD, plan.staging)?;
-            let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-            let files = (plan.writable_bytes / BYTES_PER_FILE).max(FEWEST_FILES);
-            for (option, value) in [
-                ("source", "runtara".to_owned()),
-                ("size", plan.writable_bytes.to_string()),
-                ("nr_inodes", files.to_string()),
-                ("mode", "0755".to_owned()),
-            ] {
-                fsconfig_set_string(context.as_fd(), option, value)?;
-            }
-            fsconfig_create(context.as_fd())?;
-            let mount = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, CONFINED)?;
-            attach(&mount, &directory)?;
-            Ok(mount)
+        let options = MemoryOptions {
+            bytes: plan.writable_bytes + tree.bytes,
+            files: tree.entries,
+            ..MemoryOptions::default()
         };
+        let mount = mount_in_memory(plan.staging, &options, CONFINED);
         let staging = Self {
-            directory: mount().map_err(MountError::at(step))?,
+            directory: mount.map_err(MountError::at(step))?,
         };
         staging
             .make_directories(plan)
@@ -95,7 +75,10 @@ impl Staging {
     }
 }
 
-fn open(at: &impl std::os::fd::AsFd, path: impl rustix::path::Arg) -> rustix::io::Result<OwnedFd> {
+pub(super) fn open(
+    at: &impl std::os::fd::AsFd,
+    path: impl rustix::path::Arg,
+) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     openat(at, path, flags, Mode::empty())
 }

@@ -1,15 +1,23 @@
 //! One process of the runtime, from its start to its end.
 
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr, OsString};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+use runtara_runner::shim::Wishes;
 use rustix::fs::OFlags;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::{RuntimeError, Streams};
 use crate::sys;
@@ -17,11 +25,14 @@ use crate::sys;
 /// How much of each stream is kept; what is beyond it is read and forgotten.
 const OUTPUT_BYTES: usize = 64 * 1024;
 
+/// All that a runtime finds in its environment: what it may look for hooks and helpers by. That of the server holds its secrets.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// A process that is to be started.
 pub(super) struct Invocation {
     program: PathBuf,
     verb: &'static str,
-    command: Command,
+    options: Vec<OsString>,
 }
 
 /// A process that has ended.
@@ -33,65 +44,105 @@ pub(super) struct Finished {
 
 impl Invocation {
     pub(super) fn new(program: &Path, verb: &'static str) -> Self {
-        let mut command = Command::new(program);
-        // The environment of the server holds its secrets. runc needs none of it, but hooks and helpers of other runtimes are looked for.
-        command
-            .env_clear()
-            .env(
-                "PATH",
-                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            )
-            .current_dir("/");
-        sys::begin_clean(&mut command);
         Self {
             program: program.to_owned(),
             verb,
-            command,
+            options: Vec::new(),
         }
     }
 
     pub(super) fn options(&mut self, options: impl IntoIterator<Item = impl AsRef<OsStr>>) {
-        self.command.args(options);
+        let options = options.into_iter();
+        self.options
+            .extend(options.map(|option| option.as_ref().to_owned()));
     }
 
-    /// Runs it with the streams of a container, which others may hold open after it has ended.
+    /// Runs it with the streams of a container, which others may hold open after it has ended. From a process whose working directory is
+    /// `/`, and in which every descriptor is closed when another program is executed.
     pub(super) fn with_streams(
-        mut self,
-        streams: Streams,
+        self,
+        streams: &Streams,
         deadline: Duration,
+        wishes: Option<&Wishes<'_>>,
     ) -> Result<Finished, RuntimeError> {
-        self.command
-            .stdin(streams.stdin)
-            .stdout(streams.stdout)
-            .stderr(streams.stderr);
-        self.run([false, false], deadline)
+        let pid = self
+            .spawn(streams)
+            .map_err(|errno| self.not_executed(errno.into()))?;
+        let ended = follow(pid, [Stream::none(), Stream::none()], deadline, wishes);
+        if !matches!(ended, Ok(Some(_))) {
+            // It may be in any state; nothing of it may go on.
+            let _killed = kill(pid, Signal::SIGKILL);
+        }
+        let status = wait_for(pid).map_err(|error| self.not_executed(error))?;
+        self.finished(status, ended, deadline, wishes)
     }
 
     /// Runs it with nothing to read, and keeps what it writes.
-    pub(super) fn captured(mut self, deadline: Duration) -> Result<Finished, RuntimeError> {
-        self.command
+    pub(super) fn captured(self, deadline: Duration) -> Result<Finished, RuntimeError> {
+        let mut command = Command::new(&self.program);
+        command
+            .args(&self.options)
+            .env_clear()
+            .env("PATH", PATH)
+            .current_dir("/")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        self.run([true, true], deadline)
-    }
-
-    fn run(mut self, captured: [bool; 2], deadline: Duration) -> Result<Finished, RuntimeError> {
-        let mut child = self
-            .command
-            .spawn()
-            .map_err(|error| self.not_executed(error))?;
-        let ended = follow(&mut child, captured, deadline);
+        sys::begin_clean(&mut command);
+        let mut child = command.spawn().map_err(|error| self.not_executed(error))?;
+        let pid = Pid::from_raw(child.id().cast_signed());
+        let streams = Stream::new(child.stdout.take())
+            .and_then(|stdout| Ok([stdout, Stream::new(child.stderr.take())?]));
+        let ended = streams.and_then(|streams| follow(pid, streams, deadline, None));
         if !matches!(ended, Ok(Some(_))) {
-            // It may be in any state; nothing of it may go on.
             let _killed = child.kill();
         }
         let status = child.wait().map_err(|error| self.not_executed(error))?;
+        self.finished(status, ended, deadline, None)
+    }
+
+    /// Starts it as no copy of this process, which would cost more than all else that is done here for a container.
+    fn spawn(&self, streams: &Streams) -> nix::Result<Pid> {
+        let mut actions = PosixSpawnFileActions::init()?;
+        for (stream, number) in [
+            (&streams.stdin, 0),
+            (&streams.stdout, 1),
+            (&streams.stderr, 2),
+        ] {
+            actions.add_dup2(stream.as_raw_fd(), number)?;
+        }
+        let mut attributes = PosixSpawnAttr::init()?;
+        // Signals that are blocked stay so through runtime and exec, so that a container of a shim would never be asked to leave.
+        attributes.set_sigmask(&SigSet::empty())?;
+        attributes.set_flags(PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK)?;
+        // Whatever else is open here, on purpose or not, is no concern of a runtime, and what leaked into one has let containers out
+        // (CVE-2024-21626).
+        sys::close_all_on_exec()?;
+        let name = CString::new(self.program.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
+        let mut args = vec![name];
+        for option in &self.options {
+            args.push(CString::new(option.as_bytes()).map_err(|_| Errno::EINVAL)?);
+        }
+        let path = CString::new(format!("PATH={PATH}")).map_err(|_| Errno::EINVAL)?;
+        posix_spawn(&self.program, &actions, &attributes, &args, &[path])
+    }
+
+    fn finished(
+        self,
+        status: ExitStatus,
+        ended: io::Result<Option<[Vec<u8>; 2]>>,
+        deadline: Duration,
+        wishes: Option<&Wishes<'_>>,
+    ) -> Result<Finished, RuntimeError> {
         match ended.map_err(|error| self.not_executed(error))? {
             Some([stdout, stderr]) => Ok(Finished {
                 status,
                 stdout,
                 stderr,
+            }),
+            None if wishes.is_some_and(Wishes::is_over) => Err(RuntimeError::Unwanted {
+                program: self.program,
+                verb: self.verb,
             }),
             None => Err(RuntimeError::TimedOut {
                 program: self.program,
@@ -109,29 +160,41 @@ impl Invocation {
     }
 }
 
-/// Reads what a process writes until it has ended; `None` if that takes too long.
+/// Waits for a child.
+fn wait_for(pid: Pid) -> io::Result<ExitStatus> {
+    loop {
+        match waitpid(pid, None) {
+            Ok(WaitStatus::Exited(_, code)) => return Ok(ExitStatus::from_raw(code << 8)),
+            Ok(WaitStatus::Signaled(_, signal, _)) => {
+                return Ok(ExitStatus::from_raw(signal as i32));
+            }
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Reads what a process writes until it has ended; `None` if that takes too long, or longer than is wished.
 fn follow(
-    child: &mut Child,
-    captured: [bool; 2],
+    pid: Pid,
+    mut streams: [Stream; 2],
     deadline: Duration,
+    wishes: Option<&Wishes<'_>>,
 ) -> io::Result<Option<[Vec<u8>; 2]>> {
     let end = Instant::now() + deadline;
-    let exit = exit_of(child)?;
-    let [of_stdout, of_stderr] = captured;
-    let mut streams = [
-        Stream::new(child.stdout.take().filter(|_| of_stdout))?,
-        Stream::new(child.stderr.take().filter(|_| of_stderr))?,
-    ];
+    let exit = exit_of(pid)?;
     loop {
         let left = end.saturating_duration_since(Instant::now());
+        let left = wishes.map_or(left, |wishes| wishes.bound(left));
         let mut polled = vec![PollFd::new(exit.as_fd(), PollFlags::POLLIN)];
         let open = streams.iter().filter_map(Stream::descriptor);
         polled.extend(open.map(|descriptor| PollFd::new(descriptor, PollFlags::POLLIN)));
+        polled.extend(wishes.map(|wishes| PollFd::new(wishes.descriptor(), PollFlags::POLLIN)));
         // Rounded up, so that it does not wake just before the moment.
         let wait =
             PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
         match poll(&mut polled, wait) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
         let ended = polled.first().and_then(PollFd::any).unwrap_or(false);
@@ -148,8 +211,10 @@ fn follow(
 }
 
 /// A descriptor that becomes readable when a process has ended.
-fn exit_of(child: &Child) -> io::Result<OwnedFd> {
-    Ok(pidfd_open(Pid::from_child(child), PidfdFlags::empty())?)
+fn exit_of(pid: Pid) -> io::Result<OwnedFd> {
+    let pid = rustix::process::Pid::from_raw(pid.as_raw());
+    let pid = pid.ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(pidfd_open(pid, PidfdFlags::empty())?)
 }
 
 /// What a process writes into a pipe.
@@ -162,6 +227,13 @@ trait Pipe: Read + AsFd {}
 impl<T: Read + AsFd> Pipe for T {}
 
 impl Stream {
+    fn none() -> Self {
+        Self {
+            pipe: None,
+            kept: Vec::new(),
+        }
+    }
+
     fn new(pipe: Option<impl Pipe + 'static>) -> io::Result<Self> {
         if let Some(pipe) = &pipe {
             // Somebody else may hold the other end open for ever.

@@ -10,9 +10,11 @@ mod version;
 
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
+
+use runtara_runner::shim::Wishes;
 
 use command::{Finished, Invocation};
 
@@ -49,11 +51,11 @@ pub struct NewContainer<'a> {
 #[derive(Debug)]
 pub struct Streams {
     /// Its standard input.
-    pub stdin: Stdio,
+    pub stdin: OwnedFd,
     /// Its standard output.
-    pub stdout: Stdio,
+    pub stdout: OwnedFd,
     /// Its standard error.
-    pub stderr: Stdio,
+    pub stderr: OwnedFd,
 }
 
 /// Says what a runtime could not do.
@@ -88,6 +90,14 @@ pub enum RuntimeError {
         verb: &'static str,
         /// How long it was given.
         deadline: Duration,
+    },
+    /// It was killed, because its run was to end. What it was about may be half done: delete the container.
+    #[error("'{program} {verb}' was killed, because the run was to end")]
+    Unwanted {
+        /// The program.
+        program: PathBuf,
+        /// What it was about.
+        verb: &'static str,
     },
     /// It said that it failed.
     #[error("'{program} {verb}' failed: {reason}")]
@@ -135,10 +145,11 @@ impl Runtime {
         streams: Streams,
         deadline: Duration,
     ) -> Result<(), RuntimeError> {
-        self.make("create", &[], container, streams, deadline)
+        self.make(("create", &[]), container, streams, deadline, None)
     }
 
-    /// Makes a container and starts its program, which runs on as a child of the nearest subreaper (prctl(2)) or of process 1.
+    /// Makes a container and starts its program, which runs on as a child of the nearest subreaper (prctl(2)) or of process 1. It is given
+    /// up when the wishes, if there are any, say that the run is over.
     ///
     /// # Errors
     /// As [`Runtime::create`].
@@ -147,8 +158,10 @@ impl Runtime {
         container: &NewContainer<'_>,
         streams: Streams,
         deadline: Duration,
+        wishes: Option<&Wishes<'_>>,
     ) -> Result<(), RuntimeError> {
-        self.make("run", &["--detach"], container, streams, deadline)
+        let verb = ("run", &["--detach"][..]);
+        self.make(verb, container, streams, deadline, wishes)
     }
 
     /// Starts the program of a container that was created.
@@ -214,11 +227,11 @@ impl Runtime {
 
     fn make(
         &self,
-        verb: &'static str,
-        options: &[&str],
+        (verb, options): (&'static str, &[&str]),
         container: &NewContainer<'_>,
         streams: Streams,
         deadline: Duration,
+        wishes: Option<&Wishes<'_>>,
     ) -> Result<(), RuntimeError> {
         let mut invocation = self.invocation(verb);
         invocation.options([OsStr::new("--log"), container.log_file.as_os_str()]);
@@ -227,7 +240,7 @@ impl Runtime {
         invocation.options([OsStr::new("--bundle"), container.bundle.as_os_str()]);
         invocation.options([OsStr::new("--pid-file"), container.pid_file.as_os_str()]);
         invocation.options([container.id]);
-        let finished = invocation.with_streams(streams, deadline)?;
+        let finished = invocation.with_streams(&streams, deadline, wishes)?;
         self.check(verb, &finished, || log::reason_in_file(container.log_file))
     }
 

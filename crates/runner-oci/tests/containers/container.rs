@@ -4,7 +4,6 @@ use std::fs::{self, File};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,7 @@ use runtara_domain::{NetworkMode, ResourceLimits};
 use runtara_runner_oci::limits::{LimitSources, Limits, merge};
 use runtara_runner_oci::machine::Machine;
 use runtara_runner_oci::rootfs::{
-    RootFile, RootfsPlan, UserNamespace, enter_private_mounts, mount_rootfs,
+    RootFile, RootKind, RootfsPlan, UserNamespace, enter_private_mounts, mount_rootfs,
 };
 use runtara_runner_oci::runtime::{NewContainer, Runtime, Streams};
 use runtara_runner_oci::spec::{Container, ImageConfig, configuration, write_configuration};
@@ -131,10 +130,12 @@ impl Trial {
         let plan = RootfsPlan {
             staging: &self.directory().join("staging"),
             layers: &self.layers,
+            root: RootKind::Overlay,
             shift_owners: owners.as_ref().map(UserNamespace::descriptor),
             ids: self.ids,
             writable_bytes: limits.writable_bytes,
             user: (self.image.user.uid, self.image.user.gid),
+            wishes: None,
             files: &self.files,
         };
         let rootfs = mount_rootfs(&plan).map_err(|error| told(&error))?;
@@ -161,9 +162,9 @@ impl Trial {
         let spec = configuration(&container).map_err(|error| told(&error))?;
         let bundle = self.directory().join("bundle");
         write_configuration(&spec, &bundle).unwrap();
-        let output = |name: &str| Stdio::from(File::create(self.directory().join(name)).unwrap());
+        let output = |name: &str| File::create(self.directory().join(name)).unwrap().into();
         let streams = Streams {
-            stdin: Stdio::null(),
+            stdin: File::open("/dev/null").unwrap().into(),
             stdout: output("stdout"),
             stderr: output("stderr"),
         };
@@ -173,7 +174,7 @@ impl Trial {
             pid_file: &bundle.join("pid"),
             log_file: &bundle.join("log"),
         };
-        let made = self.runtime.run_detached(&new, streams, DEADLINE);
+        let made = self.runtime.run_detached(&new, streams, DEADLINE, None);
         let mut running = Running {
             trial: self,
             pid: 0,

@@ -1,11 +1,15 @@
 //! How a container ends, and what is left of it.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use runtara_domain::{EndedBy, ExitCause};
 use runtara_runner::shim::Found;
 
-use crate::stage::{PATIENCE, Stage, found, memory_cgroup, until};
+use crate::image;
+use crate::stage::{PATIENCE, Run, Stage, found, memory_cgroup, until};
 
 pub(crate) async fn what_it_wrote_as_its_result_is_kept() {
     let stage = Stage::new().await;
@@ -40,7 +44,6 @@ pub(crate) async fn nothing_is_left_of_it() {
     let run = stage.launch(stage.plan("echo here; sleep 0.2")).await;
     run.wrote("here").await;
     assert!(run.is_there());
-    let (runtime, id) = (run.runtime(), run.plan.id.clone());
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(
         !mounts.contains(&*run.plan.staging.to_string_lossy()),
@@ -48,7 +51,6 @@ pub(crate) async fn nothing_is_left_of_it() {
     );
     // Waits until nothing is there.
     run.end().await;
-    assert_eq!(runtime.state(&id, PATIENCE).unwrap(), None);
 }
 
 pub(crate) async fn the_stop_signal_is_that_of_the_image() {
@@ -95,24 +97,8 @@ pub(crate) async fn running_time_is_bounded() {
     assert_eq!(ended.record.ended_by, Some(EndedBy::Deadline));
 }
 
-pub(crate) async fn too_much_memory_is_told() {
-    let mut stage = Stage::new().await;
-    stage.limits.memory_bytes = Some(32 * 1024 * 1024);
-    let ended = stage
-        .run("exec awk 'BEGIN { x = \"0123456789abcdef\"; while (1) x = x x }'")
-        .await;
-    assert_eq!(ended.record.cause, ExitCause::Signal(9), "{ended:?}");
-    assert_eq!(
-        ended.record.ended_by,
-        Some(EndedBy::OutOfMemory),
-        "{ended:?}"
-    );
-}
-
-pub(crate) async fn a_killed_shim_leaves_nothing_running() {
-    let stage = Stage::new().await;
-    let run = stage.launch(stage.plan("echo ready; sleep 1000")).await;
-    run.wrote("ready").await;
+/// Kills the shim of a run, and gives what its lock said.
+pub(crate) async fn kill_shim(run: &Run<'_>) -> serde_json::Value {
     until("the lock says who has it", || {
         std::fs::read(run.directory.lock_file()).is_ok_and(|lock| !lock.is_empty())
     })
@@ -123,14 +109,77 @@ pub(crate) async fn a_killed_shim_leaves_nothing_running() {
     nix::sys::signal::kill(shim, nix::sys::signal::Signal::SIGKILL).unwrap();
     run.shim.ended().await.unwrap();
     assert!(matches!(found(&run.directory).await, Found::Gone));
+    lock
+}
+
+pub(crate) async fn a_killed_shim_leaves_nothing_running() {
+    let stage = Stage::new().await;
+    let run = stage.launch(stage.plan("echo ready; sleep 1000")).await;
+    run.wrote("ready").await;
+    let lock = kill_shim(&run).await;
     let program = i32::try_from(lock["child_pid"].as_i64().unwrap()).unwrap();
     until("the program is gone", || {
         let stat = std::fs::read_to_string(format!("/proc/{program}/stat"));
         stat.is_err() || stat.is_ok_and(|stat| stat.contains(") Z "))
     })
     .await;
-    // The server's part of it.
-    run.runtime().delete(&run.plan.id, PATIENCE).unwrap();
     assert!(!memory_cgroup(&run.plan.id).exists());
-    std::fs::remove_dir(&run.plan.staging).unwrap();
+    run.remove_places();
+}
+
+/// A runtime that does something before it makes a container.
+fn slow_runtime(stage: &Stage, before: &str) -> PathBuf {
+    let program = stage.path("slow-runtime");
+    let runc = image::needed("runc", "runc");
+    let script = format!(
+        "#!/bin/sh\ncase \"$*\" in *' run '*) {before};; esac\nexec {} \"$@\"\n",
+        runc.display()
+    );
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    program
+}
+
+pub(crate) async fn a_container_that_is_never_made_is_given_up() {
+    let stage = Stage::new().await;
+    let mut plan = stage.plan("echo never");
+    plan.runtime = slow_runtime(&stage, "touch ${0%/*}/here; exec sleep 600");
+    let run = stage.launch(plan).await;
+    until("it is being made", || stage.path("here").exists()).await;
+    let begun = Instant::now();
+    run.shim.terminate(Duration::ZERO, EndedBy::Stop).unwrap();
+    let ended = run.end().await;
+    assert!(begun.elapsed() < PATIENCE / 2, "it is not waited for");
+    assert_eq!(ended.record.cause, ExitCause::Signal(9), "{ended:?}");
+    assert_eq!(ended.record.ended_by, Some(EndedBy::Stop), "{ended:?}");
+    assert_eq!(ended.stdout, "");
+}
+
+pub(crate) async fn a_container_that_is_never_made_ends_with_its_time() {
+    let mut stage = Stage::new().await;
+    stage.timeout = Duration::from_secs(1);
+    let mut plan = stage.plan("echo never");
+    plan.runtime = slow_runtime(&stage, "exec sleep 600");
+    let ended = stage.launch(plan).await.end().await;
+    assert_eq!(ended.record.cause, ExitCause::Signal(9), "{ended:?}");
+    assert_eq!(ended.record.ended_by, Some(EndedBy::Deadline), "{ended:?}");
+    let took = Duration::from_millis(ended.record.usage.running_ms);
+    assert!(took < PATIENCE / 2, "{took:?}");
+}
+
+pub(crate) async fn a_wish_is_heard_while_the_container_is_made() {
+    let stage = Stage::new().await;
+    let mut plan = stage.plan("trap 'exit 3' TERM; while :; do sleep 0.05; done");
+    let wait = "touch ${0%/*}/here; while ! test -e ${0%/*}/go; do sleep 0.05; done";
+    plan.runtime = slow_runtime(&stage, wait);
+    let run = stage.launch(plan).await;
+    until("it is being made", || stage.path("here").exists()).await;
+    let grace = Duration::from_secs(2);
+    run.shim.terminate(grace, EndedBy::Stop).unwrap();
+    std::fs::write(stage.path("go"), "").unwrap();
+    let ended = run.end().await;
+    // It may have been asked before it could listen: then what the runtime has in its place leaves with 2, or it is killed.
+    let caused = [ExitCause::Code(3), ExitCause::Code(2), ExitCause::Signal(9)];
+    assert!(caused.contains(&ended.record.cause), "{ended:?}");
+    assert_eq!(ended.record.ended_by, Some(EndedBy::Stop), "{ended:?}");
 }

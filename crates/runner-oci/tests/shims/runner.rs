@@ -160,6 +160,22 @@ pub(crate) async fn where_owners_cannot_be_shifted_all_have_the_same_ids() {
     }
 }
 
+pub(crate) async fn without_overlayfs_each_has_a_copy() {
+    let server = Server::with(|config| config.overlay = Some(false)).await;
+    let script =
+        "cat /secret-of-root; mount | head -n 1; test -e /left || touch /left && echo fresh";
+    for _ in 0..2 {
+        let exit = server.run(script).await;
+        let output = String::from_utf8(exit.output.unwrap().to_vec()).unwrap();
+        assert!(output.contains("of the image"), "{output}");
+        assert!(
+            output.contains("tmpfs") && !output.contains("overlay"),
+            "{output}"
+        );
+        assert!(output.contains("fresh"), "{output}");
+    }
+}
+
 pub(crate) async fn what_is_not_allowed_is_refused_for_good() {
     let server = Server::with(|config| config.ceiling.pids = Some(10)).await;
     let mut settings = AskedSettings::default();

@@ -131,8 +131,7 @@ impl Server {
         let own = format!("runtara-{}", self.config.node);
         let mut places: Vec<_> = cgroups.map(|entry| entry.path().join(&own)).collect();
         places.push(PathBuf::from("/sys/fs/cgroup").join(own));
-        places.push(self.config.run_root.join("state"));
-        places.push(self.config.run_root.join("mounts"));
+        places.push(self.config.run_root.join("containers"));
         let inside = |place: PathBuf| fs::read_dir(place).into_iter().flatten().flatten();
         let found = places
             .into_iter()

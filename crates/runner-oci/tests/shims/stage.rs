@@ -14,9 +14,9 @@ use runtara_runner::shim::{
 };
 use runtara_runner::{RunDirectory, Spares};
 use runtara_runner_oci::limits::{LimitSources, Limits, merge};
-use runtara_runner_oci::machine::{self, Machine};
+use runtara_runner_oci::machine::{self, EgressProgram, Machine};
 use runtara_runner_oci::plan::{ContainerPlan, CoreRelay, paths_in};
-use runtara_runner_oci::runtime::Runtime;
+use runtara_runner_oci::rootfs::RootKind;
 use runtara_runner_oci::spec::{Container, ImageConfig, configuration};
 use runtara_runner_oci::{IdRange, IdRanges, USUAL_BASE};
 
@@ -49,6 +49,7 @@ pub(crate) struct Stage {
     pub(crate) stop_signal: i32,
     pub(crate) timeout: Duration,
     pub(crate) core: Option<CoreRelay>,
+    pub(crate) egress: Option<EgressProgram>,
 }
 
 impl Stage {
@@ -71,6 +72,7 @@ impl Stage {
             stop_signal: 15,
             timeout: PATIENCE,
             core: None,
+            egress: None,
             root,
         }
     }
@@ -125,10 +127,11 @@ impl Stage {
         };
         ContainerPlan {
             configuration: configuration(&container).unwrap(),
-            id,
             runtime: image::needed("runc", "runc"),
-            runtime_state: self.path("runc"),
+            cgroups: cgroups(&id),
+            id,
             layers: vec![self.path("data/layer")],
+            root: RootKind::Overlay,
             shift_owners: self.machine.shifts_owners,
             ids,
             writable_bytes: limits.writable_bytes,
@@ -136,6 +139,7 @@ impl Stage {
             files: Vec::new(),
             stop_signal: self.stop_signal,
             core: self.core.clone(),
+            egress: self.egress.clone(),
             staging,
         }
     }
@@ -188,6 +192,17 @@ pub(crate) fn memory_cgroup(id: &str) -> PathBuf {
     root.join(id)
 }
 
+/// The cgroup of the container in each hierarchy.
+pub(crate) fn cgroups(id: &str) -> Vec<PathBuf> {
+    let root = Path::new("/sys/fs/cgroup");
+    if !root.join("memory").exists() {
+        return vec![root.join(id)];
+    }
+    let entries = fs::read_dir(root).unwrap().flatten();
+    let directories = entries.filter(|entry| entry.file_type().unwrap().is_dir());
+    directories.map(|entry| entry.path().join(id)).collect()
+}
+
 /// A run of a container.
 pub(crate) struct Run<'a> {
     pub(crate) shim: Shim,
@@ -232,15 +247,22 @@ impl Run<'_> {
         until(text, || self.log(LogStream::Stdout).contains(text)).await;
     }
 
-    /// Whether anything of the container is there.
-    pub(crate) fn is_there(&self) -> bool {
-        let state = self.plan.runtime_state.join(&self.plan.id);
-        let cgroup = memory_cgroup(&self.plan.id);
-        self.plan.staging.exists() || state.exists() || cgroup.exists()
+    /// Does what the server does for a killed shim: what is left are empty directories.
+    pub(crate) fn remove_places(&self) {
+        for place in self.plan.cgroups.iter().chain([&self.plan.staging]) {
+            match fs::remove_dir(place) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                removed => removed.unwrap(),
+            }
+        }
     }
 
-    pub(crate) fn runtime(&self) -> Runtime {
-        Runtime::new(self.plan.runtime.clone(), self.plan.runtime_state.clone())
+    /// Whether anything of the container is there.
+    pub(crate) fn is_there(&self) -> bool {
+        let cgroup = memory_cgroup(&self.plan.id);
+        self.plan.staging.exists()
+            || cgroup.exists()
+            || cgroups(&self.plan.id).iter().any(|place| place.exists())
     }
 }
 

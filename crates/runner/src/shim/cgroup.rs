@@ -21,6 +21,11 @@ use super::sys;
 
 /// Largest beginning of a file of figures that is read.
 const FIGURES_BYTES: usize = 1024;
+/// What no limit is in version 1: the largest number of pages, in bytes. In version 2 it is a word.
+const NO_LIMIT_BYTES: u64 = 1 << 62;
+/// Where memory and processes are counted in version 1.
+const MEMORY_HIERARCHY: &str = "/sys/fs/cgroup/memory";
+const PIDS_HIERARCHY: &str = "/sys/fs/cgroup/pids";
 /// Most members that one look at a cgroup lists, as text; a further look finds the others.
 const MEMBERS_BYTES: u64 = 1024 * 1024;
 /// How often, and how long apart, a cgroup is removed in which the last process is just ending.
@@ -39,7 +44,9 @@ pub(crate) struct Cgroup {
 struct Figures {
     cpu: Option<File>,
     memory_peak: Option<File>,
+    memory_limit: Option<File>,
     events: Option<File>,
+    pids_events: Option<File>,
 }
 
 enum Entrance {
@@ -62,8 +69,12 @@ pub(crate) struct Counted {
     pub(crate) cpu_usec: Option<u64>,
     /// With what the kernel cached of files for it.
     pub(crate) memory_peak_bytes: Option<u64>,
+    /// What it may have at most, if it has a limit of its own.
+    pub(crate) memory_limit_bytes: Option<u64>,
     /// Processes of it that the kernel ended for want of memory.
     pub(crate) oom_kills: u64,
+    /// Processes and threads that it was refused because there were too many.
+    pub(crate) refused_pids: u64,
 }
 
 impl Cgroup {
@@ -89,19 +100,24 @@ impl Cgroup {
         })
     }
 
-    /// Opens what [`Self::counted`] will read. To be done when the program runs, and nobody waits for what is done here.
-    pub(crate) fn open_figures(&mut self) {
+    /// Opens what [`Self::counted`] will read. To be done when the program runs, and nobody waits for what is done here. In version 1 the
+    /// processes of a container are counted in another cgroup, which its runtime has made.
+    pub(crate) fn open_figures(&mut self, contained: bool) {
         let file = |name: &str| File::open(self.path.join(name)).ok();
         self.figures = match self.entrance {
             Entrance::Tasks(_) => Figures {
                 cpu: None,
                 memory_peak: file("memory.max_usage_in_bytes"),
+                memory_limit: file("memory.limit_in_bytes"),
                 events: file("memory.oom_control"),
+                pids_events: contained.then(|| pids_events_beside(&self.path)).flatten(),
             },
             Entrance::Directory(_) => Figures {
                 cpu: file("cpu.stat"),
                 memory_peak: file("memory.peak"),
+                memory_limit: file("memory.max"),
                 events: file("memory.events"),
+                pids_events: file("pids.events"),
             },
         };
     }
@@ -134,7 +150,10 @@ impl Cgroup {
         Counted {
             cpu_usec: number(&self.figures.cpu, Some("usage_usec")),
             memory_peak_bytes: number(&self.figures.memory_peak, None),
+            memory_limit_bytes: number(&self.figures.memory_limit, None)
+                .filter(|limit| *limit < NO_LIMIT_BYTES),
             oom_kills: number(&self.figures.events, Some("oom_kill")).unwrap_or(0),
+            refused_pids: number(&self.figures.pids_events, Some("max")).unwrap_or(0),
         }
     }
 }
@@ -144,6 +163,13 @@ impl Drop for Cgroup {
         // What stays because something is in it is found by whoever cleans up behind the run.
         let _stays = remove(&self.path);
     }
+}
+
+/// The file in which it is counted, in version 1, how often the processes of a container were too many: its runtime gives its cgroups
+/// the same path in all hierarchies.
+fn pids_events_beside(path: &Path) -> Option<File> {
+    let path = path.strip_prefix(MEMORY_HIERARCHY).ok()?;
+    File::open(Path::new(PIDS_HIERARCHY).join(path).join("pids.events")).ok()
 }
 
 /// The value behind a word at the beginning of a line.

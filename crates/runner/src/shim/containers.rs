@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use super::process::ProcessId;
+use super::wishes::Wishes;
 
 pub use super::opening::NotStarted;
 
@@ -16,7 +17,8 @@ pub use super::opening::NotStarted;
 /// its own only if this makes it so.
 pub trait Containers: Sync {
     /// Makes the container of a run and starts its program. The container is what the runner wrote as
-    /// [`Program::container`](super::Program::container). It may take some time, which counts as running time of the run.
+    /// [`Program::container`](super::Program::container). It may take some time, which counts as running time of the run; it is to give up
+    /// when the wishes say that the run is over.
     ///
     /// # Errors
     /// [`NotStarted`]; then nothing of the container is left.
@@ -24,6 +26,7 @@ pub trait Containers: Sync {
         &self,
         container: &serde_json::Value,
         streams: Streams<'_>,
+        wishes: &Wishes<'_>,
     ) -> Result<Started, NotStarted>;
 }
 
@@ -52,6 +55,9 @@ pub struct Started {
 
 /// A container whose program was started. Holds little: it waits as long as the program runs.
 pub trait Container {
+    /// Names limits of its own that the program has met, such as `disk`. All its processes are gone.
+    fn limits_met(&self) -> Vec<&'static str>;
+
     /// Keeps what the program has left and the run directory (the one of the server's) does not have. All its processes are gone, and
     /// their exit is recorded next.
     fn keep(&mut self, run_directory: BorrowedFd<'_>);

@@ -105,6 +105,8 @@ pub struct ExitRecord {
     pub ended_by: Option<EndedBy>,
     /// Limits that were met beside it.
     pub limits_met: Vec<String>,
+    /// The memory that its processes could have together, if that was limited for them alone.
+    pub memory_limit_bytes: Option<u64>,
     /// What all its processes used.
     pub usage: Usage,
 }
@@ -128,6 +130,8 @@ struct ExitFile {
     #[serde(skip_serializing_if = "Option::is_none")]
     ended_by: Option<EndedByWord>,
     limits_met: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    memory_limit_bytes: Option<u64>,
     cpu_usec: u64,
     memory_peak_bytes: u64,
     running_ms: u64,
@@ -194,6 +198,7 @@ impl ExitRecord {
             not_launched: None,
             ended_by: self.ended_by.map(Into::into),
             limits_met: self.limits_met.clone(),
+            memory_limit_bytes: self.memory_limit_bytes,
             cpu_usec: self.usage.cpu_usec,
             memory_peak_bytes: self.usage.memory_peak_bytes,
             running_ms: self.usage.running_ms,
@@ -241,6 +246,7 @@ impl ExitRecord {
             cause,
             ended_by: file.ended_by.map(Into::into),
             limits_met: file.limits_met,
+            memory_limit_bytes: file.memory_limit_bytes,
             usage: Usage {
                 cpu_usec: file.cpu_usec,
                 memory_peak_bytes: file.memory_peak_bytes,
@@ -381,6 +387,7 @@ mod tests {
                 cause,
                 ended_by: Some(EndedBy::Leaving),
                 limits_met: vec!["disk".to_owned()],
+                memory_limit_bytes: Some(4),
                 usage: Usage {
                     cpu_usec: 1,
                     memory_peak_bytes: 2,
@@ -416,6 +423,7 @@ mod tests {
                 },
                 ended_by: None,
                 limits_met: Vec::new(),
+                memory_limit_bytes: None,
                 usage: Usage::default(),
             };
             assert!(exit.to_json().len() <= EXIT_FILE_BYTES);

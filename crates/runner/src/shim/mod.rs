@@ -22,6 +22,7 @@
 //!
 //! Linux only: pidfds (5.3), `close_range` (5.9), `/proc` with `CONFIG_PROC_CHILDREN`.
 
+mod beginning;
 mod capture;
 mod cgroup;
 mod cgroup_root;
@@ -33,7 +34,6 @@ mod launcher;
 mod leftover;
 mod logs;
 mod look;
-mod namespaces;
 mod open_files;
 mod opening;
 mod orphans;
@@ -46,6 +46,7 @@ mod spare;
 mod sys;
 mod tree;
 pub(crate) mod watch;
+mod wishes;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -55,10 +56,10 @@ pub use containers::{Container, Containers, NotStarted, Started, Streams};
 pub use files::{ExitRecord, ProcessLimits, Program, write_run_file, write_slept};
 pub use logs::{LogChunk, LogExtent, LogReader, LogStream};
 pub use look::{Found, Shim, is_locked, lingering, look, read_program};
-pub use namespaces::{IdRange, Namespaces, Network};
 pub use open_files::raise_open_files;
 pub(crate) use opening::EXIT_ASIDE;
 pub use orphans::reap_orphans;
+pub use wishes::Wishes;
 
 /// Whether [`init`] ran, so that this program may be executed as launcher.
 static INITIALISED: AtomicBool = AtomicBool::new(false);

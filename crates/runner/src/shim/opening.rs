@@ -164,6 +164,7 @@ impl NotStarted {
             },
             ended_by: None,
             limits_met: Vec::new(),
+            memory_limit_bytes: None,
             usage: Usage::default(),
         }
     }

@@ -13,17 +13,18 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::socket::{MsgFlags, send};
 use runtara_domain::{EndedBy, ExitCause, Usage};
 
+use super::beginning::{Contained, end_all};
 use super::capture::Capture;
 use super::cgroup::{Cgroup, Counted};
 use super::child::Room;
-use super::containers::{Container, Streams};
+use super::containers::Container;
 use super::files::{ExitRecord, Program, read_run_bytes, read_run_file, read_slept};
 use super::opening::{NotStarted, Pipe, RunFiles};
-use super::process::{Identity, ProcessId, Stat};
-use super::relay::Relay;
+use super::process::{Identity, Stat};
 use super::request::{REQUEST_SIGNAL, Request};
 use super::sys::{self, Child, Ended, Waited};
-use super::{containers, opening, tree};
+use super::wishes::Wishes;
+use super::{beginning, tree};
 
 /// Exit code of a shim that panicked.
 pub(crate) const PANICKED: i32 = 70;
@@ -42,8 +43,8 @@ const LARGE_RUN_FILE: usize = 64 * 1024;
 pub(crate) struct Ready {
     signals: OwnedFd,
     identity: Identity,
-    outputs: [Pipe; 2],
-    room: Room,
+    pub(super) outputs: [Pipe; 2],
+    pub(super) room: Room,
 }
 
 impl Ready {
@@ -103,7 +104,7 @@ pub(crate) fn run(directory: &Path, ready: io::Result<Ready>, listener: Option<O
         (_, _, Err(error)) => not_started(format!("its shim could not be made ready: {error}")),
         (Ok(program), Ok(()), Ok(ready)) => match Parent::start(program, ready, &files, large) {
             Ok(parent) => parent.mind(),
-            Err(not_started) => (not_started.record(), Remains::default()),
+            Err(record) => (record, Remains::default()),
         },
     };
     let written = files.write_exit(&record);
@@ -133,13 +134,6 @@ struct Parent<'a> {
     ending: Option<Ending>,
     cgroup: Option<Cgroup>,
     contained: Option<Contained>,
-}
-
-/// A program in a container.
-struct Contained {
-    stop_signal: i32,
-    relay: Option<Relay>,
-    container: Box<dyn Container>,
 }
 
 /// What is removed when the exit is recorded, and nobody waits any more.
@@ -172,31 +166,25 @@ impl<'a> Parent<'a> {
         ready: Ready,
         files: &'a RunFiles,
         large: bool,
-    ) -> Result<Self, NotStarted> {
+    ) -> Result<Self, ExitRecord> {
         // CLOCK_MONOTONIC: it stands still while the machine is suspended.
         let started = Instant::now();
         // It was possible when the server started. If it is not any more, the run is told by its processes alone.
         let cgroup = program.cgroup.clone();
         let mut cgroup = cgroup.and_then(|path| Cgroup::make(path).ok());
-        let (child, contained) = match &program.container {
-            None => {
-                let opened = opening::open(&program)?;
-                let child = opened.start(&program, cgroup.as_ref(), &ready.outputs, &ready.room)?;
-                (child, None)
-            }
+        let timeout = Duration::from_millis(program.timeout_ms);
+        let wishes = Wishes::new(ready.signals(), after(started, timeout));
+        let begun = match &program.container {
+            None => beginning::start_process(&program, cgroup.as_ref(), &ready),
             Some(container) => {
-                // Without it nobody could end what a killed shim has left.
-                let of_container = cgroup.as_ref().ok_or_else(|| {
-                    NotStarted::for_now("the cgroup of the container cannot be made".to_owned())
-                })?;
-                let started = start_container(&program, container, &ready.outputs);
-                if started.is_err() {
-                    // Whatever was made of it must be gone before anybody is told that there is none.
-                    end_all(Some(of_container), ready.signals());
-                }
-                started?
+                beginning::start_container(&program, container, cgroup.as_ref(), &ready, &wishes)
             }
         };
+        let (child, contained) = begun.map_err(|error| match wishes.due() {
+            Some(by) if program.container.is_some() => beginning::killed_early(by, started),
+            _ => error.record(),
+        })?;
+        let wish = wishes.pass_on();
         // From here on the program runs, and nobody waits for what is done.
         let Ready {
             signals,
@@ -205,7 +193,6 @@ impl<'a> Parent<'a> {
             room,
         } = ready;
         drop(room);
-        let timeout = Duration::from_millis(program.timeout_ms);
         let cap = program.log_cap_bytes;
         drop(program);
         if large {
@@ -214,9 +201,9 @@ impl<'a> Parent<'a> {
         // If this cannot be written the run goes on; only adoption has to wait for its end.
         let _written = files.write_lock(identity, child);
         if let Some(cgroup) = &mut cgroup {
-            cgroup.open_figures();
+            cgroup.open_figures(contained.is_some());
         }
-        Ok(Self {
+        let mut parent = Self {
             files,
             signals,
             child,
@@ -231,7 +218,11 @@ impl<'a> Parent<'a> {
             ending: None,
             cgroup,
             contained,
-        })
+        };
+        if let Some(wish) = wish {
+            parent.end(wish);
+        }
+        Ok(parent)
     }
 
     /// Minds the run to its end. What it leaves is still to be removed.
@@ -245,11 +236,15 @@ impl<'a> Parent<'a> {
         for output in &mut self.outputs {
             output.store_rest(self.files.directory());
         }
+        let mut record = self.record(ended);
         let mut container = self.contained.take().map(|contained| contained.container);
         if let Some(container) = &mut container {
+            let met = container.limits_met();
+            record.limits_met.extend(met.into_iter().map(str::to_owned));
+            record.limits_met.sort_unstable();
+            record.limits_met.dedup();
             container.keep(self.files.directory());
         }
-        let record = self.record(ended);
         let cgroup = self.cgroup.take();
         // What is open is closed with this process: later, when nobody waits for it.
         std::mem::forget(self);
@@ -311,12 +306,7 @@ impl<'a> Parent<'a> {
 
     fn take_requests(&mut self) {
         while let Some(signal) = sys::read_signal(self.signals.as_fd()) {
-            let request = match signal.number {
-                REQUEST_SIGNAL => signal.value.and_then(Request::unpack),
-                libc::SIGTERM | libc::SIGINT => Some(Request::FOREIGN),
-                _ => None,
-            };
-            if let Some(request) = request {
+            if let Some(request) = Request::of(&signal) {
                 self.end(request);
             }
         }
@@ -428,6 +418,9 @@ impl<'a> Parent<'a> {
                 _ => limits_met.push("memory".to_owned()),
             }
         }
+        if counted.refused_pids > 0 {
+            limits_met.push("pids".to_owned());
+        }
         if self.outputs.iter().any(|output| output.dropped > 0) {
             limits_met.push("disk".to_owned());
         }
@@ -442,6 +435,7 @@ impl<'a> Parent<'a> {
             },
             ended_by,
             limits_met,
+            memory_limit_bytes: counted.memory_limit_bytes,
             usage: self.usage(&counted),
         }
     }
@@ -453,7 +447,7 @@ impl<'a> Parent<'a> {
     }
 
     /// What all processes used that were waited for, by us or by each other (getrusage(2)), and what their cgroup counted. Without
-    /// that the memory is that of the largest.
+    /// that the memory is that of the largest; of a container it never is, as those that made it are larger than many of its own.
     fn usage(&self, counted: &Counted) -> Usage {
         let mut usage = Usage {
             running_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -468,63 +462,16 @@ impl<'a> Parent<'a> {
             let largest = u64::try_from(used.max_rss()).unwrap_or(0) * 1024;
             let cpu = usec(used.user_time()) + usec(used.system_time());
             usage.cpu_usec = usage.cpu_usec.max(cpu);
-            usage.memory_peak_bytes = usage.memory_peak_bytes.max(largest);
+            if self.contained.is_none() {
+                usage.memory_peak_bytes = usage.memory_peak_bytes.max(largest);
+            }
         }
         usage
     }
 }
 
-/// Kills all that this process or its children have started, and reaps it.
-fn end_all(cgroup: Option<&Cgroup>, signals: BorrowedFd<'_>) {
-    loop {
-        match sys::wait(Child::Any, true) {
-            Waited::Ended(..) => {}
-            Waited::NoChild => return,
-            Waited::Alive => {
-                if let Some(cgroup) = cgroup {
-                    cgroup.kill();
-                }
-                tree::signal_descendants(0, libc::SIGKILL);
-                wait_for_child(signals);
-            }
-        }
-    }
-}
-
-fn wait_for_child(signals: BorrowedFd<'_>) {
-    let mut polled = [PollFd::new(signals, PollFlags::POLLIN)];
-    // Bounded: what was forked while the tree was listed is found by the next look.
-    let _looked = poll(&mut polled, PollTimeout::from(20_u8));
-    while sys::read_signal(signals).is_some() {}
-}
-
-/// Has the container of a run made, and its program started.
-fn start_container(
-    program: &Program,
-    container: &serde_json::Value,
-    [stdout, stderr]: &[Pipe; 2],
-) -> Result<(ProcessId, Option<Contained>), NotStarted> {
-    let stdin = opening::open_stdin(program)?;
-    let streams = Streams {
-        stdin: stdin.as_fd(),
-        stdout: stdout.writer.as_fd(),
-        stderr: stderr.writer.as_fd(),
-    };
-    let started = containers::makers()?.start(container, streams)?;
-    let relay = started.network.and_then(|(listener, core)| {
-        // Fails for a descriptor that is none; then the program reaches nothing, and says so.
-        Relay::new(listener, &core).ok()
-    });
-    let contained = Contained {
-        stop_signal: started.stop_signal,
-        relay,
-        container: started.container,
-    };
-    Ok((started.process, Some(contained)))
-}
-
 /// A moment so far away that it does not exist becomes one that is far enough.
-fn after(moment: Instant, wait: Duration) -> Instant {
+pub(super) fn after(moment: Instant, wait: Duration) -> Instant {
     moment
         .checked_add(wait)
         .unwrap_or_else(|| moment + Duration::from_secs(u32::MAX.into()))

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use runtara_domain::EndedBy;
 
+use super::sys::Signal;
+
 /// The signal by which the server asks a shim to end its run. Real-time signals queue, so that no wish is lost behind another
 /// (signal(7)); the first few belong to the C library.
 pub(crate) const REQUEST_SIGNAL: i32 = 40;
@@ -34,6 +36,15 @@ impl Request {
         grace: Duration::ZERO,
         ended_by: EndedBy::Host,
     };
+
+    /// What a signal asks for, if it asks for an end.
+    pub(crate) fn of(signal: &Signal) -> Option<Self> {
+        match signal.number {
+            REQUEST_SIGNAL => signal.value.and_then(Self::unpack),
+            libc::SIGTERM | libc::SIGINT => Some(Self::FOREIGN),
+            _ => None,
+        }
+    }
 
     /// The value that carries it. A grace period that does not fit becomes the longest that does.
     pub(crate) fn pack(self) -> i32 {

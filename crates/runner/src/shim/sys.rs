@@ -267,25 +267,6 @@ pub(crate) fn attribute(path: &Path, name: &CStr) -> Option<Vec<u8>> {
     Some(value)
 }
 
-/// Sets the loopback of this process's network namespace up (netdevice(7)); made with the namespace, it is down.
-pub(crate) fn raise_loopback() -> io::Result<()> {
-    // SAFETY: takes and gives numbers only.
-    let socket = new_descriptor(
-        unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) }.into(),
-    )?;
-    // SAFETY: all zero is a valid value of this struct of numbers and names.
-    let mut request: libc::ifreq = unsafe { MaybeUninit::zeroed().assume_init() };
-    for (place, byte) in request.ifr_name.iter_mut().zip(b"lo") {
-        *place = byte.cast_signed();
-    }
-    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
-    // SAFETY: the request names an interface, holds flags, and lives until after the call.
-    checked(
-        unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) }.into(),
-    )?;
-    Ok(())
-}
-
 /// Closes every descriptor from this number on.
 pub(crate) fn close_from(first: u32) -> io::Result<()> {
     close_range(first, u32::MAX)

@@ -36,6 +36,7 @@ pub(super) fn of(places: &ShimRunPlaces, record: ExitRecord) -> io::Result<RunEx
         cause: record.cause,
         ended_by: record.ended_by,
         limits_met,
+        memory_limit_bytes: record.memory_limit_bytes,
         output,
         stderr: stderr(places),
         usage: record.usage,
