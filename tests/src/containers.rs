@@ -14,10 +14,8 @@ const CGROUPS: &str = "/sys/fs/cgroup";
 /// What is there because of containers.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Remains {
-    /// Containers that the runtime has a note of.
-    pub noted: Vec<PathBuf>,
-    /// Directories that containers were mounted on.
-    pub staged: Vec<PathBuf>,
+    /// Places of containers: what they were mounted on, and notes of the runtime.
+    pub places: Vec<PathBuf>,
     /// Cgroups of containers.
     pub cgroups: Vec<PathBuf>,
     /// Mounts that the server sees.
@@ -61,8 +59,10 @@ impl Server {
         let mut processes = self.processes();
         processes.retain(|process| process.variable("RUNTARA_INSTANCE_ID").is_some());
         Remains {
-            noted: entries(&root.join("state")),
-            staged: entries(&root.join("mounts")),
+            places: entries(&root)
+                .iter()
+                .flat_map(|kind| entries(kind))
+                .collect(),
             cgroups: directories_of_cgroups(&node)
                 .iter()
                 .flat_map(|directory| entries(directory))
@@ -87,13 +87,11 @@ pub(crate) fn remove(place: &Path) {
         return;
     };
     let root = Path::new(RUN_ROOT).join(&node);
-    // Files are in the notes of the runtime alone; what was mounted went with the shims.
-    let _absent = fs::remove_dir_all(root.join("state"));
-    for staged in entries(&root.join("mounts")) {
-        let _stays = fs::remove_dir(staged);
-    }
-    for directory in [root.join("mounts"), root] {
-        let _stays = fs::remove_dir(directory);
+    // What was mounted went with the shims, and under it is nothing.
+    let kinds = entries(&root);
+    let places = kinds.iter().flat_map(|kind| entries(kind));
+    for directory in places.chain(kinds.clone()).chain([root]) {
+        let _absent_or_stays = fs::remove_dir(directory);
     }
     for directory in directories_of_cgroups(&node) {
         for cgroup in entries(&directory).into_iter().chain([directory]) {

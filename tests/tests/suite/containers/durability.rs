@@ -175,7 +175,7 @@ fn a_machine_that_loses_power_leaves_nothing(store: Store) {
     });
     let remains = server.remains();
     assert_eq!(
-        remains.noted.len(),
+        remains.places.len(),
         3,
         "what a server finds that comes after: {remains:?}"
     );

@@ -39,10 +39,12 @@ fn a_container_that_takes_more_memory_than_it_may_is_ended(store: Store) {
     let found = run.wait_for("failed");
     assert_eq!(found["termination_reason"], "crashed", "{found}");
     let error = found["error"].as_str().unwrap_or_default();
-    assert!(error.contains("out of memory"), "{found}");
-    // The kernel counts in batches, and a little of what the runtime used.
+    assert!(
+        error.contains("out of memory: memory limit of 32 MiB exceeded; peak "),
+        "{found}"
+    );
     let peak = found["memory_peak_bytes"].as_u64().unwrap_or_default();
-    assert!((16 * MIB..40 * MIB).contains(&peak), "{found}");
+    assert!((16 * MIB..=32 * MIB).contains(&peak), "{found}");
     server.wait_until_nothing_remains();
 }
 
@@ -69,6 +71,29 @@ fn processes_and_files_are_bounded() {
     );
     assert_eq!(run.stdout(), "full\nfull\nend\n");
     server.wait_until_nothing_remains();
+}
+
+#[test]
+fn limits_that_a_failed_program_has_met_are_told() {
+    let server = Server::start(Store::Sqlite.in_containers());
+    let limits = json!({ "pids": 10, "writable_bytes": 4 * MIB, "memory_bytes": 64 * MIB });
+    for (script, told) in [
+        ("exit 4", ""),
+        (
+            "(for n in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 5 & done) 2>/dev/null; exit 4",
+            "; limits met: pids",
+        ),
+        (
+            "dd if=/dev/zero of=/data/large bs=64k count=200 2>/dev/null; exit 4",
+            "; limits met: disk",
+        ),
+    ] {
+        let run = server.launch(&server.shell(script), &json!({ "limits": limits }));
+        let found = run.wait_for("failed");
+        let error = found["error"].as_str().unwrap_or_default();
+        let wanted = format!("process ended with exit code 4{told}");
+        assert_eq!(error.trim_end(), wanted, "{script}");
+    }
 }
 
 #[test]
