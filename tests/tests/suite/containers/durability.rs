@@ -1,10 +1,13 @@
 //! Whatever is killed, containers are found again or ended, never run twice at once, and leave nothing.
 
 use std::fs;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use runtara_tests::processes::Process;
-use runtara_tests::{Server, Store, eventually, holds_for, on_both_stores, processes};
+use runtara_tests::{
+    Server, Setup, Store, eventually, eventually_within, holds_for, on_both_stores, processes,
+};
 use serde_json::{Value, json};
 
 on_both_stores!(
@@ -16,12 +19,11 @@ on_both_stores!(
     an_orderly_restart_disturbs_no_container,
 );
 
+/// How long many containers may take.
+const LONG: Duration = Duration::from_secs(120);
+
 /// The shim of a process: it is the one of the server's processes that is the parent of a container's first.
 fn shim_of(server: &Server, process: &Process) -> i32 {
-    let parent = |pid: i32| -> Option<i32> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
-    };
     let shim = parent(process.pid).expect("it lives");
     let known = server.processes();
     assert!(
@@ -29,6 +31,12 @@ fn shim_of(server: &Server, process: &Process) -> i32 {
         "its parent is not the shim"
     );
     shim
+}
+
+/// The process that a living one has for its parent.
+fn parent(pid: i32) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
 }
 
 /// Steps with a hang in the first run after the first of them.
@@ -196,19 +204,102 @@ fn an_orderly_restart_disturbs_no_container(store: Store) {
     assert!(processes::lives(first.pid));
     server.start_again();
     let run = server.instance(&id);
-    holds_for(
-        std::time::Duration::from_millis(300),
-        "the first run",
-        || {
-            let found = run.status();
-            if found["status"] == "running" && found["run_number"] == 1 {
-                Ok(())
-            } else {
-                Err(found)
-            }
-        },
-    );
+    holds_for(Duration::from_millis(300), "the first run", || {
+        let found = run.status();
+        if found["status"] == "running" && found["run_number"] == 1 {
+            Ok(())
+        } else {
+            Err(found)
+        }
+    });
     processes::send(first.pid, Signal::SIGUSR1);
     assert_eq!(run.output(), 1);
     server.wait_until_nothing_remains();
+}
+
+/// This has the machine for itself: it fills it with containers.
+mod alone {
+    use super::*;
+
+    const INSTANCES: usize = 24;
+    const STEPS: usize = 6;
+
+    fn id(number: usize) -> String {
+        format!("work-{number}")
+    }
+
+    /// How many steps all have made.
+    fn progress(server: &Server) -> usize {
+        let made = |number| server.instance(&id(number)).checkpoints().len();
+        (0..INSTANCES).map(made).sum()
+    }
+
+    /// The shims of half of the containers that live.
+    fn some_shims(server: &Server) -> Vec<i32> {
+        let programs = server.remains().processes;
+        let first = |process: &&Process| {
+            process
+                .command_line
+                .first()
+                .is_some_and(|word| word == "/program")
+        };
+        let programs: Vec<_> = programs.iter().filter(first).step_by(2).collect();
+        programs
+            .iter()
+            .filter_map(|process| parent(process.pid))
+            .collect()
+    }
+
+    #[test]
+    fn workflows_in_containers_survive_kills_of_the_server_and_of_shims() {
+        let mut server = Setup::new(Store::Postgres.in_containers())
+            .variable("RUNTARA_SLEEP_HOLD_MS", "300")
+            .start();
+        let image = server.scripted();
+        let input = json!({ "steps": STEPS, "step_ms": 250, "sleep_at": 3, "sleep_ms": 1_200 });
+        for number in 0..INSTANCES {
+            let start = json!({ "instance_id": id(number), "input": input });
+            let answer = server.try_launch(&image, &start);
+            assert_eq!(answer.status, 201, "{answer}");
+        }
+        for share in 1..=4 {
+            // By their progress and not by the clock.
+            let wanted = INSTANCES * STEPS * share / 6;
+            eventually_within(LONG, &format!("{wanted} steps"), || {
+                let made = progress(&server);
+                if made >= wanted { Ok(()) } else { Err(made) }
+            });
+            let shims = some_shims(&server);
+            server.kill_9();
+            if share % 2 == 0 {
+                for shim in shims {
+                    processes::send(shim, Signal::SIGKILL);
+                }
+            }
+            server.start_again();
+        }
+        let mut steps: Vec<_> = (1..=STEPS).map(|step| format!("step-{step}")).collect();
+        steps.insert(3, "sleep".to_owned());
+        let mut runs = 0;
+        for number in 0..INSTANCES {
+            let run = server.instance(&id(number));
+            let found = run.wait_within(LONG, "completed");
+            runs += found["run_number"].as_u64().unwrap_or_default();
+            assert_eq!(run.output()["sum"], STEPS * (STEPS + 1) / 2);
+            assert_eq!(run.checkpoints(), steps, "each step once: {}", run.story());
+            let names = run.event_names();
+            let count = |name: &str| names.iter().filter(|found| *found == name).count();
+            assert_eq!(count("completed"), 1, "{names:?}");
+            assert_eq!(
+                count("custom/runtara.crashed"),
+                0,
+                "it was our fault: {names:?}"
+            );
+        }
+        assert!(
+            runs > 2 * INSTANCES as u64,
+            "the kills met nobody: this proves nothing"
+        );
+        server.wait_until_nothing_remains();
+    }
 }

@@ -1,7 +1,7 @@
 //! What a program in a container reaches over the network: the core alone, for itself alone, unless it is given more.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
@@ -152,4 +152,42 @@ fn a_program_does_not_notice_that_its_server_restarts() {
         "{}",
         run.story()
     );
+}
+
+#[test]
+fn a_program_that_may_reach_the_internet_does_not_reach_the_host() {
+    let server = Server::start(Store::Sqlite.in_containers());
+    let port = stranger("0.0.0.0");
+    let addresses = addresses_of_the_host();
+    let tries: Vec<_> = addresses
+        .iter()
+        .map(|address| format!("{address}:{port}/"))
+        .chain([format!("{}/health", server.address())])
+        .collect();
+    for address in &addresses {
+        let reached = TcpStream::connect((address.as_str(), port));
+        assert!(reached.is_ok(), "{address} is no address of the host");
+    }
+    let script = format!(
+        "ls /sys/class/net | wc -l; for to in {}; do wget -q -O - http://$to 2>/dev/null && echo \"reached $to\"; done; \
+         wget -q -O - $RUNTARA_HTTP_URL/health > /dev/null && echo core",
+        tries.join(" ")
+    );
+    let egress = json!({ "network": "egress" });
+    assert_eq!(printed(&server, &script, &egress), "2\ncore\n");
+    server.wait_until_nothing_remains();
+}
+
+/// The addresses by which the host is known to itself, the loopback's among them.
+fn addresses_of_the_host() -> Vec<String> {
+    let listed = std::process::Command::new("hostname").arg("-I").output();
+    let listed = listed.expect("every machine has it").stdout;
+    let listed = String::from_utf8_lossy(&listed);
+    let old = |address: &&str| !address.contains(':');
+    let others = listed.split_whitespace().filter(old);
+    ["127.0.0.1"]
+        .into_iter()
+        .chain(others)
+        .map(str::to_owned)
+        .collect()
 }
