@@ -56,6 +56,7 @@ fn main() {
             nothing_is_left_of_it,
             the_stop_signal_is_that_of_the_image,
             a_program_that_does_not_leave_is_killed,
+            a_program_that_hears_nothing_is_not_waited_for,
             everything_in_it_ends_with_its_program,
             running_time_is_bounded,
             a_killed_shim_leaves_nothing_running,
