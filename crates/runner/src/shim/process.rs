@@ -117,7 +117,7 @@ pub(crate) fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
 }
 
-/// Whether a signal would end this process if it were not the first of its namespace: it neither handles nor ignores it, and by default it ends
+/// Whether a signal would end this process if it were not the first of its namespace: it neither handles, ignores nor blocks it, and by default it ends
 /// a process (signal(7)). Of one that cannot be looked at that is not said.
 pub(crate) fn ends_others(pid: ProcessId, signal: i32) -> bool {
     let path = format!("/proc/{pid}/status");
@@ -138,7 +138,8 @@ pub(crate) fn ends_others(pid: ProcessId, signal: i32) -> bool {
     !spares.contains(&signal) && says_nothing_about(&text, signal)
 }
 
-/// Whether the signal is in neither of the two sets that proc_pid_status(5) tells: of those ignored, and of those handled.
+/// Whether the signal is in none of the sets that proc_pid_status(5) tells: of those blocked, which a program may wait for (sigwait(3),
+/// signalfd(2)), of those ignored, and of those handled.
 fn says_nothing_about(status: &str, signal: i32) -> bool {
     let set = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
@@ -147,8 +148,10 @@ fn says_nothing_about(status: &str, signal: i32) -> bool {
     let bit = u32::try_from(signal - 1)
         .ok()
         .and_then(|shift| 1_u64.checked_shl(shift));
-    match (set("SigIgn:"), set("SigCgt:"), bit) {
-        (Some(ignored), Some(handled), Some(bit)) => (ignored | handled) & bit == 0,
+    match (set("SigBlk:"), set("SigIgn:"), set("SigCgt:"), bit) {
+        (Some(blocked), Some(ignored), Some(handled), Some(bit)) => {
+            (blocked | ignored | handled) & bit == 0
+        }
         _ => false,
     }
 }
@@ -160,9 +163,10 @@ mod tests {
     #[test]
     fn what_is_said_about_a_signal_is_told() {
         let status =
-            "SigBlk:\t0000000000004000\nSigIgn:\t0000000000001000\nSigCgt:\t0000000000004000\n";
+            "SigBlk:\t0000000000000001\nSigIgn:\t0000000000001000\nSigCgt:\t0000000000004000\n";
         assert!(!says_nothing_about(status, 15), "it is handled");
         assert!(!says_nothing_about(status, 13), "it is ignored");
+        assert!(!says_nothing_about(status, 1), "it is blocked");
         assert!(says_nothing_about(status, 2));
         assert!(says_nothing_about(status, 64));
         assert!(!says_nothing_about(status, 65) && !says_nothing_about("", 2));
