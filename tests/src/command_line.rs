@@ -50,6 +50,12 @@ impl Server {
         format!("127.0.0.1:{}", self.environment_port())
     }
 
+    /// The address of the core as people write it.
+    #[must_use]
+    pub fn core_address(&self) -> String {
+        format!("127.0.0.1:{}", self.core_port())
+    }
+
     /// Begins a command of `runtara` for [`TENANT`], with nothing of this process's environment.
     ///
     /// # Panics

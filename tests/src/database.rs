@@ -14,6 +14,44 @@ pub enum Store {
     Postgres,
 }
 
+impl Store {
+    /// This store under a server whose programs run in containers.
+    #[must_use]
+    pub fn in_containers(self) -> Ground {
+        Ground {
+            store: self,
+            kind: Kind::Containers,
+        }
+    }
+}
+
+/// How the programs of a test are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// As processes of the host.
+    Native,
+    /// In containers, laid on an image with a shell and the libraries of the host.
+    Containers,
+}
+
+/// What a server under test stands on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ground {
+    /// Its store.
+    pub store: Store,
+    /// How it runs the programs of the test.
+    pub kind: Kind,
+}
+
+impl From<Store> for Ground {
+    fn from(store: Store) -> Self {
+        Self {
+            store,
+            kind: Kind::Native,
+        }
+    }
+}
+
 /// The database of one test, gone with it.
 pub(crate) enum Database {
     Sqlite { url: String },

@@ -6,13 +6,16 @@
 //! - [`Server::runtara`]: the command line, as a person runs it.
 //! - [`Shared`]: files by which a test and the programs that it starts tell each other how far they are.
 //! - [`processes`]: which processes there are because of a server.
+//! - [`image`]: container images, made byte by byte; [`Server::remains`]: what containers have left on the machine.
 //!
 //! Nothing is built here: programs are looked for beside the test, or where `RUNTARA_TEST_BIN_DIR` says.
 
 pub mod http;
+pub mod image;
 pub mod processes;
 
 mod command_line;
+mod containers;
 mod database;
 mod place;
 mod postgres;
@@ -22,7 +25,8 @@ mod verbs;
 mod wait;
 
 pub use command_line::Ran;
-pub use database::Store;
+pub use containers::Remains;
+pub use database::{Ground, Kind, Store};
 pub use place::Shared;
 pub use postgres::PrivatePostgres;
 pub use programs::program;
@@ -51,6 +55,42 @@ macro_rules! on_both_stores {
             #[test]
             fn postgres() {
                 super::$name($crate::Store::Postgres);
+            }
+        }
+    )*};
+}
+
+/// Makes four tests of each function: natively and in containers, each on SQLite and on PostgreSQL.
+///
+/// ```text
+/// in_both_kinds!(a_start_is_kept);
+///
+/// fn a_start_is_kept(ground: Ground) { … }
+/// ```
+///
+/// gives `a_start_is_kept::sqlite`, `…::postgres`, `…::containers_on_sqlite` and `…::containers_on_postgres`.
+#[macro_export]
+macro_rules! in_both_kinds {
+    ($($name:ident),* $(,)?) => {$(
+        mod $name {
+            #[test]
+            fn sqlite() {
+                super::$name($crate::Store::Sqlite.into());
+            }
+
+            #[test]
+            fn postgres() {
+                super::$name($crate::Store::Postgres.into());
+            }
+
+            #[test]
+            fn containers_on_sqlite() {
+                super::$name($crate::Store::Sqlite.in_containers());
+            }
+
+            #[test]
+            fn containers_on_postgres() {
+                super::$name($crate::Store::Postgres.in_containers());
             }
         }
     )*};

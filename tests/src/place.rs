@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use crate::processes;
 use crate::wait::eventually;
+use crate::{containers, processes};
 
 const PREFIX: &str = "runtara-test-";
 
@@ -50,6 +50,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         processes::kill_all(self.path());
         remove_cgroups(self.path());
+        containers::remove(self.path());
         if std::thread::panicking() && std::env::var_os("RUNTARA_TEST_KEEP").is_some() {
             self.directory.disable_cleanup(true);
             eprintln!("kept: {}", self.path().display());
@@ -97,6 +98,8 @@ fn sweep(base: &Path) {
         };
         if alive.try_lock().is_ok() {
             processes::kill_all(&path);
+            remove_cgroups(&path);
+            containers::remove(&path);
             // Whatever cannot be removed now is found again.
             let _removed_or_later = fs::remove_dir_all(&path);
         }

@@ -8,6 +8,8 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::containers;
+
 /// Programs that serve what lies in a directory of a test.
 const SERVERS: [&str; 2] = ["runtara-environment", "postgres"];
 
@@ -48,8 +50,12 @@ impl Process {
 /// All living processes that are there because of this directory.
 #[must_use]
 pub fn of_directory(directory: &Path) -> Vec<Process> {
+    let node = containers::node(directory);
+    let node = node.as_deref();
     all()
-        .filter(|pid| belongs(*pid, directory))
+        .filter(|pid| {
+            belongs(*pid, directory) || node.is_some_and(|node| is_of_container(*pid, node))
+        })
         .filter_map(read)
         .collect()
 }
@@ -124,11 +130,24 @@ fn all() -> impl Iterator<Item = i32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
+/// Whether a process is in a container of this server, or makes or removes one. What it has of the host is its cgroup alone.
+fn is_of_container(pid: i32, node: &str) -> bool {
+    let file = |name: &str, needle: &str| {
+        let content = fs::read(format!("/proc/{pid}/{name}"));
+        content.is_ok_and(|content| contains(&content, needle.as_bytes()))
+    };
+    file("cgroup", &format!("/runtara-{node}/")) || file("cmdline", &format!("/runtara/{node}/"))
+}
+
+fn contains(bytes: &[u8], needle: &[u8]) -> bool {
+    bytes.windows(needle.len()).any(|window| window == needle)
+}
+
 /// Whether a process is there because of a server or a database of this directory, and not because somebody looks at its files:
 /// it was started with the directory in its environment, works below its data, or is one of our servers with something of it.
 fn belongs(pid: i32, directory: &Path) -> bool {
     let needle = directory.as_os_str().as_bytes();
-    let holds = |bytes: &[u8]| bytes.windows(needle.len()).any(|window| window == needle);
+    let holds = |bytes: &[u8]| contains(bytes, needle);
     let file = |name: &str| fs::read(format!("/proc/{pid}/{name}")).is_ok_and(|it| holds(&it));
     let link = |name: &str| fs::read_link(format!("/proc/{pid}/{name}")).unwrap_or_default();
     let below = |path: &Path| {

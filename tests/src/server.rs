@@ -1,6 +1,6 @@
 //! The server process under test.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::net::{Ipv4Addr, TcpListener};
@@ -8,12 +8,13 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 
-use crate::database::{Database, Store, psql};
+use crate::database::{Database, Ground, Kind, psql};
 use crate::http::{self, Address, Answer, Request};
 use crate::place::{Place, Shared};
 use crate::processes::{self, Process};
@@ -33,15 +34,30 @@ pub struct Setup {
     place: Place,
     variables: BTreeMap<String, String>,
     is_process_1: bool,
+    kind: Kind,
 }
 
 impl Setup {
     /// `serve` on a store of its own.
+    ///
+    /// # Panics
+    /// If it is for containers, and this is not root.
     #[must_use]
-    pub fn new(store: Store) -> Self {
+    pub fn new(ground: impl Into<Ground>) -> Self {
+        let ground = ground.into();
         let place = Place::make();
-        let database = Database::make(store, place.path());
-        Self::with(place, Some(database), "serve")
+        let database = Database::make(ground.store, place.path());
+        let setup = Self::with(place, Some(database), "serve");
+        setup.of_kind(ground.kind)
+    }
+
+    fn of_kind(mut self, kind: Kind) -> Self {
+        assert!(
+            kind == Kind::Native || geteuid().is_root(),
+            "containers are made by root; run the tests as root"
+        );
+        self.kind = kind;
+        self
     }
 
     /// `serve` on a database of its own in this PostgreSQL.
@@ -63,6 +79,7 @@ impl Setup {
             place,
             variables: BTreeMap::new(),
             is_process_1: false,
+            kind: Kind::Native,
         };
         if geteuid().is_root() {
             setup = setup.variable("RUNTARA_NATIVE_USER", "nobody");
@@ -184,13 +201,15 @@ pub struct Server {
     ports: Ports,
     setup: Setup,
     shared: Shared,
+    /// Whose programs can be laid on the base image.
+    with_base: Mutex<BTreeSet<String>>,
 }
 
 impl Server {
     /// A ready server on a store of its own.
     #[must_use]
-    pub fn start(store: Store) -> Self {
-        Setup::new(store).start()
+    pub fn start(ground: impl Into<Ground>) -> Self {
+        Setup::new(ground).start()
     }
 
     fn new(setup: Setup) -> Self {
@@ -203,7 +222,19 @@ impl Server {
             ports: Ports::free(),
             setup,
             shared,
+            with_base: Mutex::default(),
         }
+    }
+
+    /// The tenants that have the image which programs in containers are laid on.
+    pub(crate) fn tenants_with_base(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.with_base.lock().expect("no holder panics")
+    }
+
+    /// How it runs the programs of the test.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.setup.kind
     }
 
     /// Files that programs and the test share.
@@ -384,6 +415,11 @@ impl Server {
     /// The port of the environment protocol.
     pub(crate) fn environment_port(&self) -> u16 {
         self.ports.environment
+    }
+
+    /// The port of the core.
+    pub(crate) fn core_port(&self) -> u16 {
+        self.ports.core
     }
 
     /// The address of the environment protocol.

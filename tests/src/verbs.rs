@@ -7,7 +7,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use crate::database::Kind;
 use crate::http::{Answer, Request};
+use crate::image;
 use crate::processes::Process;
 use crate::programs::program;
 use crate::server::Server;
@@ -15,6 +17,9 @@ use crate::wait::{DEADLINE, eventually, eventually_within};
 
 /// The tenant of everything that belongs to nobody in particular.
 pub const TENANT: &str = "acme";
+
+/// The name of the image that programs in containers are laid on.
+const BASE: &str = "base";
 
 /// Encodes as the protocol does.
 #[must_use]
@@ -49,6 +54,20 @@ pub fn milliseconds() -> i64 {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image(pub String);
 
+impl Answer {
+    /// The image that was registered.
+    ///
+    /// # Panics
+    /// If it was refused.
+    #[must_use]
+    #[track_caller]
+    pub fn image(&self) -> Image {
+        let body = self.expect(201);
+        let id = body["image_id"].as_str().expect("an id is a text");
+        Image(id.to_owned())
+    }
+}
+
 impl Server {
     /// Registers a program's content under a name, for [`TENANT`].
     #[must_use]
@@ -64,22 +83,59 @@ impl Server {
     #[must_use]
     #[track_caller]
     pub fn register_for(&self, tenant: &str, name: &str, content: &[u8]) -> Image {
-        let form = Request::form(
+        let how = match self.kind() {
+            Kind::Native => ("runner_type", "native"),
+            Kind::Containers => ("base", BASE),
+        };
+        if self.kind() == Kind::Containers {
+            self.register_base(tenant);
+        }
+        let texts = [("tenant_id", tenant), ("name", name), how];
+        self.upload(&texts, content).image()
+    }
+
+    /// Registers the image that programs in containers are laid on, unless it is there.
+    fn register_base(&self, tenant: &str) {
+        let mut have_it = self.tenants_with_base();
+        if have_it.insert(tenant.to_owned()) {
+            let archive = image::archive(&[image::base_layer()], &json!({}));
+            let texts = [("tenant_id", tenant), ("name", BASE)];
+            let _registered = self.upload(&texts, &archive).image();
+        }
+    }
+
+    /// Registers the archive of a container image, for [`TENANT`].
+    #[must_use]
+    #[track_caller]
+    pub fn register_archive(&self, archive: &[u8]) -> Image {
+        self.try_register_archive(archive).image()
+    }
+
+    /// Asks for the registration of the archive of a container image, and gives the answer.
+    #[must_use]
+    #[track_caller]
+    pub fn try_register_archive(&self, archive: &[u8]) -> Answer {
+        let texts = [("tenant_id", TENANT), ("name", "image")];
+        self.upload(&texts, archive)
+    }
+
+    /// What is told of an image.
+    #[must_use]
+    #[track_caller]
+    pub fn image(&self, image: &Image) -> Value {
+        let path = format!("/api/v1/images/{}", image.0);
+        self.ask(&Request::get(&path)).expect(200)["image"].clone()
+    }
+
+    /// Sends the form of a registration.
+    #[must_use]
+    #[track_caller]
+    pub fn upload(&self, texts: &[(&str, &str)], content: &[u8]) -> Answer {
+        self.ask(&Request::form(
             "/api/v1/images/upload",
-            &[
-                ("tenant_id", tenant),
-                ("name", name),
-                ("runner_type", "native"),
-            ],
+            texts,
             &[("binary", content)],
-        );
-        let body = self.ask(&form).expect(201);
-        Image(
-            body["image_id"]
-                .as_str()
-                .expect("an id is a text")
-                .to_owned(),
-        )
+        ))
     }
 
     /// Registers a shell script.
@@ -295,12 +351,31 @@ impl Run<'_> {
         }
     }
 
+    /// Waits for its completion and gives what it wrote to standard output.
+    #[track_caller]
+    pub fn stdout(&self) -> String {
+        self.wait_for("completed");
+        self.logs("stream=stdout").text()
+    }
+
     /// Waits for its completion and gives its output.
     #[track_caller]
     pub fn output(&self) -> Value {
         let found = self.wait_for("completed");
         let text = from_base64(&found["output"]);
         serde_json::from_str(&text).unwrap_or_else(|_| panic!("the output is not JSON: {text}"))
+    }
+
+    /// Waits until it has written a line to standard output that begins so, and gives the line.
+    #[track_caller]
+    pub fn wait_for_line(&self, start: &str) -> String {
+        eventually(&format!("a line '{start}…' of '{}'", self.id), || {
+            let text = self.logs("stream=stdout").text();
+            // A line that is still being written has no end.
+            let mut lines = text.split_inclusive('\n');
+            let line = lines.find(|line| line.starts_with(start) && line.ends_with('\n'));
+            line.map(|line| line.trim_end().to_owned()).ok_or(text)
+        })
     }
 
     /// Its events in their order, all of them.

@@ -10,13 +10,13 @@ use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use common::layout::{Packed, image, image_of};
+use common::layout::{Packed, docker, image, image_of};
 use common::tar_writer::{Entry, archive, directory, file, symlink};
 use common::{Ground, is_root, listing, told};
 use runtara_domain::ImageDigest;
 use runtara_oci_image::{
-    ImageError, LayerStore, Limits, OverlayAttributes, OverlayForm, PROGRAM_PATH, StoreOptions,
-    Watch, Whiteouts,
+    ImageError, LayerStore, Limits, OverlayAttributes, OverlayForm, PROGRAM_PATH, Platform,
+    StoreOptions, Watch, Whiteouts,
 };
 use serde_json::json;
 
@@ -180,6 +180,37 @@ fn a_sweep_removes_what_is_not_needed_and_not_held() {
         2
     );
     ground.assert_untouched();
+}
+
+#[test]
+fn who_names_a_layer_of_others_must_have_its_content() {
+    let ground = Ground::new();
+    let (secret, other) = (
+        archive(&[file("secret", "of another tenant")]),
+        archive(&[file("other", "content")]),
+    );
+    let host = Platform::host();
+    let honest = docker(&host, &[("a.tar", &secret)], &[]);
+    // It says that it has that layer, and has something else, or less of it.
+    for content in [other.as_slice(), &secret[..512], b""] {
+        let claimed = docker(&host, &[("a.tar", &secret)], &[file("a.tar", content)]);
+        for _ in 0..2 {
+            let error = ground.unpack(&claimed).unwrap_err();
+            assert!(
+                matches!(
+                    error,
+                    ImageError::DigestMismatch { .. } | ImageError::Layer { .. }
+                ),
+                "{error:?}"
+            );
+            ground.unpack(&honest).unwrap();
+        }
+    }
+    // Beyond its bound it is not read.
+    let mut limits = Limits::default();
+    limits.layer_bytes = 512;
+    let error = ground.unpack_within(&honest, &limits).unwrap_err();
+    assert!(told(&error).contains("bytes of one layer"), "{error:?}");
 }
 
 #[test]

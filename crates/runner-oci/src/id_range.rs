@@ -58,7 +58,7 @@ pub struct IdRanges {
 pub enum IdRangeError {
     /// These ids cannot be given away.
     #[error(
-        "{count} ranges of {RANGE_SIZE} ids from {base} on are not all between {RANGE_SIZE} and 2147483646; choose a lower base or fewer ranges"
+        "{count} ranges of {RANGE_SIZE} ids from {base} on are not all between {RANGE_SIZE} and 2147483646; choose another base or fewer ranges"
     )]
     OutOfBounds {
         /// The first id.

@@ -68,7 +68,8 @@ impl shim::Containers for Containers {
             live.kill();
             shim::Container::remove(&mut live);
         }
-        let (process, network, helper) = started?;
+        let (process, network, helper) =
+            started.map_err(|error| error.reworded(|text| without_paths(&plan, text)))?;
         live.helper = helper;
         live.writable = writable(&plan);
         Ok(Started {
@@ -299,6 +300,23 @@ fn joining(configuration: &Spec, namespaces: &Namespaces) -> Spec {
 
 fn runtime_of(plan: &ContainerPlan) -> Runtime {
     Runtime::new(plan.runtime.clone(), plan.staging.join(STATE))
+}
+
+/// A text without the places of the host: whoever started the instance reads it.
+fn without_paths(plan: &ContainerPlan, text: &str) -> String {
+    let shown = |path: &Path| path.display().to_string();
+    let (root, _) = paths_in(&plan.staging);
+    let mut places = vec![
+        (shown(&root), String::new()),
+        (shown(&plan.staging), "<container>".to_owned()),
+    ];
+    let layers = plan.layers.iter().enumerate();
+    places.extend(layers.map(|(index, layer)| (shown(layer), format!("<layer {index}>"))));
+    let program = plan.runtime.file_name().unwrap_or_default();
+    places.push((shown(&plan.runtime), program.display().to_string()));
+    places.iter().fold(text.to_owned(), |text, (place, word)| {
+        text.replace(place.as_str(), word)
+    })
 }
 
 fn for_now(error: &dyn std::error::Error) -> NotStarted {

@@ -6,13 +6,15 @@ use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use runtara_tests::http::{Address, Connection, Request};
-use runtara_tests::{Server, Setup, Store, TENANT, base64, eventually, holds_for, on_both_stores};
+use runtara_tests::{
+    Ground, Server, Setup, Store, TENANT, base64, eventually, holds_for, in_both_kinds,
+    on_both_stores,
+};
 use serde_json::{Value, json};
 
 const MIB: usize = 1024 * 1024;
 
 on_both_stores!(
-    large_states_inputs_and_outputs_fit,
     what_is_too_large_is_refused_and_changes_nothing,
     an_oversize_body_is_refused_before_it_is_read,
     a_page_is_bounded,
@@ -20,8 +22,10 @@ on_both_stores!(
     many_callers_at_once_are_all_answered,
 );
 
-fn large_states_inputs_and_outputs_fit(store: Store) {
-    let server = Server::start(store);
+in_both_kinds!(large_states_inputs_and_outputs_fit,);
+
+fn large_states_inputs_and_outputs_fit(ground: Ground) {
+    let server = Server::start(ground);
     server.self_register("own-1");
     let state = format!("\"{}\"", "x".repeat(5 * MIB));
     let body = json!({ "checkpoint_id": "large", "state": base64(&state) });

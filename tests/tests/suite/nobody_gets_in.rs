@@ -4,10 +4,12 @@ mod callers;
 mod secrets;
 
 use runtara_tests::http::{Request, exchange};
-use runtara_tests::{Server, Store, TENANT, base64, on_both_stores};
+use runtara_tests::{Ground, Server, Store, TENANT, base64, in_both_kinds, on_both_stores};
 use serde_json::{Value, json};
 
-on_both_stores!(
+on_both_stores!(web_pages_are_turned_away,);
+
+in_both_kinds!(
     a_launched_instance_is_never_served_without_its_token,
     a_token_speaks_for_its_own_instance_alone,
     a_token_does_not_show_other_tenants,
@@ -15,7 +17,6 @@ on_both_stores!(
     the_token_of_an_earlier_run_is_refused,
     after_its_last_word_a_run_writes_nothing,
     the_socket_serves_runs_alone,
-    web_pages_are_turned_away,
     a_named_tenant_sees_its_own_alone,
 );
 
@@ -72,8 +73,8 @@ fn request(method: &str, path: &str, body: &Value) -> Request {
     }
 }
 
-fn a_launched_instance_is_never_served_without_its_token(store: Store) {
-    let server = Server::start(store);
+fn a_launched_instance_is_never_served_without_its_token(ground: Ground) {
+    let server = Server::start(ground);
     let run = server.launch(&server.program("sleeps_forever"), &json!({}));
     let _running = run.wait_for_process();
     for (method, call, body) in calls() {
@@ -101,8 +102,8 @@ fn a_launched_instance_is_never_served_without_its_token(store: Store) {
     );
 }
 
-fn a_token_speaks_for_its_own_instance_alone(store: Store) {
-    let server = Server::start(store);
+fn a_token_speaks_for_its_own_instance_alone(ground: Ground) {
+    let server = Server::start(ground);
     let image = server.program("sleeps_forever");
     let (mine, other) = (
         server.launch(&image, &json!({})),
@@ -129,8 +130,8 @@ fn a_token_speaks_for_its_own_instance_alone(store: Store) {
     server.ask_core(&headers).refuses(403, "INSTANCE_FORBIDDEN");
 }
 
-fn a_token_does_not_show_other_tenants(store: Store) {
-    let server = Server::start(store);
+fn a_token_does_not_show_other_tenants(ground: Ground) {
+    let server = Server::start(ground);
     let mine = server.launch(&server.program("sleeps_forever"), &json!({}));
     let token = mine.token_path();
     let answer = server.say("theirs", "register", &json!({ "tenant_id": "stranger" }));
@@ -144,8 +145,8 @@ fn a_token_does_not_show_other_tenants(store: Store) {
     register.refuses(403, "TENANT_MISMATCH");
 }
 
-fn invented_tokens_open_nothing(store: Store) {
-    let server = Server::start(store);
+fn invented_tokens_open_nothing(ground: Ground) {
+    let server = Server::start(ground);
     let run = server.launch(&server.program("sleeps_forever"), &json!({}));
     let token = run.token_path();
     for invented in [
@@ -168,8 +169,8 @@ fn invented_tokens_open_nothing(store: Store) {
     assert_eq!(run.look_with(&token, "input").status, 200);
 }
 
-fn the_token_of_an_earlier_run_is_refused(store: Store) {
-    let server = Server::start(store);
+fn the_token_of_an_earlier_run_is_refused(ground: Ground) {
+    let server = Server::start(ground);
     let run = server.launch(&server.program("sleeps_forever"), &json!({}));
     let first = run.wait_for_process();
     let old = run.token_path();
@@ -197,8 +198,8 @@ fn the_token_of_an_earlier_run_is_refused(store: Store) {
     assert_eq!(run.look_with(&new, "input").status, 200);
 }
 
-fn after_its_last_word_a_run_writes_nothing(store: Store) {
-    let server = Server::start(store);
+fn after_its_last_word_a_run_writes_nothing(ground: Ground) {
+    let server = Server::start(ground);
     let run = server.launch(&server.program("sleeps_forever"), &json!({}));
     let token = run.token_path();
     let word = run.say_with(&token, "completed", &json!({ "output": base64("1") }));
@@ -227,8 +228,8 @@ fn after_its_last_word_a_run_writes_nothing(store: Store) {
     assert_eq!(run.event_names(), ["completed"]);
 }
 
-fn the_socket_serves_runs_alone(store: Store) {
-    let server = Server::start(store);
+fn the_socket_serves_runs_alone(ground: Ground) {
+    let server = Server::start(ground);
     let run = server.launch(&server.program("sleeps_forever"), &json!({}));
     let token = run.token_path();
     let socket = server.core_socket();
@@ -291,8 +292,8 @@ fn web_pages_are_turned_away(store: Store) {
         .refuses(403, "FOREIGN_ORIGIN");
 }
 
-fn a_named_tenant_sees_its_own_alone(store: Store) {
-    let server = Server::start(store);
+fn a_named_tenant_sees_its_own_alone(ground: Ground) {
+    let server = Server::start(ground);
     let run = server.launch(&server.program("sleeps_forever"), &json!({}));
     let _running = run.wait_for_process();
     let path = format!("/api/v1/instances/{}", run.id);

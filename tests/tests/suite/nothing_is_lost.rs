@@ -7,21 +7,22 @@ use std::time::{Duration, Instant};
 
 use runtara_tests::http::{Request, exchange};
 use runtara_tests::{
-    PrivatePostgres, Server, Setup, Store, TENANT, base64, eventually, eventually_within,
-    from_base64, on_both_stores,
+    Ground, PrivatePostgres, Server, Setup, Store, TENANT, base64, eventually, eventually_within,
+    from_base64, in_both_kinds, on_both_stores,
 };
 use serde_json::{Value, json};
 
 on_both_stores!(
-    an_answered_start_survives_the_server,
     an_answered_checkpoint_survives_the_server,
     an_answered_word_and_signal_survive_the_server,
     input_and_environment_are_given_to_every_run,
     an_instance_that_registered_itself_goes_on_after_a_restart,
 );
 
-fn an_answered_start_survives_the_server(store: Store) {
-    let mut server = Server::start(store);
+in_both_kinds!(an_answered_start_survives_the_server,);
+
+fn an_answered_start_survives_the_server(ground: Ground) {
+    let mut server = Server::start(ground);
     let image = server.program("echoes_input");
     let id = server
         .launch(&image, &json!({ "input": { "kept": true } }))

@@ -6,7 +6,8 @@ use std::thread::scope;
 use nix::sys::signal::Signal;
 use runtara_tests::http::{Answer, Request};
 use runtara_tests::{
-    Server, Store, TENANT, base64, eventually, from_base64, on_both_stores, processes,
+    Ground, Server, Store, TENANT, base64, eventually, from_base64, in_both_kinds, on_both_stores,
+    processes,
 };
 use serde_json::{Value, json};
 
@@ -34,13 +35,16 @@ on_both_stores!(
     a_start_is_repeated_after_its_image_is_deleted,
     an_idempotency_key_stands_for_an_id,
     of_many_savers_of_a_checkpoint_one_saves,
+    events_are_in_the_order_in_which_they_came,
+    repeated_requests_of_programs_count_once,
+);
+
+in_both_kinds!(
     an_instance_that_ends_at_once_stays_ended,
     two_instances_with_a_common_prefix_do_not_share_a_process,
     many_resumes_are_one_run,
     an_old_process_that_exits_late_does_not_touch_the_new_run,
     a_finished_instance_keeps_its_end_whatever_is_said_to_it,
-    events_are_in_the_order_in_which_they_came,
-    repeated_requests_of_programs_count_once,
 );
 
 fn the_same_start_twice_is_one_instance(store: Store) {
@@ -188,8 +192,8 @@ fn of_many_savers_of_a_checkpoint_one_saves(store: Store) {
     assert_eq!(server.instance("own-1").checkpoints().len(), 5);
 }
 
-fn an_instance_that_ends_at_once_stays_ended(store: Store) {
-    let server = Server::start(store);
+fn an_instance_that_ends_at_once_stays_ended(ground: Ground) {
+    let server = Server::start(ground);
     let image = server.program("echoes_input");
     let runs = at_once(8, |thread| {
         (0..5)
@@ -210,14 +214,16 @@ fn an_instance_that_ends_at_once_stays_ended(store: Store) {
     }
 }
 
-fn two_instances_with_a_common_prefix_do_not_share_a_process(store: Store) {
-    let server = Server::start(store);
+fn two_instances_with_a_common_prefix_do_not_share_a_process(ground: Ground) {
+    let server = Server::start(ground);
     let image = server.program("sleeps_forever");
     let start = |id: &str| server.launch(&image, &json!({ "instance_id": id }));
     let (first, second) = (start("order-2024-1"), start("order-2024-2"));
     let umlaut = start("ordér-ü-2024-3");
     let pids = [&first, &second, &umlaut].map(|run| run.wait_for_process().pid);
-    assert_eq!(first.stop(1)["status"], "cancelled");
+    assert_eq!(first.stop(1)["success"], true);
+    first.wait_for("cancelled");
+    first.wait_until_no_process();
     assert!(!processes::lives(pids[0]));
     assert!(
         processes::lives(pids[1]) && processes::lives(pids[2]),
@@ -228,14 +234,14 @@ fn two_instances_with_a_common_prefix_do_not_share_a_process(store: Store) {
     }
 }
 
-fn many_resumes_are_one_run(store: Store) {
-    let server = Server::start(store);
+fn many_resumes_are_one_run(ground: Ground) {
+    let server = Server::start(ground);
     let image = server.scripted();
     let run = server.follow(
         &image,
         &json!([
             { "on_run": 1, "do": { "suspend": true } },
-            { "until_file": server.shared().path("go") },
+            { "signal": "go" },
         ]),
     );
     run.wait_for_reason("paused");
@@ -256,13 +262,13 @@ fn many_resumes_are_one_run(store: Store) {
             .as_deref(),
         Some("2")
     );
-    server.shared().touch("go");
+    run.custom_signal("go", "1");
     run.wait_for("completed");
     assert_eq!(run.status()["run_number"], 2);
 }
 
-fn an_old_process_that_exits_late_does_not_touch_the_new_run(store: Store) {
-    let server = Server::start(store);
+fn an_old_process_that_exits_late_does_not_touch_the_new_run(ground: Ground) {
+    let server = Server::start(ground);
     let image = server.program("sleeps_forever");
     let run = server.launch(&image, &json!({}));
     let first = run.wait_for_process();
@@ -293,8 +299,8 @@ fn an_old_process_that_exits_late_does_not_touch_the_new_run(store: Store) {
     );
 }
 
-fn a_finished_instance_keeps_its_end_whatever_is_said_to_it(store: Store) {
-    let server = Server::start(store);
+fn a_finished_instance_keeps_its_end_whatever_is_said_to_it(ground: Ground) {
+    let server = Server::start(ground);
     let run = server.launch(&server.program("sleeps_forever"), &json!({}));
     let token = run.token_path();
     let word = run.say_with(

@@ -7,25 +7,29 @@ use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use runtara_tests::{
-    Server, Setup, Store, TENANT, base64, eventually, from_base64, on_both_stores,
+    Ground, Server, Setup, Store, TENANT, base64, eventually, from_base64, in_both_kinds,
+    on_both_stores,
 };
 use serde_json::json;
 
 on_both_stores!(
-    a_run_over_its_time_is_ended_and_not_retried,
-    the_time_limit_holds_for_every_run,
     stop_gives_time_to_leave,
-    a_program_that_ignores_the_wish_is_killed_when_the_grace_is_over,
     a_stop_with_a_long_grace_says_that_the_process_is_still_leaving,
-    a_completion_within_the_grace_wins,
-    a_cancel_reaches_a_program_that_does_not_speak,
     what_a_program_leaves_behind_is_ended_with_it,
     what_runs_used_is_told,
     a_program_that_only_listens_may_run_for_long_in_silence,
 );
 
-fn a_run_over_its_time_is_ended_and_not_retried(store: Store) {
-    let server = Server::start(store);
+in_both_kinds!(
+    a_run_over_its_time_is_ended_and_not_retried,
+    the_time_limit_holds_for_every_run,
+    a_program_that_ignores_the_wish_is_killed_when_the_grace_is_over,
+    a_completion_within_the_grace_wins,
+    a_cancel_reaches_a_program_that_does_not_speak,
+);
+
+fn a_run_over_its_time_is_ended_and_not_retried(ground: Ground) {
+    let server = Server::start(ground);
     for image in [
         server.program("sleeps_forever"),
         server.program("ignores_sigterm"),
@@ -38,8 +42,8 @@ fn a_run_over_its_time_is_ended_and_not_retried(store: Store) {
     }
 }
 
-fn the_time_limit_holds_for_every_run(store: Store) {
-    let server = Server::start(store);
+fn the_time_limit_holds_for_every_run(ground: Ground) {
+    let server = Server::start(ground);
     let run = server.launch(
         &server.program("sleeps_forever"),
         &json!({ "timeout_seconds": 1 }),
@@ -86,8 +90,8 @@ fn stop_gives_time_to_leave(store: Store) {
     );
 }
 
-fn a_program_that_ignores_the_wish_is_killed_when_the_grace_is_over(store: Store) {
-    let server = Server::start(store);
+fn a_program_that_ignores_the_wish_is_killed_when_the_grace_is_over(ground: Ground) {
+    let server = Server::start(ground);
     let run = server.launch(&server.program("ignores_sigterm"), &json!({}));
     eventually("its word", || {
         if run.logs("stream=stdout").text() == "ready\n" {
@@ -143,8 +147,8 @@ fn a_stop_with_a_long_grace_says_that_the_process_is_still_leaving(store: Store)
     run.wait_until_no_process();
 }
 
-fn a_completion_within_the_grace_wins(store: Store) {
-    let server = Server::start(store);
+fn a_completion_within_the_grace_wins(ground: Ground) {
+    let server = Server::start(ground);
     let script = "trap 'echo \"\\\"in time\\\"\" > \"$RUNTARA_OUTPUT_FILE\"; exit 0' TERM; echo ready; while :; do sleep 0.05; done";
     let run = server.launch(&server.shell(script), &json!({}));
     eventually("the trap", || {
@@ -163,8 +167,8 @@ fn a_completion_within_the_grace_wins(store: Store) {
     assert_eq!(run.output(), "in time");
 }
 
-fn a_cancel_reaches_a_program_that_does_not_speak(store: Store) {
-    let server = Server::start(store);
+fn a_cancel_reaches_a_program_that_does_not_speak(ground: Ground) {
+    let server = Server::start(ground);
     let run = server.launch(&server.program("sleeps_forever"), &json!({}));
     let _running = run.wait_for_process();
     assert_eq!(run.signal("cancel").expect(200)["success"], true);

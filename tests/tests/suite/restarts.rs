@@ -11,30 +11,34 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
-use runtara_tests::{Server, Store, base64, eventually, on_both_stores, processes};
+use runtara_tests::{
+    Ground, Server, Store, base64, eventually, in_both_kinds, on_both_stores, processes,
+};
 use serde_json::json;
 
 on_both_stores!(
-    a_killed_server_finds_its_runs_again,
     a_program_is_cut_off_and_brought_back,
     an_end_while_no_server_lived_is_recorded,
     a_program_that_failed_because_no_server_lived_is_run_again,
-    a_run_that_died_with_the_server_is_run_again_uncounted,
-    a_killed_shim_is_noticed_and_its_program_ended,
     an_orderly_restart_hands_over,
     a_quiet_run_does_not_notice_an_orderly_restart,
     a_program_with_the_sdk_does_not_notice_a_restart,
-    the_time_limit_holds_while_no_server_lives,
-    what_was_due_while_no_server_lived_runs_at_its_start,
-    a_stop_reaches_a_run_that_was_found_again,
     a_server_that_dies_between_claim_and_launch_loses_nothing,
 );
 
-fn a_killed_server_finds_its_runs_again(store: Store) {
-    let mut server = Server::start(store);
-    let go = server.shared().path("go");
-    let script = format!("while [ ! -e {go} ]; do sleep 0.05; done; echo $RUNTARA_RUN_NUMBER");
-    let id = server.launch(&server.shell(&script), &json!({})).id;
+in_both_kinds!(
+    a_killed_server_finds_its_runs_again,
+    a_run_that_died_with_the_server_is_run_again_uncounted,
+    a_killed_shim_is_noticed_and_its_program_ended,
+    the_time_limit_holds_while_no_server_lives,
+    what_was_due_while_no_server_lived_runs_at_its_start,
+    a_stop_reaches_a_run_that_was_found_again,
+);
+
+fn a_killed_server_finds_its_runs_again(ground: Ground) {
+    let mut server = Server::start(ground);
+    let script = "while :; do sleep 0.05; done";
+    let id = server.launch(&server.shell(script), &json!({})).id;
     let process = server.instance(&id).wait_for_process();
     let token = server.instance(&id).token_path();
     server.kill_9();
@@ -154,8 +158,8 @@ fn a_program_that_failed_because_no_server_lived_is_run_again(store: Store) {
     );
 }
 
-fn a_run_that_died_with_the_server_is_run_again_uncounted(store: Store) {
-    let mut server = Server::start(store);
+fn a_run_that_died_with_the_server_is_run_again_uncounted(ground: Ground) {
+    let mut server = Server::start(ground);
     let id = server
         .follow(
             &server.scripted(),
@@ -195,8 +199,8 @@ fn a_run_that_died_with_the_server_is_run_again_uncounted(store: Store) {
     assert_eq!(server.instance(&id).status()["retry_count"], 0);
 }
 
-fn a_killed_shim_is_noticed_and_its_program_ended(store: Store) {
-    let server = Server::start(store);
+fn a_killed_shim_is_noticed_and_its_program_ended(ground: Ground) {
+    let server = Server::start(ground);
     let run = server.follow(
         &server.scripted(),
         &json!([{ "checkpoint": "a" }, { "on_run": 1, "do": { "hang": true } }]),
@@ -323,8 +327,8 @@ fn a_program_with_the_sdk_does_not_notice_a_restart(store: Store) {
     );
 }
 
-fn the_time_limit_holds_while_no_server_lives(store: Store) {
-    let mut server = Server::start(store);
+fn the_time_limit_holds_while_no_server_lives(ground: Ground) {
+    let mut server = Server::start(ground);
     let id = server
         .launch(
             &server.program("ignores_sigterm"),
@@ -345,8 +349,8 @@ fn the_time_limit_holds_while_no_server_lives(store: Store) {
     assert_eq!(found["termination_reason"], "timeout", "{found}");
 }
 
-fn what_was_due_while_no_server_lived_runs_at_its_start(store: Store) {
-    let mut server = Server::start(store);
+fn what_was_due_while_no_server_lived_runs_at_its_start(ground: Ground) {
+    let mut server = Server::start(ground);
     let image = server.program("echoes_input");
     let id = server
         .launch(&image, &json!({ "delay_ms": 1_500, "input": 7 }))
@@ -358,8 +362,8 @@ fn what_was_due_while_no_server_lived_runs_at_its_start(store: Store) {
     assert_eq!(server.instance(&id).output(), 7);
 }
 
-fn a_stop_reaches_a_run_that_was_found_again(store: Store) {
-    let mut server = Server::start(store);
+fn a_stop_reaches_a_run_that_was_found_again(ground: Ground) {
+    let mut server = Server::start(ground);
     let id = server
         .launch(&server.program("ignores_sigterm"), &json!({}))
         .id;

@@ -8,11 +8,18 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use runtara_tests::http::{Connection, Request};
 use runtara_tests::{
-    Run, Server, Setup, Store, TENANT, base64, eventually, holds_for, on_both_stores, processes,
+    Ground, Run, Server, Setup, Store, TENANT, base64, eventually, holds_for, in_both_kinds,
+    on_both_stores, processes,
 };
 use serde_json::{Value, json};
 
 on_both_stores!(
+    a_signal_that_is_there_already_is_not_waited_for,
+    a_sleep_of_forty_seconds_by_a_client_that_waits_thirty_survives_a_restart,
+    a_sleep_that_was_cut_is_gone_on_with,
+);
+
+in_both_kinds!(
     a_far_sleep_frees_the_process_and_is_answered_at_once_after_the_wake,
     a_near_sleep_is_held,
     a_loop_sleeps_each_time_with_one_id,
@@ -28,22 +35,19 @@ on_both_stores!(
     a_program_that_asks_to_be_woken_is_woken,
     a_wait_for_a_signal_frees_the_process_and_the_signal_wakes_it,
     a_wait_for_a_signal_ends_with_its_time,
-    a_signal_that_is_there_already_is_not_waited_for,
-    a_sleep_of_forty_seconds_by_a_client_that_waits_thirty_survives_a_restart,
     a_held_sleep_goes_on_over_a_restart,
-    a_sleep_that_was_cut_is_gone_on_with,
 );
 
 /// A server that lets a sleeper's process go when more than this is left of its sleep.
-fn server_that_holds(store: Store, hold: Duration) -> Server {
-    Setup::new(store)
+fn server_that_holds(ground: impl Into<Ground>, hold: Duration) -> Server {
+    Setup::new(ground)
         .variable("RUNTARA_SLEEP_HOLD_MS", &hold.as_millis().to_string())
         .start()
 }
 
 /// A server that holds no sleep at all worth mentioning.
-fn server_that_parks(store: Store) -> Server {
-    server_that_holds(store, Duration::from_millis(100))
+fn server_that_parks(ground: impl Into<Ground>) -> Server {
+    server_that_holds(ground, Duration::from_millis(100))
 }
 
 /// An instance whose words the test says, registered.
@@ -55,8 +59,8 @@ fn puppet(server: &Server) -> (Run<'_>, String) {
     (run, token)
 }
 
-fn a_far_sleep_frees_the_process_and_is_answered_at_once_after_the_wake(store: Store) {
-    let server = server_that_parks(store);
+fn a_far_sleep_frees_the_process_and_is_answered_at_once_after_the_wake(ground: Ground) {
+    let server = server_that_parks(ground);
     let before = Instant::now();
     let run = server.follow(
         &server.scripted(),
@@ -100,8 +104,8 @@ fn a_far_sleep_frees_the_process_and_is_answered_at_once_after_the_wake(store: S
     assert_eq!(run.status()["retry_count"], 0);
 }
 
-fn a_near_sleep_is_held(store: Store) {
-    let server = server_that_holds(store, Duration::from_secs(10));
+fn a_near_sleep_is_held(ground: Ground) {
+    let server = server_that_holds(ground, Duration::from_secs(10));
     let run = server.follow(
         &server.scripted(),
         &json!([{ "sleep": { "id": "nap", "ms": 1_500 } }]),
@@ -114,8 +118,8 @@ fn a_near_sleep_is_held(store: Store) {
     assert!(!processes::lives(process.pid) || run.status()["status"] == "completed");
 }
 
-fn a_loop_sleeps_each_time_with_one_id(store: Store) {
-    let server = server_that_parks(store);
+fn a_loop_sleeps_each_time_with_one_id(ground: Ground) {
+    let server = server_that_parks(ground);
     let before = Instant::now();
     let run = server.follow(
         &server.scripted(),
@@ -134,8 +138,8 @@ fn a_loop_sleeps_each_time_with_one_id(store: Store) {
     assert_eq!(run.status()["retry_count"], 0);
 }
 
-fn a_loop_of_held_sleeps_sleeps_each_time(store: Store) {
-    let server = server_that_holds(store, Duration::from_secs(10));
+fn a_loop_of_held_sleeps_sleeps_each_time(ground: Ground) {
+    let server = server_that_holds(ground, Duration::from_secs(10));
     let before = Instant::now();
     let run = server.follow(
         &server.scripted(),
@@ -149,8 +153,8 @@ fn a_loop_of_held_sleeps_sleeps_each_time(store: Store) {
     );
 }
 
-fn a_crash_in_a_held_sleep_owes_the_remainder_alone(store: Store) {
-    let server = server_that_holds(store, Duration::from_secs(10));
+fn a_crash_in_a_held_sleep_owes_the_remainder_alone(ground: Ground) {
+    let server = server_that_holds(ground, Duration::from_secs(10));
     let run = server.follow(
         &server.scripted(),
         &json!([{ "sleep": { "id": "nap", "ms": 5_000 } }]),
@@ -173,8 +177,8 @@ fn a_crash_in_a_held_sleep_owes_the_remainder_alone(store: Store) {
     );
 }
 
-fn a_sleeper_is_cancelled_paused_and_stopped_at_once(store: Store) {
-    let server = server_that_parks(store);
+fn a_sleeper_is_cancelled_paused_and_stopped_at_once(ground: Ground) {
+    let server = server_that_parks(ground);
     let image = server.scripted();
     let sleeper = || {
         let run = server.follow(
@@ -208,8 +212,8 @@ fn a_sleeper_is_cancelled_paused_and_stopped_at_once(store: Store) {
     );
 }
 
-fn a_held_sleeper_is_cancelled_at_once(store: Store) {
-    let server = server_that_holds(store, Duration::from_secs(10));
+fn a_held_sleeper_is_cancelled_at_once(ground: Ground) {
+    let server = server_that_holds(ground, Duration::from_secs(10));
     let run = server.follow(
         &server.scripted(),
         &json!([{ "sleep": { "id": "nap", "ms": 9_000 } }]),
@@ -232,8 +236,8 @@ fn a_held_sleeper_is_cancelled_at_once(store: Store) {
     );
 }
 
-fn a_resumed_sleeper_runs_now_and_still_owes_the_remainder(store: Store) {
-    let server = server_that_parks(store);
+fn a_resumed_sleeper_runs_now_and_still_owes_the_remainder(ground: Ground) {
+    let server = server_that_parks(ground);
     let before = Instant::now();
     let run = server.follow(
         &server.scripted(),
@@ -261,8 +265,8 @@ fn a_resumed_sleeper_runs_now_and_still_owes_the_remainder(store: Store) {
     );
 }
 
-fn a_program_with_other_work_is_not_parked(store: Store) {
-    let server = server_that_parks(store);
+fn a_program_with_other_work_is_not_parked(ground: Ground) {
+    let server = server_that_parks(ground);
     let (run, token) = puppet(&server);
     let body = json!({ "duration_ms": 1_500, "checkpoint_id": "nap", "state": base64("1"), "park": false });
     let before = Instant::now();
@@ -277,8 +281,8 @@ fn a_program_with_other_work_is_not_parked(store: Store) {
     assert_eq!(run.status()["run_number"], 1);
 }
 
-fn a_busy_branch_keeps_the_process_of_a_sleeping_one(store: Store) {
-    let server = server_that_parks(store);
+fn a_busy_branch_keeps_the_process_of_a_sleeping_one(ground: Ground) {
+    let server = server_that_parks(ground);
     let image = server.program("uses_the_sdk");
     let actions = json!([{ "branches": [
         [{ "sleep": { "id": "nap", "ms": 1_000 } }],
@@ -296,8 +300,8 @@ fn a_busy_branch_keeps_the_process_of_a_sleeping_one(store: Store) {
     );
 }
 
-fn sleeping_time_is_no_running_time(store: Store) {
-    let server = server_that_holds(store, Duration::from_secs(10));
+fn sleeping_time_is_no_running_time(ground: Ground) {
+    let server = server_that_holds(ground, Duration::from_secs(10));
     let image = server.scripted();
     let actions = json!([{ "sleep": { "id": "nap", "ms": 4_000 } }]);
     let run = server.launch(
@@ -315,8 +319,8 @@ fn time_in_states(found: &Value) -> [i64; 3] {
     })
 }
 
-fn a_sleeper_tells_how_long_it_ran_and_how_long_it_slept(store: Store) {
-    let server = server_that_parks(store);
+fn a_sleeper_tells_how_long_it_ran_and_how_long_it_slept(ground: Ground) {
+    let server = server_that_parks(ground);
     let run = server.follow(
         &server.scripted(),
         &json!([
@@ -350,8 +354,8 @@ fn a_sleeper_tells_how_long_it_ran_and_how_long_it_slept(store: Store) {
     );
 }
 
-fn a_program_that_asks_to_be_woken_is_woken(store: Store) {
-    let server = Server::start(store);
+fn a_program_that_asks_to_be_woken_is_woken(ground: Ground) {
+    let server = Server::start(ground);
     let run = server.follow(
         &server.scripted(),
         &json!([
@@ -364,8 +368,8 @@ fn a_program_that_asks_to_be_woken_is_woken(store: Store) {
     assert_eq!(run.checkpoints(), ["later"]);
 }
 
-fn a_wait_for_a_signal_frees_the_process_and_the_signal_wakes_it(store: Store) {
-    let server = server_that_parks(store);
+fn a_wait_for_a_signal_frees_the_process_and_the_signal_wakes_it(ground: Ground) {
+    let server = server_that_parks(ground);
     let run = server.follow(
         &server.scripted(),
         &json!([{ "wait_signal": { "id": "go" } }]),
@@ -390,8 +394,8 @@ fn a_wait_for_a_signal_frees_the_process_and_the_signal_wakes_it(store: Store) {
     assert_eq!(run.output()["seen"]["go"], "now");
 }
 
-fn a_wait_for_a_signal_ends_with_its_time(store: Store) {
-    let server = server_that_parks(store);
+fn a_wait_for_a_signal_ends_with_its_time(ground: Ground) {
+    let server = server_that_parks(ground);
     let run = server.follow(
         &server.scripted(),
         &json!([{ "wait_signal": { "id": "go", "timeout_ms": 1_500 } }]),
@@ -454,8 +458,8 @@ fn a_sleep_of_forty_seconds_by_a_client_that_waits_thirty_survives_a_restart(sto
     assert_eq!(run.status()["retry_count"], 0);
 }
 
-fn a_held_sleep_goes_on_over_a_restart(store: Store) {
-    let mut server = server_that_holds(store, Duration::from_secs(10));
+fn a_held_sleep_goes_on_over_a_restart(ground: Ground) {
+    let mut server = server_that_holds(ground, Duration::from_secs(10));
     let id = server
         .follow(
             &server.scripted(),

@@ -8,26 +8,30 @@ use std::time::{Duration, Instant};
 
 use runtara_tests::http::{Answer, Request};
 use runtara_tests::{
-    Image, Server, Store, TENANT, eventually, from_base64, milliseconds, on_both_stores,
+    Ground, Image, Server, Store, TENANT, eventually, from_base64, in_both_kinds, milliseconds,
+    on_both_stores,
 };
 use serde_json::{Value, json};
 
 on_both_stores!(
     health_says_version_and_uptime,
-    a_started_instance_is_told_with_all_that_clients_read,
-    a_start_needs_image_and_tenant_alone,
     a_start_says_what_is_wrong,
     an_unknown_instance_is_not_found,
-    a_status_can_be_waited_for,
-    stop_and_resume_answer_as_clients_read_them,
-    a_completed_instance_is_not_resumed,
     signals_say_what_is_wrong,
     agents_are_answered_in_the_form_that_clients_read,
     every_error_is_json,
     errors_do_not_show_the_inside,
+    variables_of_the_image_fill_in_what_the_input_leaves_out,
+);
+
+in_both_kinds!(
+    a_started_instance_is_told_with_all_that_clients_read,
+    a_start_needs_image_and_tenant_alone,
+    a_status_can_be_waited_for,
+    stop_and_resume_answer_as_clients_read_them,
+    a_completed_instance_is_not_resumed,
     a_delayed_start_waits_for_its_time,
     an_ended_instance_can_be_purged,
-    variables_of_the_image_fill_in_what_the_input_leaves_out,
 );
 
 fn start(server: &Server, body: &Value) -> Answer {
@@ -48,8 +52,8 @@ fn health_says_version_and_uptime(store: Store) {
     assert_eq!(ready["database"], true, "{ready}");
 }
 
-fn a_started_instance_is_told_with_all_that_clients_read(store: Store) {
-    let server = Server::start(store);
+fn a_started_instance_is_told_with_all_that_clients_read(ground: Ground) {
+    let server = Server::start(ground);
     let image = server.program("echoes_input");
     let run = server.launch(&image, &json!({ "input": { "a": [1, "zwei"] }, "env": {} }));
     assert_eq!(run.output(), json!({ "a": [1, "zwei"] }));
@@ -88,8 +92,8 @@ fn a_started_instance_is_told_with_all_that_clients_read(store: Store) {
     );
 }
 
-fn a_start_needs_image_and_tenant_alone(store: Store) {
-    let server = Server::start(store);
+fn a_start_needs_image_and_tenant_alone(ground: Ground) {
+    let server = Server::start(ground);
     let image = server.program("echoes_input");
     let run = server.launch(&image, &json!({}));
     assert_eq!(
@@ -191,8 +195,8 @@ fn an_unknown_instance_is_not_found(store: Store) {
         .refuses(404, "INSTANCE_NOT_FOUND");
 }
 
-fn a_status_can_be_waited_for(store: Store) {
-    let server = Server::start(store);
+fn a_status_can_be_waited_for(ground: Ground) {
+    let server = Server::start(ground);
     let image = server.shell("sleep 1");
     let run = server.launch(&image, &json!({}));
     let before = Instant::now();
@@ -215,8 +219,8 @@ fn a_status_can_be_waited_for(store: Store) {
     slow.get("?wait_ms=soon").refuses(400, "INVALID_QUERY");
 }
 
-fn stop_and_resume_answer_as_clients_read_them(store: Store) {
-    let server = Server::start(store);
+fn stop_and_resume_answer_as_clients_read_them(ground: Ground) {
+    let server = Server::start(ground);
     let run = server.launch(&server.program("sleeps_forever"), &json!({}));
     let _running = run.wait_for_process();
     let stopped = run.stop(1);
@@ -244,8 +248,8 @@ fn stop_and_resume_answer_as_clients_read_them(store: Store) {
         .refuses(415, "UNSUPPORTED_MEDIA_TYPE");
 }
 
-fn a_completed_instance_is_not_resumed(store: Store) {
-    let server = Server::start(store);
+fn a_completed_instance_is_not_resumed(ground: Ground) {
+    let server = Server::start(ground);
     let run = server.launch(&server.program("echoes_input"), &json!({}));
     run.wait_for("completed");
     let answer = server
@@ -359,8 +363,8 @@ fn errors_do_not_show_the_inside(store: Store) {
     }
 }
 
-fn a_delayed_start_waits_for_its_time(store: Store) {
-    let server = Server::start(store);
+fn a_delayed_start_waits_for_its_time(ground: Ground) {
+    let server = Server::start(ground);
     let image = server.program("echoes_input");
     let far = server.launch(
         &image,
@@ -385,8 +389,8 @@ fn a_delayed_start_waits_for_its_time(store: Store) {
     );
 }
 
-fn an_ended_instance_can_be_purged(store: Store) {
-    let server = Server::start(store);
+fn an_ended_instance_can_be_purged(ground: Ground) {
+    let server = Server::start(ground);
     let run = server.launch(&server.program("echoes_input"), &json!({}));
     run.wait_for("completed");
     run.wait_until_no_process();

@@ -6,7 +6,7 @@ mod raw;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::unistd::geteuid;
 use serde_json::{Value, json};
@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use self::archive::archive;
 use self::raw::Bundle;
 use super::figure::{Bound, Figure};
-use super::load::Load;
-use super::runs::{CONCURRENT, complete};
+use super::load::{Load, drive_threads};
+use super::runs::{CONCURRENT, complete, expect_completed};
 use super::server::{Server, TENANT, id_of_image, id_prefix};
 use super::{Bench, process, say};
 use crate::command::run as run_command;
@@ -52,6 +52,8 @@ struct Stage<'a> {
     program: PathBuf,
     image: String,
     bundle: Bundle,
+    /// Where the server has its containers.
+    containers: PathBuf,
 }
 
 impl<'a> Stage<'a> {
@@ -63,6 +65,8 @@ impl<'a> Stage<'a> {
         start(server, &image, &id, &["wait"])?;
         let bundle = Bundle::like(&data, &bench.place.join("bundles"), &id)?;
         stop(server, &id)?;
+        let node = fs::read_to_string(data.join("node"));
+        let node = node.map_err(Error::io("read the node's id".to_owned()))?;
         complete(server, &image, &Value::Null, "warm", 1, bench.time / 4)?;
         Ok(Self {
             bench,
@@ -70,6 +74,9 @@ impl<'a> Stage<'a> {
             program,
             image,
             bundle,
+            containers: Path::new("/run/runtara")
+                .join(node.trim())
+                .join("containers"),
         })
     }
 
@@ -89,7 +96,7 @@ impl<'a> Stage<'a> {
         let (mut ours, mut limits) = (Vec::new(), Vec::new());
         for round in 0..self.bench.rounds {
             let limit = self.bundle.drive(1, self.bench.time)?;
-            let load = self.load(&self.image, &format!("one-{round}"), 1)?;
+            let load = self.one_by_one_load(&self.image, &format!("one-{round}"))?;
             say(format!(
                 "one container after another, round {}: {:.1} ms, beside {:.1} ms of the runtime alone",
                 round + 1,
@@ -102,8 +109,39 @@ impl<'a> Stage<'a> {
         let figure = Figure::new("container start to completed, p50", "ms", &ours)
             .beside("runc run --detach + wait, same bundle", &limits)
             .must(Bound::RatioAtMost(1.15))
-            .note("user namespace, seccomp and limits in both; removing the container is timed in neither");
+            .note("user namespace, seccomp and limits in both; each begins when the one before is removed, which is timed in neither");
         Ok(figure)
+    }
+
+    /// Instances one after another, each started when nothing is left of the container of the one before, as the runtime alone does it.
+    fn one_by_one_load(&self, image: &str, name: &str) -> Result<Load, Error> {
+        let mut connection = self.server.connect()?;
+        let work = move |over: &dyn Fn() -> bool| {
+            let mut millis = Vec::new();
+            while !over() {
+                let id = format!("{}{name}-{}", id_prefix(), millis.len());
+                let start = json!({"tenant_id": TENANT, "image_id": image, "instance_id": id});
+                let began = Instant::now();
+                connection.post("/api/v1/instances", &start)?;
+                let end = connection.get(&format!("/api/v1/instances/{id}?wait_ms=30000"))?;
+                millis.push(began.elapsed().as_secs_f64() * 1e3);
+                expect_completed(&end)?;
+                self.until_removed()?;
+            }
+            Ok(millis)
+        };
+        drive_threads(vec![work], self.bench.time)
+    }
+
+    fn until_removed(&self) -> Result<(), Error> {
+        let late = Instant::now() + WATCHED;
+        while fs::read_dir(&self.containers).is_ok_and(|mut left| left.next().is_some()) {
+            if Instant::now() > late {
+                return Err(Error::Unmet("a container was not removed".to_owned()));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     fn many(&self) -> Result<Figure, Error> {
@@ -135,8 +173,8 @@ impl<'a> Stage<'a> {
         let (small, large) = (image("small", MIB)?, image("large", 200 * MIB)?);
         let mut more = Vec::new();
         for round in 0..self.bench.rounds {
-            let small = self.load(&small, &format!("small-{round}"), 1)?;
-            let large = self.load(&large, &format!("large-{round}"), 1)?;
+            let small = self.one_by_one_load(&small, &format!("small-{round}"))?;
+            let large = self.one_by_one_load(&large, &format!("large-{round}"))?;
             say(format!(
                 "images, round {}: {:.1} ms of 1 MiB, {:.1} ms of 200 MiB",
                 round + 1,

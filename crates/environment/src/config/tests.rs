@@ -2,6 +2,8 @@
 
 use std::os::unix::ffi::OsStringExt as _;
 
+use runtara_domain::NetworkMode;
+
 use super::*;
 
 fn read(mode: Mode, variables: &[(&str, &str)]) -> Result<Config, Error> {
@@ -89,6 +91,55 @@ fn passwords_are_not_shown() {
         format!("{url} {url:?}"),
         "postgres://db:5432/app postgres://db:5432/app"
     );
+}
+
+#[test]
+fn what_containers_may_have_is_read() {
+    let config = read(
+        Mode::Dev,
+        &[
+            ("RUNTARA_OCI_RUNTIME", "crun"),
+            ("RUNTARA_NETWORK_MODE", "pasta"),
+            ("RUNTARA_ALLOWED_NETWORK_MODES", "egress, host,egress"),
+            ("RUNTARA_CONTAINER_MEMORY_BYTES", "67108864"),
+            ("RUNTARA_CONTAINER_MAX_PIDS", "100"),
+            ("RUNTARA_CONTAINER_ID_BASE", "200000"),
+            ("RUNTARA_CONTAINER_ID_RANGES", "3"),
+        ],
+    );
+    let containers = config.unwrap().containers;
+    assert_eq!(containers.runtime, "crun");
+    assert_eq!(containers.network, NetworkMode::Egress);
+    let allowed = [NetworkMode::Egress, NetworkMode::Host];
+    assert_eq!(containers.allowed_networks, allowed);
+    assert_eq!(containers.default_limits.memory_bytes, Some(64 << 20));
+    assert_eq!(containers.ceiling.pids, Some(100));
+    assert_eq!(containers.ids.first_range().first(), 200_000);
+}
+
+#[test]
+fn what_containers_cannot_have_is_a_problem() {
+    for (name, value, told) in [
+        (
+            "RUNTARA_NETWORK_MODE",
+            "host",
+            "RUNTARA_ALLOWED_NETWORK_MODES does not allow it",
+        ),
+        ("RUNTARA_NETWORK_MODE", "bridge", "isolated, egress or host"),
+        (
+            "RUNTARA_ALLOWED_NETWORK_MODES",
+            "isolated,lan",
+            "'lan' is no network mode",
+        ),
+        ("RUNTARA_CONTAINER_MEMORY_BYTES", "1000", "too low"),
+        ("RUNTARA_CONTAINER_PIDS", "many", "a whole number"),
+        ("RUNTARA_CONTAINER_ID_BASE", "1000", "choose another base"),
+        ("RUNTARA_CONTAINER_ID_RANGES", "0", "not all between"),
+        ("RUNTARA_CONTAINER_RUN_DIR", "here", "an absolute path"),
+    ] {
+        let text = read(Mode::Dev, &[(name, value)]).unwrap_err().to_string();
+        assert!(text.contains(name) && text.contains(told), "{name}: {text}");
+    }
 }
 
 #[test]

@@ -184,7 +184,7 @@ pub const VARIABLES: &[Variable] = &[
     variable(
         "RUNTARA_CONTAINER_RUN_DIR",
         "/run/runtara/<node>",
-        "where they are mounted and noted; everybody must be able to pass through",
+        "where they are mounted; everybody must be able to pass through",
     ),
     variable(
         "RUNTARA_LOG_BYTES",

@@ -1,14 +1,14 @@
 //! The content of a layer, decompressed, and verified when all of it was read.
 
 use std::cell::RefCell;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead as _, BufReader, Read};
 use std::rc::Rc;
 
 use super::LayerSource;
 use super::members::{Members, RangeReader};
 use crate::compression::decompress;
 use crate::digest::Hashing;
-use crate::{ImageError, Watch};
+use crate::{ImageError, Limit, Watch};
 
 /// How much is hashed at once.
 const READ_BYTES: usize = 256 * 1024;
@@ -32,6 +32,14 @@ impl Read for Shared<'_> {
     }
 }
 
+fn unreadable(source: io::Error) -> ImageError {
+    ImageError::Io {
+        action: "read from the image archive",
+        path: "a layer".into(),
+        source,
+    }
+}
+
 impl<'a> LayerStream<'a> {
     pub(super) fn open(members: &'a Members, layer: &'a LayerSource) -> Result<Self, ImageError> {
         let range = members.reader(layer.range);
@@ -41,17 +49,25 @@ impl<'a> LayerStream<'a> {
             true => Hashing::new(range),
             false => Hashing::counting(range),
         }));
-        let decompressed =
-            decompress(Shared(Rc::clone(&compressed))).map_err(|source| ImageError::Io {
-                action: "read from the image archive",
-                path: "a layer".into(),
-                source,
-            })?;
+        let decompressed = decompress(Shared(Rc::clone(&compressed))).map_err(unreadable)?;
         Ok(Self {
             layer,
             compressed,
             plain: BufReader::with_capacity(READ_BYTES, Hashing::new(decompressed.stream)),
         })
+    }
+
+    /// Reads what is left, for its digests.
+    pub(crate) fn read_all(&mut self, limit: u64, watch: Watch<'_>) -> Result<(), ImageError> {
+        loop {
+            watch.check()?;
+            let read = self.plain.fill_buf().map_err(unreadable)?.len();
+            if read == 0 {
+                return Ok(());
+            }
+            self.plain.consume(read);
+            Limit::LayerBytes.check(self.plain.get_ref().count(), limit)?;
+        }
     }
 
     /// Compares digests. All of the stream must have been read; of what the decompression left below, the rest is read here.
@@ -60,13 +76,7 @@ impl<'a> LayerStream<'a> {
         let mut compressed = self.compressed.borrow_mut();
         loop {
             watch.check()?;
-            let read = compressed
-                .read(&mut rest)
-                .map_err(|source| ImageError::Io {
-                    action: "read from the image archive",
-                    path: "a layer".into(),
-                    source,
-                })?;
+            let read = compressed.read(&mut rest).map_err(unreadable)?;
             if read == 0 {
                 break;
             }

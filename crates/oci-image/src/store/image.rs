@@ -72,8 +72,8 @@ impl LayerStore {
         Ok(found.map(UnpackedImage::new))
     }
 
-    /// Unpacks the layers of an image that are not here yet, from the lowest to the highest, and verifies them. Those that
-    /// were unpacked stay when a later one fails, until a sweep.
+    /// Unpacks the layers of an image that are not here yet, from the lowest to the highest, and verifies all of them: whoever names a layer
+    /// that others have must have its content, too. Those that were unpacked stay when a later one fails, until a sweep.
     ///
     /// Blocks: 200 MB take about a second, and syncing them as long as the disk needs.
     ///
@@ -100,9 +100,14 @@ impl LayerStore {
                 });
             };
             let before = (budget.bytes, budget.entries);
+            let mut is_new = false;
             let layer = self.layer_or_make(source.diff_id, watch, |root| {
+                is_new = true;
                 self.fill(root, archive, source, &mut budget, watch, &tell)
             })?;
+            if !is_new {
+                archive.verify(source, limits.layer_bytes, watch)?;
+            }
             // Counted the same whether it was unpacked now or before.
             budget.bytes = before.0.saturating_add(layer.bytes());
             budget.entries = before.1.saturating_add(layer.entries());

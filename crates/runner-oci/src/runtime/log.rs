@@ -66,22 +66,31 @@ pub(super) fn says_gone(reason: &str) -> bool {
             .any(|words| reason.contains(words))
 }
 
-/// Whether a reason is in the image: its program is not there, or cannot be executed. A later attempt fails as well.
+/// Whether a reason is in the image: its program is not there or cannot be executed, or nothing can be mounted where it must be. A later attempt fails as well.
 #[must_use]
 pub fn is_fault_of_image(reason: &str) -> bool {
     // runc: `exec: "/x": stat /x: no such file or directory`, `exec /x: exec format error`; crun: "executable file `/x` not found".
     let of_program = reason.contains("exec: \"")
         || reason.contains("exec /")
         || reason.contains("executable file");
-    let words = [
-        "no such file",
-        "not found",
-        "permission denied",
-        "exec format error",
-        "is a directory",
-    ];
+    // What the image has where something is to be mounted: a file, or links that lead nowhere, out, or in a circle.
+    let of_mount = reason.contains("error mounting");
     let reason = reason.to_ascii_lowercase();
-    of_program && words.iter().any(|words| reason.contains(words))
+    let says = |words: &[&str]| words.iter().any(|words| reason.contains(words));
+    of_program
+        && says(&[
+            "no such file",
+            "not found",
+            "permission denied",
+            "exec format error",
+            "is a directory",
+        ])
+        || of_mount
+            && says(&[
+                "too many levels of symbolic links",
+                "not a directory",
+                "outside of rootfs",
+            ])
 }
 
 #[cfg(test)]
@@ -128,6 +137,8 @@ mod tests {
             r#"runc run failed: unable to start container process: exec: "/etc": permission denied"#,
             "exec /bin/program: exec format error",
             "executable file `program` not found in $PATH: No such file or directory",
+            r#"runc run failed: error mounting "tmpfs" to rootfs at "/tmp": SecureJoin: too many levels of symbolic links"#,
+            r#"runc run failed: error mounting "proc" to rootfs at "/proc": mkdir /root/proc: not a directory"#,
         ] {
             assert!(is_fault_of_image(reason), "{reason}");
         }

@@ -79,6 +79,20 @@ pub(crate) async fn a_program_that_does_not_leave_is_killed() {
     assert_eq!(ended.record.ended_by, Some(EndedBy::Stop));
 }
 
+pub(crate) async fn a_program_that_hears_nothing_is_not_waited_for() {
+    let stage = Stage::new().await;
+    let run = stage
+        .launch(stage.plan("echo ready; exec sleep 1000"))
+        .await;
+    run.wrote("ready").await;
+    let begun = Instant::now();
+    run.shim.terminate(PATIENCE, EndedBy::Stop).unwrap();
+    let ended = run.end().await;
+    assert_eq!(ended.record.cause, ExitCause::Signal(9));
+    assert_eq!(ended.record.ended_by, Some(EndedBy::Stop));
+    assert!(begun.elapsed() < PATIENCE / 2, "it was waited for");
+}
+
 pub(crate) async fn everything_in_it_ends_with_its_program() {
     let stage = Stage::new().await;
     let script =

@@ -56,6 +56,7 @@ fn main() {
             nothing_is_left_of_it,
             the_stop_signal_is_that_of_the_image,
             a_program_that_does_not_leave_is_killed,
+            a_program_that_hears_nothing_is_not_waited_for,
             everything_in_it_ends_with_its_program,
             running_time_is_bounded,
             a_killed_shim_leaves_nothing_running,
@@ -88,6 +89,7 @@ fn main() {
             a_machine_without_runtime_says_what_to_install,
             a_program_that_needs_a_loader_needs_a_base,
             an_image_that_goes_takes_what_nobody_else_needs,
+            an_image_that_is_refused_leaves_no_layers,
             an_image_is_ready_at_once_for_the_next_server,
             layers_that_are_gone_are_unpacked_again;
     };

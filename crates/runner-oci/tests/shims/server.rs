@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use runtara_domain::{
     ImageContent, ImageDigest, InstanceId, RunExit, RunNumber, RunToken, TenantId,
@@ -79,9 +79,10 @@ impl Server {
         }
     }
 
-    /// A docker archive of an image in which busybox is all commands.
+    /// A docker archive of an image in which busybox is all commands; the same each time.
     pub(crate) fn busybox(&self) -> ImageFiles {
-        self.files(&archive(|_| {}), None)
+        static ARCHIVE: OnceLock<Vec<u8>> = OnceLock::new();
+        self.files(ARCHIVE.get_or_init(|| archive(|_| {})), None)
     }
 
     pub(crate) async fn prepare(&self, files: ImageFiles) -> Result<PreparedImage, PrepareError> {

@@ -155,6 +155,15 @@ impl NotStarted {
         }
     }
 
+    /// The same in other words: what people are told must not hold what is the host's.
+    #[must_use]
+    pub fn reworded(self, reword: impl FnOnce(&str) -> String) -> Self {
+        Self {
+            error: reword(&self.error),
+            ..self
+        }
+    }
+
     /// What is written down.
     pub(crate) fn record(self) -> ExitRecord {
         ExitRecord {

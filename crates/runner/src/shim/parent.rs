@@ -20,7 +20,7 @@ use super::child::Room;
 use super::containers::Container;
 use super::files::{ExitRecord, Program, read_run_bytes, read_run_file, read_slept};
 use super::opening::{NotStarted, Pipe, RunFiles};
-use super::process::{Identity, Stat};
+use super::process::{Identity, Stat, ends_others};
 use super::request::{REQUEST_SIGNAL, Request};
 use super::sys::{self, Child, Ended, Waited};
 use super::wishes::Wishes;
@@ -363,8 +363,14 @@ impl<'a> Parent<'a> {
 
     fn ask_to_leave(&self) {
         if let Some(contained) = &self.contained {
-            // The program of a container is its process 1, and minds its own.
-            let _left = sys::signal_process(self.child, contained.stop_signal);
+            // The program of a container is its process 1, and minds its own. One that has said nothing about the signal would never end
+            // by it, as any other process does: the kernel spares process 1 what it does not handle (kill(2)).
+            match ends_others(self.child, contained.stop_signal) {
+                true => self.signal_all(libc::SIGKILL),
+                false => {
+                    let _left = sys::signal_process(self.child, contained.stop_signal);
+                }
+            }
             return;
         }
         self.signal_all(libc::SIGTERM);

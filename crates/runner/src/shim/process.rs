@@ -3,10 +3,15 @@
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::files::read_bounded;
 use super::sys;
+
+/// Largest `/proc/<pid>/status` that is read: it has some 60 lines.
+const STATUS_BYTES: u64 = 16 * 1024;
 
 /// The number of a process.
 pub(crate) type ProcessId = i32;
@@ -112,9 +117,56 @@ pub(crate) fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
 }
 
+/// Whether a signal would end this process if it were not the first of its namespace: it neither handles nor ignores it, and by default it ends
+/// a process (signal(7)). Of one that cannot be looked at that is not said.
+pub(crate) fn ends_others(pid: ProcessId, signal: i32) -> bool {
+    let path = format!("/proc/{pid}/status");
+    let text = match read_bounded(Path::new(&path), STATUS_BYTES) {
+        Ok(Some(bytes)) => String::from_utf8(bytes).unwrap_or_default(),
+        _ => return false,
+    };
+    let spares = [
+        libc::SIGCHLD,
+        libc::SIGURG,
+        libc::SIGWINCH,
+        libc::SIGCONT,
+        libc::SIGSTOP,
+        libc::SIGTSTP,
+        libc::SIGTTIN,
+        libc::SIGTTOU,
+    ];
+    !spares.contains(&signal) && says_nothing_about(&text, signal)
+}
+
+/// Whether the signal is in neither of the two sets that proc_pid_status(5) tells: of those ignored, and of those handled.
+fn says_nothing_about(status: &str, signal: i32) -> bool {
+    let set = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|line| u64::from_str_radix(line.trim(), 16).ok())
+    };
+    let bit = u32::try_from(signal - 1)
+        .ok()
+        .and_then(|shift| 1_u64.checked_shl(shift));
+    match (set("SigIgn:"), set("SigCgt:"), bit) {
+        (Some(ignored), Some(handled), Some(bit)) => (ignored | handled) & bit == 0,
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_said_about_a_signal_is_told() {
+        let status =
+            "SigBlk:\t0000000000004000\nSigIgn:\t0000000000001000\nSigCgt:\t0000000000004000\n";
+        assert!(!says_nothing_about(status, 15), "it is handled");
+        assert!(!says_nothing_about(status, 13), "it is ignored");
+        assert!(says_nothing_about(status, 2));
+        assert!(says_nothing_about(status, 64));
+        assert!(!says_nothing_about(status, 65) && !says_nothing_about("", 2));
+    }
 
     #[test]
     fn a_name_with_parentheses_and_spaces_is_no_trap() {

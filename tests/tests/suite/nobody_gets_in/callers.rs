@@ -1,16 +1,16 @@
 //! Who calls, by what it names: its run, its tenant, our host.
 
 use runtara_tests::http::{Address, Request, exchange};
-use runtara_tests::{Server, Setup, Store, TENANT, base64, on_both_stores};
+use runtara_tests::{Ground, Server, Setup, Store, TENANT, base64, in_both_kinds};
 use serde_json::json;
 
-on_both_stores!(
+in_both_kinds!(
     a_token_that_nobody_has_is_told_so_everywhere,
     a_run_that_names_another_tenant_is_refused,
 );
 
-fn a_token_that_nobody_has_is_told_so_everywhere(store: Store) {
-    let server = Server::start(store);
+fn a_token_that_nobody_has_is_told_so_everywhere(ground: Ground) {
+    let server = Server::start(ground);
     let run = server.launch(&server.program("sleeps_forever"), &json!({}));
     let token = run.token_path();
     let get = |path: String| server.ask_core(&Request::get(&path));
@@ -32,9 +32,9 @@ fn a_token_that_nobody_has_is_told_so_everywhere(store: Store) {
     get(format!("{token}/health")).refuses(409, "RUN_SUPERSEDED");
 }
 
-fn a_run_that_names_another_tenant_is_refused(store: Store) {
+fn a_run_that_names_another_tenant_is_refused(ground: Ground) {
     const HEADER: &str = "X-Runtara-Tenant-Id";
-    let server = Server::start(store);
+    let server = Server::start(ground);
     let run = server.launch(&server.program("sleeps_forever"), &json!({}));
     server.self_register("own-1");
     let checkpoint = json!({ "checkpoint_id": "a", "state": base64("1") });

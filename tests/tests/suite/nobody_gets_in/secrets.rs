@@ -5,13 +5,18 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use nix::unistd::geteuid;
 use runtara_tests::http::Request;
-use runtara_tests::{Server, Setup, Store, TENANT, base64, eventually, on_both_stores};
+use runtara_tests::{
+    Ground, Server, Setup, Store, TENANT, base64, eventually, in_both_kinds, on_both_stores,
+};
 use serde_json::json;
 
 on_both_stores!(
     a_start_cannot_say_who_the_program_is_or_how_it_is_loaded,
-    ids_never_become_paths,
     secrets_of_a_start_stay_with_its_program,
+);
+
+in_both_kinds!(
+    ids_never_become_paths,
     tokens_are_taken_out_of_what_programs_report,
 );
 
@@ -33,8 +38,8 @@ fn a_start_cannot_say_who_the_program_is_or_how_it_is_loaded(store: Store) {
     }
 }
 
-fn ids_never_become_paths(store: Store) {
-    let server = Server::start(store);
+fn ids_never_become_paths(ground: Ground) {
+    let server = Server::start(ground);
     let image = server.program("prints_and_exits");
     let long = "ü".repeat(127);
     for id in [
@@ -122,8 +127,8 @@ fn secrets_of_a_start_stay_with_its_program(store: Store) {
     }
 }
 
-fn tokens_are_taken_out_of_what_programs_report(store: Store) {
-    let server = Server::start(store);
+fn tokens_are_taken_out_of_what_programs_report(ground: Ground) {
+    let server = Server::start(ground);
     let script = "#!/bin/sh\necho \"out $RUNTARA_HTTP_URL\"\necho \"cannot reach $RUNTARA_HTTP_URL/api\" >&2\nexit 3\n";
     let run = server.launch(&server.register("tells", script.as_bytes()), &json!({}));
     let found = run.wait_for("failed");

@@ -3,25 +3,28 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use runtara_tests::{Server, Store, eventually, on_both_stores, processes};
+use runtara_tests::{Ground, Server, Store, eventually, in_both_kinds, on_both_stores, processes};
 use serde_json::{Value, json};
 
 on_both_stores!(
+    a_program_that_keeps_crashing_is_given_three_launches_with_growing_pauses,
+    a_crash_goes_on_from_the_checkpoints,
+    a_script_without_its_interpreter_fails_with_the_reason,
+);
+
+in_both_kinds!(
     a_program_without_an_sdk_completes_with_what_it_gives,
     arguments_of_a_start_reach_the_program,
     an_error_of_a_silent_program_fails_at_once_and_shows_the_end_of_its_errors,
     a_silent_program_is_tried_again_if_the_start_says_so,
-    a_program_that_keeps_crashing_is_given_three_launches_with_growing_pauses,
-    a_crash_goes_on_from_the_checkpoints,
     a_run_that_spoke_and_left_without_its_word_has_crashed,
     a_failure_that_the_program_reports_is_its_last_word,
     the_last_checkpoint_is_named_to_the_next_run,
-    a_script_without_its_interpreter_fails_with_the_reason,
     output_that_is_no_text_does_no_harm,
 );
 
-fn a_program_without_an_sdk_completes_with_what_it_gives(store: Store) {
-    let server = Server::start(store);
+fn a_program_without_an_sdk_completes_with_what_it_gives(ground: Ground) {
+    let server = Server::start(ground);
     let output = |script: &str| {
         server
             .launch(&server.shell(script), &json!({ "input": { "n": 1 } }))
@@ -57,8 +60,8 @@ fn a_program_without_an_sdk_completes_with_what_it_gives(store: Store) {
     silent.wait_for("completed");
 }
 
-fn arguments_of_a_start_reach_the_program(store: Store) {
-    let server = Server::start(store);
+fn arguments_of_a_start_reach_the_program(ground: Ground) {
+    let server = Server::start(ground);
     let run = server.launch(
         &server.shell("printf '\"%s|%s|%s\"' \"$#\" \"$1\" \"$2\""),
         &json!({ "args": ["a b", "$(id)"] }),
@@ -66,8 +69,8 @@ fn arguments_of_a_start_reach_the_program(store: Store) {
     assert_eq!(run.output(), "2|a b|$(id)");
 }
 
-fn an_error_of_a_silent_program_fails_at_once_and_shows_the_end_of_its_errors(store: Store) {
-    let server = Server::start(store);
+fn an_error_of_a_silent_program_fails_at_once_and_shows_the_end_of_its_errors(ground: Ground) {
+    let server = Server::start(ground);
     let script = "i=0; while [ $i -lt 3000 ]; do echo \"line $i of ünïcödé\" >&2; i=$((i+1)); done; echo 'the reason' >&2; exit 3";
     let run = server.launch(&server.shell(script), &json!({}));
     let found = run.wait_for("failed");
@@ -91,8 +94,8 @@ fn an_error_of_a_silent_program_fails_at_once_and_shows_the_end_of_its_errors(st
     assert!(stderr.len() <= 16 * 1024, "{}", stderr.len());
 }
 
-fn a_silent_program_is_tried_again_if_the_start_says_so(store: Store) {
-    let server = Server::start(store);
+fn a_silent_program_is_tried_again_if_the_start_says_so(ground: Ground) {
+    let server = Server::start(ground);
     let script = "echo \"run $RUNTARA_RUN_NUMBER\" >&2; [ \"$RUNTARA_RUN_NUMBER\" = 2 ] && echo '\"second\"' || exit 1";
     let run = server.launch(&server.shell(script), &json!({ "max_attempts": 2 }));
     assert_eq!(run.output(), "second");
@@ -175,8 +178,8 @@ fn a_crash_goes_on_from_the_checkpoints(store: Store) {
     );
 }
 
-fn a_run_that_spoke_and_left_without_its_word_has_crashed(store: Store) {
-    let server = Server::start(store);
+fn a_run_that_spoke_and_left_without_its_word_has_crashed(ground: Ground) {
+    let server = Server::start(ground);
     let image = server.scripted();
     for code in [0, 7] {
         let run = server.follow(&image, &json!([{ "checkpoint": "a" }, { "on_run": 1, "do": { "exit": code } }, { "complete": code }]));
@@ -205,8 +208,8 @@ fn a_run_that_spoke_and_left_without_its_word_has_crashed(store: Store) {
     );
 }
 
-fn a_failure_that_the_program_reports_is_its_last_word(store: Store) {
-    let server = Server::start(store);
+fn a_failure_that_the_program_reports_is_its_last_word(ground: Ground) {
+    let server = Server::start(ground);
     let run = server.follow(
         &server.scripted(),
         &json!([
@@ -235,8 +238,8 @@ fn a_failure_that_the_program_reports_is_its_last_word(store: Store) {
     assert_eq!(found["error"], "no money");
 }
 
-fn the_last_checkpoint_is_named_to_the_next_run(store: Store) {
-    let server = Server::start(store);
+fn the_last_checkpoint_is_named_to_the_next_run(ground: Ground) {
+    let server = Server::start(ground);
     let run = server.follow(
         &server.scripted(),
         &json!([{ "checkpoint": "here" }, { "hang": true }]),
@@ -279,8 +282,8 @@ fn a_script_without_its_interpreter_fails_with_the_reason(store: Store) {
     );
 }
 
-fn output_that_is_no_text_does_no_harm(store: Store) {
-    let server = Server::start(store);
+fn output_that_is_no_text_does_no_harm(ground: Ground) {
+    let server = Server::start(ground);
     let run = server.launch(
         &server.shell("printf '\\377\\376\\000\\n' ; printf '\\377\\000bad\\n' >&2; exit 4"),
         &json!({}),

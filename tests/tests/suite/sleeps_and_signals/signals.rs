@@ -5,7 +5,8 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use runtara_tests::http::Answer;
 use runtara_tests::{
-    Run, Server, Store, base64, eventually, from_base64, holds_for, on_both_stores, processes,
+    Ground, Run, Server, Store, base64, eventually, from_base64, holds_for, in_both_kinds,
+    on_both_stores, processes,
 };
 use serde_json::{Value, json};
 
@@ -13,14 +14,17 @@ use super::puppet;
 
 on_both_stores!(
     a_signal_that_was_read_and_lost_is_shown_to_the_next_run,
+    a_pause_that_was_answered_by_leaving_is_not_shown_again,
+    whoever_has_no_process_is_cancelled_at_once,
+);
+
+in_both_kinds!(
     a_cancel_is_not_erased_by_a_later_pause,
     a_pause_is_followed_by_a_cancel,
-    a_pause_that_was_answered_by_leaving_is_not_shown_again,
     a_pause_and_a_resume_bring_it_back,
     a_resume_withdraws_a_pause_that_nobody_has_seen,
     a_resume_comes_after_a_pause_that_was_seen,
     a_resume_that_is_sent_as_a_signal_resumes,
-    whoever_has_no_process_is_cancelled_at_once,
     a_program_that_leaves_upon_a_cancel_is_cancelled,
     a_pause_of_a_program_that_dies_of_it_is_a_pause,
     payloads_of_signals_come_through_as_they_are,
@@ -83,8 +87,8 @@ fn a_signal_that_was_read_and_lost_is_shown_to_the_next_run(store: Store) {
     assert_eq!(run.output()["seen"]["booked"], 2);
 }
 
-fn a_cancel_is_not_erased_by_a_later_pause(store: Store) {
-    let server = Server::start(store);
+fn a_cancel_is_not_erased_by_a_later_pause(ground: Ground) {
+    let server = Server::start(ground);
     let (run, token) = puppet(&server);
     assert_eq!(run.signal("cancel").expect(200)["success"], true);
     assert_eq!(run.signal("pause").expect(200)["success"], true);
@@ -95,8 +99,8 @@ fn a_cancel_is_not_erased_by_a_later_pause(store: Store) {
     assert_eq!(run.wait_for("cancelled")["termination_reason"], "cancelled");
 }
 
-fn a_pause_is_followed_by_a_cancel(store: Store) {
-    let server = Server::start(store);
+fn a_pause_is_followed_by_a_cancel(ground: Ground) {
+    let server = Server::start(ground);
     let (run, token) = puppet(&server);
     assert_eq!(run.signal("pause").expect(200)["success"], true);
     assert_eq!(shown(&run.look_with(&token, "signals")), "pause");
@@ -124,8 +128,8 @@ fn a_pause_that_was_answered_by_leaving_is_not_shown_again(store: Store) {
     assert_eq!(run.output()["run"], 2, "{}", run.story());
 }
 
-fn a_pause_and_a_resume_bring_it_back(store: Store) {
-    let server = Server::start(store);
+fn a_pause_and_a_resume_bring_it_back(ground: Ground) {
+    let server = Server::start(ground);
     let run = server.follow(
         &server.scripted(),
         &json!([
@@ -156,8 +160,8 @@ fn a_pause_and_a_resume_bring_it_back(store: Store) {
     );
 }
 
-fn a_resume_withdraws_a_pause_that_nobody_has_seen(store: Store) {
-    let server = Server::start(store);
+fn a_resume_withdraws_a_pause_that_nobody_has_seen(ground: Ground) {
+    let server = Server::start(ground);
     let (run, token) = puppet(&server);
     assert_eq!(run.signal("pause").expect(200)["success"], true);
     run.resume();
@@ -165,8 +169,8 @@ fn a_resume_withdraws_a_pause_that_nobody_has_seen(store: Store) {
     assert_eq!(run.status()["run_number"], 1);
 }
 
-fn a_resume_comes_after_a_pause_that_was_seen(store: Store) {
-    let server = Server::start(store);
+fn a_resume_comes_after_a_pause_that_was_seen(ground: Ground) {
+    let server = Server::start(ground);
     let (run, token) = puppet(&server);
     assert_eq!(run.signal("pause").expect(200)["success"], true);
     assert_eq!(shown(&run.look_with(&token, "signals")), "pause");
@@ -180,8 +184,8 @@ fn a_resume_comes_after_a_pause_that_was_seen(store: Store) {
     });
 }
 
-fn a_resume_that_is_sent_as_a_signal_resumes(store: Store) {
-    let server = Server::start(store);
+fn a_resume_that_is_sent_as_a_signal_resumes(ground: Ground) {
+    let server = Server::start(ground);
     let run = server.follow(
         &server.scripted(),
         &json!([{ "on_run": 1, "do": { "suspend": true } }, { "complete": "back" }]),
@@ -215,8 +219,8 @@ fn whoever_has_no_process_is_cancelled_at_once(store: Store) {
     });
 }
 
-fn a_program_that_leaves_upon_a_cancel_is_cancelled(store: Store) {
-    let server = Server::start(store);
+fn a_program_that_leaves_upon_a_cancel_is_cancelled(ground: Ground) {
+    let server = Server::start(ground);
     let image = server.scripted();
     let speaks = server.follow(&image, &json!([{ "await_order": true }]));
     let (silent, token) = puppet(&server);
@@ -231,8 +235,8 @@ fn a_program_that_leaves_upon_a_cancel_is_cancelled(store: Store) {
     silent.wait_for("cancelled");
 }
 
-fn a_pause_of_a_program_that_dies_of_it_is_a_pause(store: Store) {
-    let server = Server::start(store);
+fn a_pause_of_a_program_that_dies_of_it_is_a_pause(ground: Ground) {
+    let server = Server::start(ground);
     let (run, token) = puppet(&server);
     assert_eq!(run.signal("pause").expect(200)["success"], true);
     assert_eq!(save(&run, &token, "a")["signal"]["signal_type"], "pause");
@@ -240,8 +244,8 @@ fn a_pause_of_a_program_that_dies_of_it_is_a_pause(store: Store) {
     run.wait_for_reason("paused");
 }
 
-fn payloads_of_signals_come_through_as_they_are(store: Store) {
-    let server = Server::start(store);
+fn payloads_of_signals_come_through_as_they_are(ground: Ground) {
+    let server = Server::start(ground);
     let (run, token) = puppet(&server);
     let body = json!({ "signal_type": "pause", "payload": "ünï \"quoted\"\n" });
     assert_eq!(run.post("/signals", &body).expect(200)["success"], true);

@@ -2,7 +2,9 @@
 
 use std::thread::scope;
 
-use runtara_tests::{Server, Store, base64, eventually, from_base64, on_both_stores};
+use runtara_tests::{
+    Ground, Server, Store, base64, eventually, from_base64, in_both_kinds, on_both_stores,
+};
 use serde_json::{Value, json};
 
 on_both_stores!(
@@ -11,9 +13,10 @@ on_both_stores!(
     steps_are_told_with_their_true_durations,
     ancestors_lead_from_a_scope_outward,
     a_page_of_events_ends_by_what_they_carry,
-    logs_are_read_by_stream_run_and_offset,
     logs_can_be_followed_to_the_end_of_the_run,
 );
+
+in_both_kinds!(logs_are_read_by_stream_run_and_offset,);
 
 fn checkpoints_are_listed_and_read(store: Store) {
     let server = Server::start(store);
@@ -293,8 +296,8 @@ fn a_page_of_events_ends_by_what_they_carry(store: Store) {
     assert_eq!(rest["next_cursor"], Value::Null);
 }
 
-fn logs_are_read_by_stream_run_and_offset(store: Store) {
-    let server = Server::start(store);
+fn logs_are_read_by_stream_run_and_offset(ground: Ground) {
+    let server = Server::start(ground);
     let image = server.program("prints_and_exits");
     let run = server.launch(
         &image,
