@@ -1,5 +1,6 @@
 //! The server: keeps durable workflow instances alive.
 
+mod doctor;
 mod logging;
 
 use std::convert::Infallible;
@@ -30,6 +31,11 @@ enum Command {
     CheckConfig,
     /// Bring the database up to date, and leave.
     Migrate,
+    /// Say what this machine can run, and what to install; needs no database and starts nothing.
+    ///
+    /// To be run as the user as whom `serve` runs, with its variables. Exit status: 0 if at least one kind of images can be run and
+    /// nothing is wrong in the configuration, else 1.
+    Doctor,
 }
 
 fn variables_help() -> String {
@@ -52,7 +58,11 @@ fn main() -> ExitCode {
         }
         _ => {}
     }
-    match run(&Arguments::parse().command) {
+    let command = Arguments::parse().command;
+    if matches!(command, Command::Doctor) {
+        return doctor::run();
+    }
+    match run(&command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");

@@ -96,8 +96,14 @@ pub(crate) enum Command {
     Wait(start::WaitArgs),
     /// Remove ended instances with their checkpoints, events and logs
     Rm(lifecycle::Instances),
-    /// Check what works on this machine and what to install
-    Doctor(doctor::DoctorArgs),
+    /// Check what works on the machine of the server and what to install there
+    ///
+    /// The server tells what it found out when it started. Where none can be reached, `runtara-environment doctor` tells the same on
+    /// its machine.
+    ///
+    /// Exit status: 0 the server is ready, 1 it is not, 4 it cannot be reached. What is missing for single kinds of images is
+    /// told, and does not count.
+    Doctor,
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
 }
@@ -124,7 +130,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         (Command::Stop(args), Ok(client)) => stop::run(&client, screen, &args).await,
         (Command::Wait(args), Ok(client)) => start::wait(&client, screen, &args).await,
         (Command::Rm(args), Ok(client)) => lifecycle::remove(&client, screen, &args).await,
-        (Command::Doctor(args), Ok(client)) => doctor::run(&client, screen, &args).await,
+        (Command::Doctor, Ok(client)) => doctor::run(&client, screen).await,
     }
 }
 

@@ -1,51 +1,34 @@
 //! `runtara doctor`: what works, what does not, and what to do about it.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Duration;
 
-use clap::Args;
-use runtara_management_sdk::{Client, Readiness};
+use runtara_management_sdk::{CheckResult, Client, MachineCheck, Readiness};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
-use crate::machine;
 use crate::screen::Screen;
 use crate::table::{Cell, Table, Tint};
 use crate::text::span;
 
-/// Check what works on this machine and what to install
-///
-/// Exit status: 0 the server is ready, 1 it is not, 4 it cannot be reached. What is missing for single kinds of images is
-/// told, and does not count.
-#[derive(Debug, Args)]
-pub(crate) struct DoctorArgs {
-    /// The container runtime to look for
-    #[arg(
-        long,
-        env = "RUNTARA_OCI_RUNTIME",
-        default_value = "runc",
-        value_name = "PROGRAM"
-    )]
-    runtime: String,
-}
-
 /// One thing that was looked at.
 #[derive(Debug)]
-pub(crate) struct Check {
-    pub(crate) name: String,
-    pub(crate) outcome: Outcome,
-    pub(crate) found: String,
-    pub(crate) advice: Option<String>,
+struct Check {
+    name: String,
+    outcome: Outcome,
+    found: String,
+    advice: Option<String>,
 }
 
 /// What came of a look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Outcome {
+enum Outcome {
     /// It works.
     Ok,
+    /// It works, and the operator should know something about it.
+    Warning,
     /// It does not work yet.
     Missing,
     /// Nobody who could tell was reached.
@@ -54,7 +37,7 @@ pub(crate) enum Outcome {
 
 impl Check {
     /// It works.
-    pub(crate) fn ok(name: &str, found: String) -> Self {
+    fn ok(name: &str, found: String) -> Self {
         Self {
             name: name.to_owned(),
             outcome: Outcome::Ok,
@@ -64,12 +47,27 @@ impl Check {
     }
 
     /// It does not work yet.
-    pub(crate) fn missing(name: &str, found: String, advice: &str) -> Self {
+    fn missing(name: &str, found: String, advice: &str) -> Self {
         Self {
             name: name.to_owned(),
             outcome: Outcome::Missing,
             found,
             advice: Some(advice.to_owned()),
+        }
+    }
+
+    /// What the server has looked at on its machine.
+    fn told(told: &MachineCheck) -> Self {
+        Self {
+            name: told.about.clone(),
+            outcome: match told.result {
+                CheckResult::Fine => Outcome::Ok,
+                CheckResult::Warning => Outcome::Warning,
+                CheckResult::Unfit => Outcome::Missing,
+                _ => Outcome::Unknown,
+            },
+            found: told.found().to_owned(),
+            advice: told.advice().map(str::to_owned),
         }
     }
 
@@ -83,7 +81,7 @@ impl Check {
         }
     }
 
-    pub(crate) fn is_ok(&self) -> bool {
+    fn is_ok(&self) -> bool {
         self.outcome == Outcome::Ok
     }
 
@@ -104,17 +102,16 @@ const KINDS: [&str; 3] = ["native", "oci", "wasm"];
 /// What a server says of a kind whose runner was left out when it was built: nothing that is installed beside it helps.
 const NOT_BUILT: &str = "this build has no runner of this kind";
 
-pub(crate) async fn run(
-    client: &Client,
-    screen: &mut Screen,
-    args: &DoctorArgs,
-) -> Result<(), Failure> {
+/// Who else can tell what the machine of a server lacks.
+const ASK_THERE: &str = "run `runtara-environment doctor` on the machine of the server, as its user and with its variables";
+
+pub(crate) async fn run(client: &Client, screen: &mut Screen) -> Result<(), Failure> {
     let (mut checks, verdict) = server(client).await;
-    checks.push(machine::oci_runtime(&args.runtime).await);
-    let root = Path::new("/");
-    checks.push(machine::cgroup(root));
-    let by_settings = machine::user_namespaces(root, machine::is_root());
-    checks.push(machine::tried_user_namespace(by_settings, "unshare").await);
+    let is_there = checks.first().is_some_and(Check::is_ok);
+    checks.extend(match is_there {
+        true => machine(client).await,
+        false => vec![untold_machine("the server did not say".to_owned())],
+    });
     if screen.json {
         let checks: Vec<_> = checks.iter().map(Check::json).collect();
         screen.json(&json!({ "checks": checks }))?;
@@ -134,6 +131,7 @@ fn table(checks: &[Check]) -> Table {
     for check in checks {
         let result = match check.outcome {
             Outcome::Ok => Cell::new("ok", Tint::Green),
+            Outcome::Warning => Cell::new("warning", Tint::Yellow),
             Outcome::Missing => Cell::new("missing", Tint::Red),
             Outcome::Unknown => Cell::new("unknown", Tint::Yellow),
         };
@@ -194,6 +192,23 @@ async fn server(client: &Client) -> (Vec<Check>, Result<(), Failure>) {
     (checks, verdict)
 }
 
+/// What the server has found out about its machine.
+async fn machine(client: &Client) -> Vec<Check> {
+    match client.machine().await {
+        Ok(Some(told)) => told.iter().map(Check::told).collect(),
+        Ok(None) => vec![untold_machine("the server is too old to say".to_owned())],
+        Err(error) => vec![untold_machine(Failure::from(error).text())],
+    }
+}
+
+fn untold_machine(found: String) -> Check {
+    Check {
+        found,
+        advice: Some(ASK_THERE.to_owned()),
+        ..Check::unknown("machine")
+    }
+}
+
 /// What only the server can tell, where it does not.
 fn untold() -> impl Iterator<Item = Check> {
     let kinds = KINDS.map(|kind| Check::unknown(&row_of(kind)));
@@ -222,7 +237,7 @@ fn database(readiness: &Readiness) -> Check {
 fn runner(details: &BTreeMap<String, Value>, kind: &str) -> Check {
     let name = row_of(kind);
     let advice = match kind {
-        "oci" => "install what is missing below, then start the server again",
+        "oci" => "install what is missing, then start the server again",
         "wasm" => "see the log of the server",
         _ => "as root, set RUNTARA_NATIVE_USER of the server to the user who is to run them",
     };
@@ -312,9 +327,36 @@ mod tests {
         }
         let lacking = told(json!({"runners": {"oci": "runc is not installed"}}));
         let advice = runner(&lacking, "oci").advice.unwrap();
-        assert!(
-            advice.starts_with("install what is missing below"),
-            "{advice}"
+        assert!(advice.starts_with("install what is missing"), "{advice}");
+    }
+
+    #[test]
+    fn what_the_machine_lacks_is_told_apart_from_what_to_do() {
+        let told = |result: &str, text: &str| {
+            let told = json!({"about": "cgroups", "result": result, "text": text});
+            Check::told(&serde_json::from_value(told).unwrap())
+        };
+        let lacking = told(
+            "unfit",
+            "version 1 without pids; mount it; then start again",
+        );
+        assert_eq!(
+            (lacking.outcome, &*lacking.found, lacking.advice.as_deref()),
+            (
+                Outcome::Missing,
+                "version 1 without pids",
+                Some("mount it; then start again")
+            )
+        );
+        let fine = told("fine", "crun 1.8; ask its authors");
+        assert_eq!(
+            (fine.outcome, &*fine.found, fine.advice),
+            (Outcome::Ok, "crun 1.8; ask its authors", None)
+        );
+        assert_eq!(told("warning", "old").outcome, Outcome::Warning);
+        assert_eq!(
+            told("cursed", "by a newer server").outcome,
+            Outcome::Unknown
         );
     }
 

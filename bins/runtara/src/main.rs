@@ -14,7 +14,6 @@ mod instances;
 mod lifecycle;
 mod live;
 mod logs;
-mod machine;
 mod pull;
 mod screen;
 mod settings;

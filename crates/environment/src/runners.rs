@@ -1,9 +1,11 @@
 //! Sets up the runners.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use nix::unistd::geteuid;
 use runtara_domain::RunnerKind;
+use runtara_http::environment::MachineCheck;
 use runtara_runner::shim::{CgroupRoot, Launcher, ProcessLimits, ShimProgram};
 use runtara_runner::{Readiness, RunDirectories, Runner, blocking};
 use runtara_runner_native::{NativeConfig, NativeRunner};
@@ -12,6 +14,7 @@ use tracing::{info, warn};
 
 use crate::config::{Config, Mode, Problem};
 use crate::data_dir::DataDir;
+use crate::report::checks;
 use crate::{Error, native_user};
 
 /// The runners of this server, and what each kind says of itself.
@@ -21,7 +24,12 @@ pub(crate) struct Runners {
     /// The kinds that can be launched.
     pub(crate) kinds: Vec<RunnerKind>,
     pub(crate) report: Vec<(String, bool, String)>,
+    /// What was found out about this machine.
+    pub(crate) machine: Vec<MachineCheck>,
 }
+
+/// What is said of a kind whose runner is not in this build.
+pub(crate) const NOT_BUILT: &str = "this build has no runner of this kind";
 
 /// Sets up the runners of this build.
 pub(crate) async fn set_up(config: &Config, data_dir: &DataDir) -> Result<Runners, Error> {
@@ -35,19 +43,18 @@ pub(crate) async fn set_up(config: &Config, data_dir: &DataDir) -> Result<Runner
         launcher: Arc::new(launcher),
         directories: directories(data_dir).await?,
     };
+    let native = native_runner(config, data_dir, user(config)?, &parts).await?;
+    let containers = oci_runner(config, data_dir, parts).await?;
     let mut runners = Runners {
         all: Vec::new(),
         kinds: Vec::new(),
         report: Vec::new(),
+        machine: checks(containers.findings()),
     };
-    let native = native_runner(config, data_dir, user(config)?, &parts).await?;
-    let containers = oci_runner(config, data_dir, parts).await?;
     runners.add(Arc::new(containers)).await;
     runners.add(Arc::new(native)).await;
-    let text = "this build has no runner of this kind".to_owned();
-    runners
-        .report
-        .push((RunnerKind::Wasm.to_string(), false, text));
+    let wasm = (RunnerKind::Wasm.to_string(), false, NOT_BUILT.to_owned());
+    runners.report.push(wasm);
     Ok(runners)
 }
 
@@ -108,8 +115,18 @@ async fn native_runner(
 }
 
 async fn oci_runner(config: &Config, data_dir: &DataDir, parts: Parts) -> Result<OciRunner, Error> {
+    let oci = oci_config(config, data_dir.path(), &data_dir.node()?.to_string());
+    let made = blocking(move || Ok(OciRunner::new(oci, parts.launcher, parts.directories)));
+    made.await.map_err(|error| Error::Part {
+        what: "the runner of containers",
+        source: error.into(),
+    })
+}
+
+/// How containers are made by a server with this configuration.
+pub(crate) fn oci_config(config: &Config, data_dir: &Path, node: &str) -> OciConfig {
     let settings = config.containers.clone();
-    let mut oci = OciConfig::new(data_dir.path(), &data_dir.node()?.to_string());
+    let mut oci = OciConfig::new(data_dir, node);
     oci.runtime = settings.runtime;
     oci.network = settings.network;
     oci.allowed_networks = settings.allowed_networks;
@@ -122,11 +139,7 @@ async fn oci_runner(config: &Config, data_dir: &DataDir, parts: Parts) -> Result
     if let Some(run_root) = settings.run_root {
         oci.run_root = run_root;
     }
-    let made = blocking(move || Ok(OciRunner::new(oci, parts.launcher, parts.directories)));
-    made.await.map_err(|error| Error::Part {
-        what: "the runner of containers",
-        source: error.into(),
-    })
+    oci
 }
 
 /// Where runs have cgroups of their own, if they can have any. Those that killed shims have left are swept.
@@ -149,13 +162,13 @@ async fn cgroups(data_dir: &DataDir) -> Result<Option<CgroupRoot>, Error> {
 }
 
 /// Whether native programs are run, and as whom.
-enum Programs {
+pub(crate) enum Programs {
     Run { user: Option<(u32, u32)> },
     Refused(String),
 }
 
 /// A server that is root runs nobody's programs as root unless it is told to.
-fn user(config: &Config) -> Result<Programs, Error> {
+pub(crate) fn user(config: &Config) -> Result<Programs, Error> {
     let me = geteuid();
     let Some(name) = &config.native_user else {
         if !me.is_root() {

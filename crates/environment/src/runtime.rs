@@ -141,6 +141,7 @@ impl EnvironmentRuntime {
         let report = Arc::new(Report {
             scheduler: scheduler.clone(),
             runners: runners.report,
+            machine: runners.machine,
         });
         let core_state = CoreState::new(
             Arc::clone(&core) as _,

@@ -45,6 +45,7 @@ mod images;
 mod instances;
 mod lifecycle;
 mod logs;
+mod machine;
 mod metrics;
 mod options;
 mod page;
@@ -72,6 +73,7 @@ pub use images::{Image, ImageFilter, ImageRegistration, RegisteredImage};
 pub use instances::{Instance, InstanceFilter, InstanceSummary, TimeInStates};
 pub use lifecycle::Stopped;
 pub use logs::{LogQuery, LogStream};
+pub use machine::MachineCheck;
 pub use metrics::{MetricsBucket, MetricsQuery, TenantMetrics};
 pub use page::{Page, Pages};
 pub use payload::Payload;
@@ -80,8 +82,8 @@ pub use start::{StartRequest, Started};
 pub use steps::{ScopeAncestor, Step, StepFilter};
 pub use upload::UploadProgress;
 pub use words::{
-    EventType, Granularity, InstanceOrder, NetworkMode, OutputStream, RunnerKind, SignalKind,
-    SortOrder, Status, StatusReason, StepStatus, TerminationReason,
+    CheckResult, EventType, Granularity, InstanceOrder, NetworkMode, OutputStream, RunnerKind,
+    SignalKind, SortOrder, Status, StatusReason, StepStatus, TerminationReason,
 };
 
 /// Text keys and values that a caller attaches to an image or an instance.

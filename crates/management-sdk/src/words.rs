@@ -246,6 +246,18 @@ words! {
     }
 }
 
+words! {
+    /// How it is with something that the server has looked at on its machine.
+    CheckResult {
+        /// As it should be.
+        Fine = "fine",
+        /// It works, and the operator should know.
+        Warning = "warning",
+        /// Something cannot be run like this.
+        Unfit = "unfit",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,7 +7,7 @@ pub struct Finding {
     pub about: &'static str,
     /// How it is.
     pub level: Level,
-    /// What was found, and, if it is not fine, what to do.
+    /// What was found, and, if it is not fine, after a semicolon what to do.
     pub text: String,
 }
 

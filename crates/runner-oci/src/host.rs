@@ -5,6 +5,9 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use runtara_domain::NetworkMode;
+use rustix::fs::{Access, access};
+
 use crate::config::OciConfig;
 use crate::finding::{Finding, Level};
 use crate::machine::{self, Machine};
@@ -32,14 +35,38 @@ pub(crate) struct Host {
 impl Host {
     /// Looks at the machine, and makes the places that containers have on it. Blocking.
     pub(crate) fn look(config: &OciConfig) -> Self {
+        let mut host = Self::find_out(config);
+        if host.unfit().is_none()
+            && let Err((path, error)) = host.make_places(config)
+        {
+            host.findings.push(no_place(&path, &error));
+        }
+        host
+    }
+
+    /// Looks at the machine as [`Host::look`] does, and leaves it as it is: where places are to be made it is only asked whether they could
+    /// be. Blocking.
+    pub(crate) fn only_look(config: &OciConfig) -> Self {
+        let mut host = Self::find_out(config);
+        if host.unfit().is_none()
+            && let Err((path, error)) = host.ask_for_places(config)
+        {
+            host.findings.push(no_place(&path, &error));
+        }
+        host
+    }
+
+    fn find_out(config: &OciConfig) -> Self {
         let (runtime, version, finding) = find_runtime(config);
-        let mut machine = machine::look(&config.data_dir, config.search_path.clone());
+        let data_dir = nearest(&config.data_dir);
+        let mut machine = machine::look(data_dir, config.search_path.clone());
         machine.shifts_owners = config.shifts_owners.unwrap_or(machine.shifts_owners);
         machine.overlay = config.overlay.unwrap_or(machine.overlay);
         let mut findings = vec![finding];
         findings.extend(machine.findings.iter().cloned());
+        tell_what_is_allowed(&config.allowed_networks, &mut findings);
         findings.push(machine::look_at_ids(&config.ids));
-        let mut host = Self {
+        Self {
             runtime,
             version,
             cgroups: Path::new("/").join(format!("runtara-{}", config.node)),
@@ -49,18 +76,7 @@ impl Host {
             },
             machine,
             findings,
-        };
-        if host.unfit().is_none()
-            && let Err((path, error)) = host.make_places(config)
-        {
-            let text = format!(
-                "'{}' cannot be used ({error}), where containers have their places",
-                path.display()
-            );
-            host.findings
-                .push(Finding::new("places of containers", Level::Unfit, text));
         }
-        host
     }
 
     /// Why no container can be made here, with what to do.
@@ -115,13 +131,49 @@ impl Host {
         for (path, mode) in [(config.run_root.clone(), 0o711), (config.staging(), 0o711)] {
             make_directory(&path, mode).map_err(|error| (path.clone(), error))?;
         }
-        if let Some(closed) = config.run_root.ancestors().find(|path| is_closed(path)) {
-            let error = io::Error::other("not everybody may pass through it; choose another place");
-            return Err((closed.to_owned(), error));
-        }
+        open_to_all(&config.run_root)?;
         let place = below(&memory_hierarchy(self.machine.cgroups), &self.cgroups);
         make_cgroup(&place, self.machine.cgroups).map_err(|error| (place, error))
     }
+
+    fn ask_for_places(&self, config: &OciConfig) -> Result<(), (PathBuf, io::Error)> {
+        // Its own mode is set when it is made.
+        if let Some(parent) = config.run_root.parent() {
+            open_to_all(parent)?;
+        }
+        let hierarchy = memory_hierarchy(self.machine.cgroups);
+        for place in [nearest(&config.run_root), &hierarchy] {
+            access(place, Access::WRITE_OK).map_err(|errno| (place.to_owned(), errno.into()))?;
+        }
+        Ok(())
+    }
+}
+
+/// What a finding about a network mode says is as it should be where the operator does not allow the mode: nothing is to be installed.
+fn tell_what_is_allowed(allowed: &[NetworkMode], findings: &mut [Finding]) {
+    for finding in findings {
+        let mode = finding.about.strip_prefix(machine::NETWORK_MODE);
+        let mode = mode.and_then(|mode| mode.parse::<NetworkMode>().ok());
+        if mode.is_some_and(|mode| !allowed.contains(&mode)) {
+            finding.level = Level::Fine;
+            finding.text =
+                "the operator does not allow it (RUNTARA_ALLOWED_NETWORK_MODES)".to_owned();
+        }
+    }
+}
+
+fn no_place(path: &Path, error: &io::Error) -> Finding {
+    let text = format!(
+        "'{}' cannot be used ({error}), where containers have their places",
+        path.display()
+    );
+    Finding::new("places of containers", Level::Unfit, text)
+}
+
+/// The path, or what of it there is already.
+fn nearest(path: &Path) -> &Path {
+    let mut ancestors = path.ancestors();
+    ancestors.find(|path| path.exists()).unwrap_or(path)
 }
 
 fn find_runtime(config: &OciConfig) -> (Option<PathBuf>, Option<RuntimeVersion>, Finding) {
@@ -190,8 +242,78 @@ fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
+/// Says which directory of a path not everybody may pass through, if there is one.
+fn open_to_all(path: &Path) -> Result<(), (PathBuf, io::Error)> {
+    match path.ancestors().find(|path| is_closed(path)) {
+        None => Ok(()),
+        Some(closed) => {
+            let error = io::Error::other("not everybody may pass through it; choose another place");
+            Err((closed.to_owned(), error))
+        }
+    }
+}
+
 /// Whether there are users who may not pass through a directory.
 fn is_closed(path: &Path) -> bool {
     path.metadata()
         .is_ok_and(|found| found.permissions().mode() & 0o001 == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(place: &Path) -> OciConfig {
+        let mut config = OciConfig::new(&place.join("not/yet/there"), "looked-at");
+        config.run_root = place.join("run/looked-at");
+        config
+    }
+
+    #[test]
+    fn a_look_makes_nothing() {
+        let place = tempfile::tempdir().unwrap();
+        let host = Host::only_look(&config(place.path()));
+        assert!(host.findings.len() > 8, "{:#?}", host.findings);
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
+        for made in host.cgroup_directories() {
+            assert!(!made.exists(), "{}", made.display());
+        }
+    }
+
+    #[test]
+    fn a_runtime_that_is_not_there_is_told_with_what_to_install() {
+        let place = tempfile::tempdir().unwrap();
+        let mut config = config(place.path());
+        config.runtime = "/no/such/runc".to_owned();
+        let host = Host::only_look(&config);
+        assert_eq!(host.findings[0].level, Level::Unfit);
+        let unfit = host.unfit().unwrap();
+        assert!(unfit.contains("apt install runc"), "{unfit}");
+    }
+
+    #[test]
+    fn a_place_that_not_everybody_may_pass_to_is_told_before_it_is_made() {
+        let place = tempfile::tempdir().unwrap();
+        fs::set_permissions(place.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        let host = Host::only_look(&config(place.path()));
+        let (path, error) = host.ask_for_places(&config(place.path())).unwrap_err();
+        assert_eq!(path, place.path());
+        assert!(error.to_string().contains("not everybody"), "{error}");
+    }
+
+    #[test]
+    fn nothing_is_to_be_installed_for_a_network_mode_that_is_not_allowed() {
+        let missing = |about| Finding::new(about, Level::Warning, "slirp4netns is missing");
+        let mut findings = [missing(machine::EGRESS), missing("swap")];
+        tell_what_is_allowed(&[NetworkMode::Egress], &mut findings);
+        assert_eq!(findings[0].level, Level::Warning);
+        tell_what_is_allowed(&[NetworkMode::Isolated], &mut findings);
+        assert_eq!(findings[0].level, Level::Fine);
+        assert!(
+            findings[0].text.contains("does not allow"),
+            "{}",
+            findings[0].text
+        );
+        assert_eq!(findings[1].level, Level::Warning);
+    }
 }

@@ -21,6 +21,8 @@ use crate::sys;
 
 /// Where hierarchies of cgroups are mounted, everywhere.
 const CGROUPS: &str = "/sys/fs/cgroup";
+/// How it begins what a finding about a network mode is about.
+pub(crate) const NETWORK_MODE: &str = "network mode ";
 /// What the finding is about that says whether containers reach the internet.
 pub(crate) const EGRESS: &str = "network mode egress";
 /// What a container is limited by.
@@ -286,11 +288,9 @@ fn egress(search_path: Option<OsString>, findings: &mut Vec<Finding>) -> Option<
                 .to_owned(),
         ),
     };
-    findings.push(Finding::new(
-        "network mode isolated",
-        Level::Fine,
-        "needs nothing",
-    ));
+    let needs_nothing = |about| Finding::new(about, Level::Fine, "needs nothing");
+    findings.push(needs_nothing("network mode isolated"));
+    findings.push(needs_nothing("network mode host"));
     findings.push(Finding::new(about, level, text));
     found.filter(|_| has_tun)
 }

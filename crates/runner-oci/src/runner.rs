@@ -121,6 +121,13 @@ impl OciRunner {
         }
     }
 
+    /// Finds out what this machine can do for containers that are made so, and leaves it as it is: a runner finds the same. Of a data
+    /// directory that is not there yet, the nearest directory above it counts. Blocking.
+    #[must_use]
+    pub fn look(config: &OciConfig) -> Vec<Finding> {
+        Host::only_look(config).findings
+    }
+
     /// What was found out about this machine, for people to read.
     #[must_use]
     pub fn findings(&self) -> &[Finding] {

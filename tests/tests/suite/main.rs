@@ -5,6 +5,7 @@
 //! store; fuzzed bodies and archives by those of the crates that read them.
 
 mod containers;
+mod doctor;
 mod images;
 mod limits;
 mod nobody_gets_in;

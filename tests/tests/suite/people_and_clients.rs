@@ -54,13 +54,16 @@ fn wait_for(server: &Server, id: &str, standing: &str) {
 fn the_command_line_leads_through_a_whole_life(store: Store) {
     let mut server = Server::start(store);
     let doctor = server.runtara(&["doctor"]).expect(0);
-    let found: Vec<_> = rows(&doctor).into_iter().take(5).collect();
+    let found: Vec<_> = rows(&doctor);
     assert_eq!(found[0][..2], ["server", "ok"], "{doctor:#?}");
     assert_eq!(found[1], ["database", "ok", "reachable"], "{doctor:#?}");
     assert_eq!(found[2][..3], ["native", "images", "ok"], "{doctor:#?}");
-    assert_eq!(found[3][..3], ["oci", "images", "missing"], "{doctor:#?}");
-    let advice = "oci images: use a build of the server that has the runner for oci images";
+    assert_eq!(found[4][..3], ["wasm", "images", "missing"], "{doctor:#?}");
+    let advice = "wasm images: use a build of the server that has the runner for wasm images";
     assert!(doctor.stdout.contains(advice), "{doctor:#?}");
+    let mode = found.iter().find(|row| row.first() == Some(&"network"));
+    let isolated = ["network", "mode", "isolated", "ok", "needs", "nothing"];
+    assert_eq!(mode.map(Vec::as_slice), Some(&isolated[..]), "{doctor:#?}");
 
     let image = push(&server);
     let listed = server.runtara(&["image", "ls"]).expect(0);

@@ -116,7 +116,7 @@ async fn a_server_that_is_away_is_status_4_and_says_what_to_do() {
     assert!(
         ran.stdout.contains("server")
             && ran.stdout.contains("missing")
-            && ran.stdout.contains("cgroup"),
+            && ran.stdout.contains("runtara-environment doctor"),
         "{ran:?}"
     );
 }

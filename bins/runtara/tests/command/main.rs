@@ -4,6 +4,7 @@
 mod fake;
 
 mod containers;
+mod doctor;
 mod exit_status;
 mod output;
 mod shapes;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 
 use crate::fake::{Asked, Fake, Reply};
-use crate::shapes::{image, list, readiness, summary};
+use crate::shapes::{image, list, summary};
 use crate::{command, finish, run, run_with_input};
 
 /// Two pages of instances.
@@ -281,97 +281,6 @@ async fn events_and_checkpoints_are_printed_oldest_first_and_newest_first() {
     );
     let ran = run(&fake.url(), &["checkpoints", "o", "charge"]).await;
     assert_eq!(ran.stdout, "{\n  \"a\": 1\n}\n");
-}
-
-/// What the doctor found: name, result and advice of each check.
-fn checks(stdout: &str) -> Vec<(String, String, Option<String>)> {
-    let told: Value = serde_json::from_str(stdout).expect("JSON on standard output");
-    let text = |value: &Value| value.as_str().map(str::to_owned);
-    let word = |value: &Value| text(value).expect("every check has it");
-    let checks = told["checks"].as_array().expect("a list of checks");
-    checks
-        .iter()
-        .map(|check| {
-            let (name, result) = (word(&check["name"]), word(&check["result"]));
-            assert_eq!(check["ok"], result == "ok", "{check}");
-            (name, result, text(&check["advice"]))
-        })
-        .collect()
-}
-
-fn results(stdout: &str) -> Vec<(String, String)> {
-    let all = checks(stdout).into_iter();
-    all.map(|(name, result, _)| (name, result)).collect()
-}
-
-fn pairs(wanted: &[(&str, &str)]) -> Vec<(String, String)> {
-    let owned = |(name, result): &(&str, &str)| ((*name).to_owned(), (*result).to_owned());
-    wanted.iter().map(owned).collect()
-}
-
-#[tokio::test]
-async fn the_doctor_tells_what_a_server_has() {
-    for (is_ready, status, database, code) in
-        [(true, 200, "ok", Some(0)), (false, 503, "missing", Some(1))]
-    {
-        let fake = Fake::replies([
-            Reply::json(
-                200,
-                &json!({"active_instances": 0, "healthy": is_ready, "uptime_ms": 5000, "version": "0.1.0"}),
-            ),
-            Reply::json(status, &readiness(is_ready)),
-        ])
-        .await;
-        let arguments = ["doctor", "--json", "--runtime", "/does/not/exist"];
-        let ran = run(&fake.url(), &arguments).await;
-        assert_eq!(
-            results(&ran.stdout)[..6],
-            pairs(&[
-                ("server", "ok"),
-                ("database", database),
-                ("native images", "ok"),
-                ("oci images", "missing"),
-                ("wasm images", "missing"),
-                ("/does/not/exist", "missing"),
-            ])
-        );
-        let advice = checks(&ran.stdout)[3].2.clone();
-        assert_eq!(
-            advice.as_deref(),
-            Some("use a build of the server that has the runner for oci images")
-        );
-        assert_eq!(ran.code, code, "{ran:?}");
-    }
-}
-
-#[tokio::test]
-async fn the_doctor_tells_what_it_cannot_know_without_a_server() {
-    // Bound and dropped: nothing listens there now.
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = nobody.local_addr().unwrap().to_string();
-    drop(nobody);
-    let unknown = [
-        ("database", "unknown"),
-        ("native images", "unknown"),
-        ("oci images", "unknown"),
-        ("wasm images", "unknown"),
-    ];
-    let ran = run(&address, &["doctor", "--json"]).await;
-    let found = results(&ran.stdout);
-    assert_eq!(found[..1], pairs(&[("server", "missing")]));
-    assert_eq!(found[1..5], pairs(&unknown));
-    assert_eq!(ran.code, Some(4), "{ran:?}");
-
-    let fake = Fake::replies([
-        Reply::json(200, &json!({"healthy": true, "version": "0.1.0"})),
-        Reply::text(200, "<html>"),
-    ])
-    .await;
-    let ran = run(&fake.url(), &["doctor", "--json"]).await;
-    let found = results(&ran.stdout);
-    assert_eq!(found[..2], pairs(&[("server", "ok"), ("ready", "missing")]));
-    assert_eq!(found[2..6], pairs(&unknown));
-    assert_eq!(ran.code, Some(1), "{ran:?}");
 }
 
 #[tokio::test]

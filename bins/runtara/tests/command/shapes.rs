@@ -43,3 +43,14 @@ pub(crate) fn readiness(is_ready: bool) -> Value {
         "runners": {"native": true, "oci": not_built, "wasm": not_built}
     })
 }
+
+/// What the server found out about its machine when it started.
+pub(crate) fn machine() -> Value {
+    let check = |about: &str, result: &str, text: &str| json!({"about": about, "result": result, "text": text});
+    json!({"checks": [
+        check("processes", "fine", "programs of all kinds can be watched"),
+        check("OCI runtime", "unfit", "'runc' was not found; install it (Debian: apt install runc), or name another"),
+        check("network mode isolated", "fine", "needs nothing"),
+        check("network mode egress", "warning", "no slirp4netns; Debian: apt install slirp4netns"),
+    ]})
+}

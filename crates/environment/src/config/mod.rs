@@ -127,7 +127,14 @@ impl Config {
     /// [`Error::Configuration`] with everything that is wrong.
     pub fn read(mode: Mode, lookup: &dyn Fn(&str) -> Option<OsString>) -> Result<Self, Error> {
         let mut reader = Reader::new(lookup);
-        let config = Self::gather(mode, &mut reader);
+        let database = reader.database();
+        if database.is_none() && mode == Mode::Serve && reader.problems.is_empty() {
+            reader.problem(
+                "RUNTARA_ENVIRONMENT_DATABASE_URL",
+                "is not set, nor is RUNTARA_DATABASE_URL; name a database (`postgres://…` or `sqlite:…`), or use `runtara-environment dev`, which needs none",
+            );
+        }
+        let config = Self::gather(mode, database, &mut reader);
         if reader.problems.is_empty() {
             Ok(config)
         } else {
@@ -137,16 +144,19 @@ impl Config {
         }
     }
 
-    fn gather(mode: Mode, reader: &mut Reader<'_>) -> Self {
-        let dev = mode == Mode::Dev;
-        let known_problems = reader.problems.len();
+    /// Reads the configuration of `serve` for somebody who only asks about the machine: no database is demanded, and what is wrong stands
+    /// beside what would be without it.
+    pub(crate) fn read_leniently(
+        lookup: &dyn Fn(&str) -> Option<OsString>,
+    ) -> (Self, Vec<Problem>) {
+        let mut reader = Reader::new(lookup);
         let database = reader.database();
-        if database.is_none() && !dev && reader.problems.len() == known_problems {
-            reader.problem(
-                "RUNTARA_ENVIRONMENT_DATABASE_URL",
-                "is not set, nor is RUNTARA_DATABASE_URL; name a database (`postgres://…` or `sqlite:…`), or use `runtara-environment dev`, which needs none",
-            );
-        }
+        let config = Self::gather(Mode::Serve, database, &mut reader);
+        (config, reader.problems)
+    }
+
+    fn gather(mode: Mode, database: Option<DatabaseUrl>, reader: &mut Reader<'_>) -> Self {
+        let dev = mode == Mode::Dev;
         let bind: IpAddr = reader
             .parsed("RUNTARA_ENV_HTTP_BIND", "an IP address")
             .unwrap_or(Ipv4Addr::LOCALHOST.into());

@@ -7,6 +7,7 @@ mod health;
 mod images;
 mod instances;
 mod logs;
+mod machine;
 mod metrics;
 mod page;
 mod settings;
@@ -29,6 +30,8 @@ use tower::{ServiceExt as _, service_fn};
 use crate::extract::{Query, parse_id, unknown_method, unknown_route};
 use crate::{ApiError, HostPolicy};
 
+pub use machine::{CheckResult, MachineCheck};
+
 /// Says what this server is doing, for health and readiness.
 pub trait ServerReport: Send + Sync {
     /// How many runs are live here.
@@ -36,6 +39,9 @@ pub trait ServerReport: Send + Sync {
 
     /// What each runner says of itself: its kind, whether it is ready, and what it uses or lacks.
     fn runners(&self) -> Vec<(String, bool, String)>;
+
+    /// What was found out about this machine when the server started.
+    fn machine(&self) -> Vec<MachineCheck>;
 }
 
 /// What the routes work with.
@@ -71,6 +77,7 @@ pub fn service(state: EnvironmentState, hosts: HostPolicy) -> EnvironmentService
         .route("/logs", get(logs::get));
     let api = Router::new()
         .route("/health", get(health::health))
+        .route("/machine", get(machine::machine))
         .route("/images", get(images::list).post(images::register))
         .route("/images/upload", post(upload::register))
         .route(

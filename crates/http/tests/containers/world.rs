@@ -12,7 +12,9 @@ use http_body_util::BodyExt as _;
 use runtara_control::{Control, ControlConfig, Programs};
 use runtara_domain::{NodeId, RunToken, RunnerKind};
 use runtara_http::HostPolicy;
-use runtara_http::environment::{EnvironmentService, EnvironmentState, ServerReport, service};
+use runtara_http::environment::{
+    EnvironmentService, EnvironmentState, MachineCheck, ServerReport, service,
+};
 use runtara_images::{BlobOptions, BlobStore};
 use runtara_runner::{AskedSettings, ImageFiles, PrepareError, PreparedImage};
 use runtara_store::memory::MemoryStore;
@@ -96,6 +98,10 @@ impl ServerReport for Nothing {
     }
 
     fn runners(&self) -> Vec<(String, bool, String)> {
+        Vec::new()
+    }
+
+    fn machine(&self) -> Vec<MachineCheck> {
         Vec::new()
     }
 }

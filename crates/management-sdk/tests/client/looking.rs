@@ -5,9 +5,9 @@ use std::time::Duration;
 use crate::client;
 use crate::fake::{Fake, Reply};
 use runtara_management_sdk::{
-    CapabilityTest, CheckpointFilter, Error, EventFilter, EventType, Granularity, InstanceFilter,
-    InstanceOrder, LogQuery, MetricsQuery, NotFound, OutputStream, SortOrder, Status, StatusReason,
-    StepFilter, StepStatus,
+    CapabilityTest, CheckResult, CheckpointFilter, Error, EventFilter, EventType, Granularity,
+    InstanceFilter, InstanceOrder, LogQuery, MetricsQuery, NotFound, OutputStream, SortOrder,
+    Status, StatusReason, StepFilter, StepStatus,
 };
 use serde_json::json;
 
@@ -195,6 +195,44 @@ async fn events_steps_scopes_and_metrics_are_asked_for() {
             "GET /api/v1/instances/o/scopes/c%20d/ancestors",
             "GET /api/v1/tenants/acme/metrics?granularity=daily",
         ]
+    );
+}
+
+#[tokio::test]
+async fn a_machine_is_told_by_servers_that_can() {
+    let checks = json!([
+        {"about": "cgroups", "result": "fine", "text": "version 2; all of it"},
+        {"about": "OCI runtime", "result": "unfit", "text": "none was found; install one; then start again"},
+        {"about": "swap", "result": "warning", "text": "not counted"},
+        {"about": "moon", "result": "full", "text": "shines"},
+    ]);
+    let fake = Fake::replies([
+        Reply::json(200, &json!({ "checks": checks })),
+        Reply::json(
+            404,
+            &json!({"error": "there is no GET /api/v1/machine", "code": "UNKNOWN_ROUTE"}),
+        ),
+        Reply::json(500, &json!({"error": "broken", "code": "INTERNAL_ERROR"})),
+    ])
+    .await;
+    let client = client(&fake);
+    let told = client.machine().await.unwrap().unwrap();
+    assert_eq!(fake.lines(), ["GET /api/v1/machine"]);
+    assert_eq!(
+        (told[0].found(), told[0].advice()),
+        ("version 2; all of it", None)
+    );
+    assert_eq!(
+        (told[1].found(), told[1].advice()),
+        ("none was found", Some("install one; then start again"))
+    );
+    assert_eq!((told[2].found(), told[2].advice()), ("not counted", None));
+    assert_eq!(told[3].result, CheckResult::Other("full".to_owned()));
+    assert!(client.machine().await.unwrap().is_none());
+    let error = client.machine().await.unwrap_err();
+    assert!(
+        matches!(error, Error::Refused { status: 500, .. }),
+        "{error}"
     );
 }
 
