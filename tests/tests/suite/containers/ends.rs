@@ -7,6 +7,7 @@ use runtara_tests::{Server, Setup, Store, eventually, on_both_stores, processes}
 use serde_json::json;
 
 on_both_stores!(
+    who_hears_nothing_is_not_waited_for,
     no_end_leaves_anything,
     a_sleeper_has_no_container,
     a_stop_asks_and_waits_and_then_ends_all_of_it,
@@ -49,6 +50,10 @@ fn no_end_leaves_anything(store: Store) {
     let found = absent.wait_for("failed");
     let error = found["error"].as_str().unwrap_or_default();
     assert!(error.contains("/no/such/program"), "{found}");
+    assert!(
+        !error.contains("/run/runtara") && !error.contains("/bin/runc"),
+        "a path of the host: {error}"
+    );
     assert_eq!(
         found["run_number"], 1,
         "no further run would find it: {found}"
@@ -99,6 +104,26 @@ fn a_stop_asks_and_waits_and_then_ends_all_of_it(store: Store) {
     );
     assert!(run.processes().is_empty());
     server.wait_until_nothing_remains();
+}
+
+fn who_hears_nothing_is_not_waited_for(store: Store) {
+    // The first process of a namespace is spared every signal that it does not handle (kill(2)): it would never leave.
+    let server = Server::start(store.in_containers());
+    let image = server.program("sleeps_forever");
+    let [stopped, cancelled] = ["stopped", "cancelled"].map(|id| {
+        let run = server.launch(&image, &json!({ "instance_id": id }));
+        let _running = run.wait_for_process();
+        run
+    });
+    let before = Instant::now();
+    assert_eq!(stopped.stop(20)["success"], true);
+    assert_eq!(cancelled.signal("cancel").expect(200)["success"], true);
+    for run in [&stopped, &cancelled] {
+        run.wait_for("cancelled");
+        run.wait_until_no_process();
+    }
+    let took = before.elapsed();
+    assert!(took < Duration::from_secs(8), "it took {took:?}");
 }
 
 fn a_program_that_is_killed_goes_on_from_its_checkpoints(store: Store) {
