@@ -100,6 +100,16 @@ impl Host {
             .collect()
     }
 
+    /// Removes the places of containers if there are none.
+    pub(crate) fn leave_places(&self, config: &OciConfig) {
+        let mut places = self.cgroup_directories();
+        places.extend([config.staging(), config.run_root.clone()]);
+        for place in places {
+            // Refused as long as there is a container in it.
+            let _stays = fs::remove_dir(place);
+        }
+    }
+
     fn make_places(&self, config: &OciConfig) -> Result<(), (PathBuf, io::Error)> {
         // Anybody may pass, because the runtime looks up the root of a container as the container's root; nobody else may look around.
         for (path, mode) in [(config.run_root.clone(), 0o711), (config.staging(), 0o711)] {

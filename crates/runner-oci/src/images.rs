@@ -96,7 +96,9 @@ impl Images {
         let mut ready = match self.recorded(content) {
             Some(ready) => ready,
             None => {
-                let ready = self.make(image)?;
+                let ready = self
+                    .make(image)
+                    .inspect_err(|_| self.sweep_after_refusal())?;
                 self.record(content, &ready)
                     .map_err(|source| PrepareError::Host {
                         content,
@@ -185,6 +187,14 @@ impl Images {
             about: ready.about.clone(),
         };
         record.write(&record::path(&self.records, content))
+    }
+
+    /// Removes the layers of an image that was refused for another of its layers, or for what it says: who sends such images again and
+    /// again must not fill the disk. Layers that others are just unpacking stay.
+    fn sweep_after_refusal(&self) {
+        if let Err(error) = self.sweep() {
+            info!(%error, "layers of an image that was refused stay");
+        }
     }
 
     /// Removes the layers that no image has which was made ready.

@@ -353,6 +353,15 @@ impl Runner for OciRunner {
         })
     }
 
+    async fn leave(&self) {
+        let parts = Arc::clone(&self.parts);
+        let left = blocking(move || {
+            parts.host.leave_places(&parts.config);
+            Ok(())
+        });
+        let _removed = left.await;
+    }
+
     async fn clean(&self, key: &RunKey, keep_logs: bool) -> Result<(), RunnerError> {
         let (parts, run) = (Arc::clone(&self.parts), key.clone());
         let cleaned = blocking(move || parts.clean(&run, keep_logs)).await;

@@ -236,6 +236,9 @@ pub trait Runner: Send + Sync {
     /// [`RunnerError`] if that cannot be told now. Nothing may be concluded from it.
     async fn adopt(&self, key: &RunKey) -> Result<Adoption, RunnerError>;
 
+    /// Removes what it keeps on the machine for runs to come and none needs: the server is about to end. Nothing is launched any more.
+    async fn leave(&self) {}
+
     /// Removes what a recorded run has left (files, mounts). Idempotent. Logs are kept until `keep_logs` is false.
     ///
     /// # Errors

@@ -190,6 +190,10 @@ impl Scheduler {
         if minders.is_err() {
             warn!("exits were not recorded in time; they are recorded at the next start");
         }
+        for runner in shared.runners.values() {
+            // What stays is found again at the next start.
+            let _in_time = timeout_at(share(50, deadline), runner.leave()).await;
+        }
         let release = shared.store.release_node(shared.config.node);
         match timeout_at(deadline, release).await {
             Ok(Ok(())) => {}

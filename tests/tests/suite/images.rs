@@ -1,6 +1,7 @@
 //! Images: what can be registered, what is kept, what is refused and why.
 
 mod content;
+mod settings;
 
 use runtara_tests::http::{Answer, Request};
 use runtara_tests::{Image, Server, Store, TENANT, base64, eventually, on_both_stores};

@@ -279,6 +279,23 @@ pub(crate) async fn an_image_that_goes_takes_what_nobody_else_needs() {
     assert_eq!(layers(&server), 0);
 }
 
+pub(crate) async fn an_image_that_is_refused_leaves_no_layers() {
+    let server = Server::new().await;
+    server.prepare(server.busybox()).await.unwrap();
+    assert_eq!(layers(&server), 1);
+    let mut content = archive(|tree| fs::write(tree.join("other"), "").unwrap());
+    let said = br#""Labels":{"colour":"blue"}"#;
+    let at = content.windows(said.len()).position(|part| part == said);
+    let instead = br#""User":"no-such-user-here""#;
+    content[at.unwrap()..][..said.len()].copy_from_slice(instead);
+    let error = server
+        .prepare(server.files(&content, None))
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("no-such-user-here"), "{error}");
+    assert_eq!(layers(&server), 1, "that of the other stays");
+}
+
 pub(crate) async fn an_image_is_ready_at_once_for_the_next_server() {
     let mut server = Server::new().await;
     let image = server.busybox();
