@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use runtara_tests::{Server, Setup, Store, eventually, on_both_stores, processes};
+use runtara_tests::image::{archive, base_layer, compile};
+use runtara_tests::{Server, Setup, Store, TENANT, eventually, on_both_stores, processes};
 use serde_json::json;
 
 on_both_stores!(
@@ -25,8 +26,8 @@ fn no_end_leaves_anything(store: Store) {
     let cancelled = server.launch(&leaves, &json!({}));
     let killed = server.launch(&sleeper, &json!({ "max_attempts": 1 }));
     let (done, failed) = (with_code("0"), with_code("3"));
-    let absent = runtara_tests::image::archive(
-        &[runtara_tests::image::base_layer()],
+    let absent = archive(
+        &[base_layer()],
         &json!({ "Entrypoint": ["/no/such/program"] }),
     );
     let absent = server.launch(
@@ -124,6 +125,32 @@ fn who_hears_nothing_is_not_waited_for(store: Store) {
     }
     let took = before.elapsed();
     assert!(took < Duration::from_secs(8), "it took {took:?}");
+}
+
+/// As small programs that are process 1 do, such as tini: nothing is handled, and what comes is taken.
+const TAKES_SIGNALS: &str = r#"
+#include <signal.h>
+#include <unistd.h>
+int main(void) {
+    sigset_t all;
+    int taken = 0;
+    sigfillset(&all);
+    sigprocmask(SIG_BLOCK, &all, 0);
+    if (write(1, "ready\n", 6) != 6) return 1;
+    while (taken != SIGTERM) sigwait(&all, &taken);
+    return write(1, "asked\n", 6) == 6 ? 0 : 1;
+}
+"#;
+
+#[test]
+fn who_takes_signals_without_a_handler_is_asked() {
+    let server = Server::start(Store::Sqlite.in_containers());
+    let texts = [("tenant_id", TENANT), ("name", "takes-signals")];
+    let image = server.upload(&texts, &compile(TAKES_SIGNALS)).image();
+    let run = server.launch(&image, &json!({}));
+    let _ready = run.wait_for_line("ready");
+    assert_eq!(run.stop(20)["success"], true);
+    assert_eq!(run.logs("stream=stdout").text(), "ready\nasked\n");
 }
 
 fn a_program_that_is_killed_goes_on_from_its_checkpoints(store: Store) {
