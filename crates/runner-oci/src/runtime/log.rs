@@ -37,7 +37,19 @@ pub(super) fn reason(log: &[u8]) -> Option<String> {
             .map(str::to_owned)
     };
     let reason = told.or_else(plain)?;
-    Some(reason.trim().chars().take(REASON_CHARACTERS).collect())
+    Some(shortened(reason.trim()))
+}
+
+/// Beginning and end of a text that is too long: what was done stands at one, what went wrong at the other, and what an image has in between.
+fn shortened(text: &str) -> String {
+    let count = text.chars().count();
+    if count <= REASON_CHARACTERS {
+        return text.to_owned();
+    }
+    let (begin, end) = (REASON_CHARACTERS / 2, count - REASON_CHARACTERS / 2);
+    let characters = text.chars();
+    let first = characters.clone().take(begin);
+    first.chain(['…']).chain(characters.skip(end)).collect()
 }
 
 /// The same of a log file; `None` also if it cannot be read.
@@ -88,6 +100,7 @@ pub fn is_fault_of_image(reason: &str) -> bool {
         || of_mount
             && says(&[
                 "too many levels of symbolic links",
+                "file name too long",
                 "not a directory",
                 "outside of rootfs",
             ])
@@ -125,9 +138,16 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_is_bounded() {
-        let long = "x".repeat(5000);
-        assert_eq!(reason(long.as_bytes()).unwrap().len(), REASON_CHARACTERS);
+    fn a_reason_is_bounded_and_keeps_both_its_ends() {
+        let long = format!(
+            "error mounting: {}: too many levels of symbolic links",
+            "/further".repeat(5000)
+        );
+        let told = reason(long.as_bytes()).unwrap();
+        assert_eq!(told.chars().count(), REASON_CHARACTERS + 1);
+        assert!(is_fault_of_image(&told), "{told}");
+        let whole = "x".repeat(REASON_CHARACTERS);
+        assert_eq!(reason(whole.as_bytes()), Some(whole));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Which process is which: an id alone is used again, an id with its start time and the boot is not.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -12,6 +12,8 @@ use super::sys;
 
 /// Largest `/proc/<pid>/status` that is read: it has some 60 lines.
 const STATUS_BYTES: u64 = 16 * 1024;
+/// Most threads that are looked at. Whoever has a thread of its own for signals begins it early.
+const MOST_THREADS: usize = 1024;
 
 /// The number of a process.
 pub(crate) type ProcessId = i32;
@@ -47,7 +49,7 @@ impl Identity {
 
 /// The id of this boot.
 pub(crate) fn boot_id() -> io::Result<String> {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     Ok(text.trim_end().to_owned())
 }
 
@@ -120,6 +122,10 @@ pub(crate) fn is_gone(error: &io::Error) -> bool {
 /// Whether a signal would end this process if it were not the first of its namespace: it neither handles, ignores nor blocks it, and by default it ends
 /// a process (signal(7)). Of one that cannot be looked at that is not said.
 pub(crate) fn ends_others(pid: ProcessId, signal: i32) -> bool {
+    // Before and after: a wait that ends in between would not be seen in the one place, and be told as blocked in the other.
+    if waits_for_signals(pid) {
+        return false;
+    }
     let path = format!("/proc/{pid}/status");
     let text = match read_bounded(Path::new(&path), STATUS_BYTES) {
         Ok(Some(bytes)) => String::from_utf8(bytes).unwrap_or_default(),
@@ -135,11 +141,30 @@ pub(crate) fn ends_others(pid: ProcessId, signal: i32) -> bool {
         libc::SIGTTIN,
         libc::SIGTTOU,
     ];
-    !spares.contains(&signal) && says_nothing_about(&text, signal)
+    !spares.contains(&signal) && says_nothing_about(&text, signal) && !waits_for_signals(pid)
 }
 
-/// Whether the signal is in none of the sets that proc_pid_status(5) tells: of those blocked, which a program may wait for (sigwait(3),
-/// signalfd(2)), of those ignored, and of those handled.
+/// Whether a thread of a process waits for signals (sigwaitinfo(2)): while it does, those that it waits for are told as not blocked. Of one
+/// that cannot be looked at that is assumed.
+fn waits_for_signals(pid: ProcessId) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return true;
+    };
+    let waits = libc::SYS_rt_sigtimedwait.to_string();
+    threads.flatten().take(MOST_THREADS).any(|thread| {
+        // The number of the call and its arguments (proc_pid_syscall(5)).
+        match read_bounded(&thread.path().join("syscall"), STATUS_BYTES) {
+            Ok(Some(bytes)) => {
+                String::from_utf8_lossy(&bytes).split_whitespace().next() == Some(&waits)
+            }
+            Ok(None) => false,
+            Err(_) => true,
+        }
+    })
+}
+
+/// Whether the signal is in none of the sets that proc_pid_status(5) tells: of those ignored, of those handled, and of those blocked, which
+/// programs take by sigwait(3) or signalfd(2), and which the kernel keeps for process 1, too.
 fn says_nothing_about(status: &str, signal: i32) -> bool {
     let set = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
@@ -148,8 +173,9 @@ fn says_nothing_about(status: &str, signal: i32) -> bool {
     let bit = u32::try_from(signal - 1)
         .ok()
         .and_then(|shift| 1_u64.checked_shl(shift));
-    match (set("SigBlk:"), set("SigIgn:"), set("SigCgt:"), bit) {
-        (Some(blocked), Some(ignored), Some(handled), Some(bit)) => {
+    let sets = ["SigBlk:", "SigIgn:", "SigCgt:"].map(set);
+    match (sets, bit) {
+        ([Some(blocked), Some(ignored), Some(handled)], Some(bit)) => {
             (blocked | ignored | handled) & bit == 0
         }
         _ => false,

@@ -3,10 +3,12 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use runtara_tests::{Server, Setup, Store, eventually, on_both_stores, processes};
+use runtara_tests::image::{archive, base_layer, compile};
+use runtara_tests::{Server, Setup, Store, TENANT, eventually, on_both_stores, processes};
 use serde_json::json;
 
 on_both_stores!(
+    who_hears_nothing_is_not_waited_for,
     no_end_leaves_anything,
     a_sleeper_has_no_container,
     a_stop_asks_and_waits_and_then_ends_all_of_it,
@@ -24,8 +26,8 @@ fn no_end_leaves_anything(store: Store) {
     let cancelled = server.launch(&leaves, &json!({}));
     let killed = server.launch(&sleeper, &json!({ "max_attempts": 1 }));
     let (done, failed) = (with_code("0"), with_code("3"));
-    let absent = runtara_tests::image::archive(
-        &[runtara_tests::image::base_layer()],
+    let absent = archive(
+        &[base_layer()],
         &json!({ "Entrypoint": ["/no/such/program"] }),
     );
     let absent = server.launch(
@@ -49,6 +51,10 @@ fn no_end_leaves_anything(store: Store) {
     let found = absent.wait_for("failed");
     let error = found["error"].as_str().unwrap_or_default();
     assert!(error.contains("/no/such/program"), "{found}");
+    assert!(
+        !error.contains("/run/runtara") && !error.contains("/bin/runc"),
+        "a path of the host: {error}"
+    );
     assert_eq!(
         found["run_number"], 1,
         "no further run would find it: {found}"
@@ -99,6 +105,52 @@ fn a_stop_asks_and_waits_and_then_ends_all_of_it(store: Store) {
     );
     assert!(run.processes().is_empty());
     server.wait_until_nothing_remains();
+}
+
+fn who_hears_nothing_is_not_waited_for(store: Store) {
+    // The first process of a namespace is spared every signal that it does not handle (kill(2)): it would never leave.
+    let server = Server::start(store.in_containers());
+    let image = server.program("sleeps_forever");
+    let [stopped, cancelled] = ["stopped", "cancelled"].map(|id| {
+        let run = server.launch(&image, &json!({ "instance_id": id }));
+        let _running = run.wait_for_process();
+        run
+    });
+    let before = Instant::now();
+    assert_eq!(stopped.stop(20)["success"], true);
+    assert_eq!(cancelled.signal("cancel").expect(200)["success"], true);
+    for run in [&stopped, &cancelled] {
+        run.wait_for("cancelled");
+        run.wait_until_no_process();
+    }
+    let took = before.elapsed();
+    assert!(took < Duration::from_secs(8), "it took {took:?}");
+}
+
+/// As small programs that are process 1 do, such as tini: nothing is handled, and what comes is taken.
+const TAKES_SIGNALS: &str = r#"
+#include <signal.h>
+#include <unistd.h>
+int main(void) {
+    sigset_t all;
+    int taken = 0;
+    sigfillset(&all);
+    sigprocmask(SIG_BLOCK, &all, 0);
+    if (write(1, "ready\n", 6) != 6) return 1;
+    while (taken != SIGTERM) sigwait(&all, &taken);
+    return write(1, "asked\n", 6) == 6 ? 0 : 1;
+}
+"#;
+
+#[test]
+fn who_takes_signals_without_a_handler_is_asked() {
+    let server = Server::start(Store::Sqlite.in_containers());
+    let texts = [("tenant_id", TENANT), ("name", "takes-signals")];
+    let image = server.upload(&texts, &compile(TAKES_SIGNALS)).image();
+    let run = server.launch(&image, &json!({}));
+    let _ready = run.wait_for_line("ready");
+    assert_eq!(run.stop(20)["success"], true);
+    assert_eq!(run.logs("stream=stdout").text(), "ready\nasked\n");
 }
 
 fn a_program_that_is_killed_goes_on_from_its_checkpoints(store: Store) {

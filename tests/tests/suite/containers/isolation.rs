@@ -288,6 +288,22 @@ fn the_runtime_cannot_be_overwritten_from_the_inside() {
 }
 
 #[test]
+fn an_image_on_which_nothing_can_be_mounted_is_not_tried_again() {
+    let server = Server::start(Store::Sqlite.in_containers());
+    let circle = Layer::new().link("tmp", "/tmp/further").finish();
+    let content = archive(&[base_layer(), &circle], &shell("true"));
+    let run = server.launch(&server.register_archive(&content), &json!({}));
+    let found = run.wait_for("failed");
+    assert_eq!(found["run_number"], 1, "{found}");
+    let error = found["error"].as_str().unwrap_or_default();
+    assert!(error.contains("/tmp"), "{error}");
+    assert!(
+        !error.contains("/run/runtara"),
+        "a path of the host: {error}"
+    );
+}
+
+#[test]
 fn links_of_an_image_lead_nowhere() {
     let server = server_with_secrets();
     let place = server.place().display().to_string();
