@@ -327,6 +327,26 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
     )
 }
 
+/// Whether an error may pass, whatever the image is.
+pub(crate) fn is_of_the_machine(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let errno = Errno::from_io_error(error);
+    errno.is_some_and(|errno| {
+        [
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::NOMEM,
+            Errno::IO,
+            Errno::ROFS,
+            Errno::STALE,
+            Errno::NODEV,
+            Errno::AGAIN,
+            Errno::INTR,
+        ]
+        .contains(&errno)
+    })
+}
+
 /// What is wrong with which entry, before it is known to which archive it belongs.
 #[derive(Debug)]
 pub(crate) struct EntryFailure {

@@ -214,6 +214,22 @@ fn who_names_a_layer_of_others_must_have_its_content() {
 }
 
 #[test]
+fn nobody_gets_a_program_by_the_name_of_its_layer() {
+    let ground = Ground::new();
+    let busybox = fs::File::open("/bin/busybox").unwrap();
+    let digest = ImageDigest::of(&fs::read("/bin/busybox").unwrap());
+    let watch = Watch::none();
+    let made = ground.store.program(&busybox, digest, None, watch).unwrap();
+    // Layers of our own making are named by the digest of a text.
+    let text = format!("layer of a program, version 1, alone, {digest}\n");
+    let name = ImageDigest::of(text.as_bytes());
+    assert_eq!(made.layers()[0].diff_id().0, name);
+    let claimed = docker(&Platform::host(), &[("a.tar", text.as_bytes())], &[]);
+    let error = ground.unpack(&claimed).unwrap_err();
+    assert!(matches!(error, ImageError::Layer { .. }), "{error:?}");
+}
+
+#[test]
 fn one_process_has_a_store_open_at_a_time_and_opening_it_cleans_it() {
     let ground = Ground::new();
     let root = ground.path("store");

@@ -1,14 +1,14 @@
 //! The content of a layer, decompressed, and verified when all of it was read.
 
 use std::cell::RefCell;
-use std::io::{self, BufRead as _, BufReader, Read};
+use std::io::{self, BufReader, Read};
 use std::rc::Rc;
 
 use super::LayerSource;
 use super::members::{Members, RangeReader};
 use crate::compression::decompress;
 use crate::digest::Hashing;
-use crate::{ImageError, Limit, Watch};
+use crate::{ImageError, Watch};
 
 /// How much is hashed at once.
 const READ_BYTES: usize = 256 * 1024;
@@ -55,19 +55,6 @@ impl<'a> LayerStream<'a> {
             compressed,
             plain: BufReader::with_capacity(READ_BYTES, Hashing::new(decompressed.stream)),
         })
-    }
-
-    /// Reads what is left, for its digests.
-    pub(crate) fn read_all(&mut self, limit: u64, watch: Watch<'_>) -> Result<(), ImageError> {
-        loop {
-            watch.check()?;
-            let read = self.plain.fill_buf().map_err(unreadable)?.len();
-            if read == 0 {
-                return Ok(());
-            }
-            self.plain.consume(read);
-            Limit::LayerBytes.check(self.plain.get_ref().count(), limit)?;
-        }
     }
 
     /// Compares digests. All of the stream must have been read; of what the decompression left below, the rest is read here.

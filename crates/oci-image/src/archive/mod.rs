@@ -143,18 +143,6 @@ impl Archive {
         &self.layers
     }
 
-    /// Reads a layer to its end and compares it with what the image says of it.
-    pub(crate) fn verify(
-        &self,
-        layer: &LayerSource,
-        limit: u64,
-        watch: Watch<'_>,
-    ) -> Result<(), ImageError> {
-        let mut stream = self.stream(layer)?;
-        stream.read_all(limit, watch)?;
-        stream.verify(watch)
-    }
-
     pub(crate) fn stream<'a>(
         &'a self,
         layer: &'a LayerSource,

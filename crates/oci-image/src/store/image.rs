@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use super::{Layer, LayerStore};
-use crate::error::{EntryFailure, is_full};
-use crate::tar::{Reader, Stream};
+use crate::error::{EntryFailure, is_full, is_of_the_machine};
+use crate::tar::{Ended, Reader, Stream};
 use crate::unpack::{Budget, Contents, unpack};
 use crate::{
     Archive, DiffId, EntryProblem, ImageError, LayerSource, Limit, Limits, MergedLayers, Progress,
@@ -106,7 +106,7 @@ impl LayerStore {
                 self.fill(root, archive, source, &mut budget, watch, &tell)
             })?;
             if !is_new {
-                archive.verify(source, limits.layer_bytes, watch)?;
+                self.verify(archive, source, limits, watch)?;
             }
             // Counted the same whether it was unpacked now or before.
             budget.bytes = before.0.saturating_add(layer.bytes());
@@ -137,7 +137,28 @@ impl LayerStore {
         Ok(contents)
     }
 
-    /// Names the layer of a failure. A full disk is not the layer's fault.
+    /// Reads a layer that is here to its end, and compares it with what the image says of it. It must be an archive, too: what we make
+    /// ourselves is named by the digest of a text, which anybody could send.
+    fn verify(
+        &self,
+        archive: &Archive,
+        source: &LayerSource,
+        limits: &Limits,
+        watch: Watch<'_>,
+    ) -> Result<(), ImageError> {
+        let stream = Stream(archive.stream(source)?);
+        let limit = (Limit::LayerBytes, limits.layer_bytes);
+        let mut reader = Reader::new(stream, limit, watch);
+        let mut read = || {
+            while reader.next()?.is_some() {}
+            reader.drain()
+        };
+        read()
+            .map_err(|ended: Ended| ended.named(|failure| self.refuse(source.diff_id, failure)))?;
+        reader.into_source().0.verify(watch)
+    }
+
+    /// Names the layer of a failure. A full disk, or whatever else may pass, is not the layer's fault.
     fn refuse(&self, layer: DiffId, failure: EntryFailure) -> ImageError {
         let EntryFailure { entry, problem } = failure;
         match problem {
@@ -145,6 +166,11 @@ impl LayerStore {
                 path: self.temporary.clone(),
                 source,
             },
+            EntryProblem::System { source, .. } | EntryProblem::Unreadable { source }
+                if is_of_the_machine(&source) =>
+            {
+                ImageError::io("unpack a layer into", &self.temporary)(source)
+            }
             problem => ImageError::Layer {
                 layer,
                 entry,
