@@ -136,6 +136,7 @@ pub(crate) fn oci_config(config: &Config, data_dir: &Path, node: &str) -> OciCon
     oci.keep_setuid = settings.keep_setuid;
     oci.oom_score_adj = Some(settings.oom_score_adj);
     oci.log_cap_bytes = config.log_bytes;
+    oci.image_limits.image_bytes = config.max_unpacked_image_bytes;
     if let Some(run_root) = settings.run_root {
         oci.run_root = run_root;
     }

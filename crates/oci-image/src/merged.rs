@@ -187,6 +187,37 @@ impl MergedLayers {
         Ok(bytes)
     }
 
+    /// Whether there is a directory at a path, and not a link to one.
+    ///
+    /// # Errors
+    /// [`ImageError::Io`] if a layer cannot be read.
+    pub fn has_directory(&self, path: &str) -> Result<bool, ImageError> {
+        let parts: Vec<_> = components(path.as_bytes()).into();
+        Ok(matches!(self.look(&parts)?, Some(Found::Directory(_))))
+    }
+
+    /// Whether a directory is at a path, or could be made there: neither it nor anything above it is something else.
+    ///
+    /// # Errors
+    /// [`ImageError::Io`] if a layer cannot be read.
+    pub fn has_room_for_directory(&self, path: &str) -> Result<bool, ImageError> {
+        let path = path.trim_end_matches('/');
+        let ends = path
+            .match_indices('/')
+            .map(|(at, _)| at)
+            .filter(|at| *at > 0);
+        for end in ends.chain([path.len()]) {
+            let fits = match self.resolve(&path.as_bytes()[..end])? {
+                Some(Resolved { found, .. }) => matches!(found, None | Some(Found::Directory(_))),
+                None => false,
+            };
+            if !fits {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Where a path leads, without links, and what is there. `None` if it leads through too many.
     fn resolve(&self, path: &[u8]) -> Result<Option<Resolved>, ImageError> {
         let mut ahead: VecDeque<Vec<u8>> = components(path);

@@ -6,34 +6,20 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use runtara_runner::shim::{self, Program, Shim};
-use runtara_runner::{RunDirectories, RunDirectory, RunKey};
+use runtara_domain::RunNumber;
+use runtara_runner::shim::{self, Shim};
+use runtara_runner::{RunDirectories, RunDirectory, RunKey, owner_of_runs};
 use tracing::{info, warn};
 
+use crate::IdRange;
 use crate::config::OciConfig;
 use crate::host::Host;
+use crate::launch::container_id;
 use crate::plan::ContainerPlan;
 
 /// How often, and how long apart, a directory is removed that something is just leaving.
 const REMOVE_TRIES: u32 = 50;
 const REMOVE_PAUSE: Duration = Duration::from_millis(1);
-
-/// The container of a run, as its `run.json` tells it. `None` if that is not there. Blocking.
-///
-/// # Errors
-/// What reading reported; [`io::ErrorKind::InvalidData`] if it is not understood.
-pub(crate) fn plan_of(directory: &RunDirectory) -> io::Result<Found> {
-    Ok(match shim::read_program(directory)? {
-        None => Found::Nothing,
-        Some(Program {
-            container: None, ..
-        }) => Found::Native,
-        Some(Program {
-            container: Some(container),
-            ..
-        }) => Found::Container(Box::new(serde_json::from_value(container)?)),
-    })
-}
 
 /// Of which kind the run of a directory is.
 pub(crate) enum Found {
@@ -42,6 +28,25 @@ pub(crate) enum Found {
     /// It is a native program.
     Native,
     Container(Box<ContainerPlan>),
+    /// A container of which another version of the server wrote what is not understood.
+    Unreadable,
+}
+
+/// Finds out of which kind a run is, as its `run.json` tells it. Blocking.
+///
+/// # Errors
+/// What reading reported.
+pub(crate) fn look(directory: &RunDirectory) -> io::Result<Found> {
+    let Some(program) = shim::read_program(directory)? else {
+        return Ok(Found::Nothing);
+    };
+    Ok(match program.container {
+        None => Found::Native,
+        Some(container) => match serde_json::from_value(container) {
+            Ok(plan) => Found::Container(Box::new(plan)),
+            Err(_) => Found::Unreadable,
+        },
+    })
 }
 
 /// What is to be removed of a container: the directory it was mounted on, and its cgroups. All else, what the runtime has noted of it
@@ -59,11 +64,20 @@ pub(crate) enum Remaining {
 }
 
 impl Leftover {
-    fn of(plan: &ContainerPlan) -> Self {
+    /// What a plan says.
+    pub(crate) fn of(plan: &ContainerPlan) -> Self {
         let cgroups = plan.cgroups.iter().cloned();
         Self {
             places: cgroups.chain([plan.staging.clone()]).collect(),
         }
+    }
+
+    /// What a run of this server has, if its plan says nothing.
+    pub(crate) fn of_run(key: &RunKey, config: &OciConfig, host: &Host) -> Self {
+        let id = container_id(key);
+        let mut places = host.cgroups_of(&id);
+        places.push(config.staging().join(id));
+        Self { places }
     }
 
     /// Removes what is there of it. Its shim must have ended, and all that ran in it. Blocking.
@@ -75,21 +89,15 @@ impl Leftover {
     }
 }
 
-/// Removes all that a run has left; all but its logs if those are to be kept. Refused while a process of it lives. Blocking; within a tokio
-/// runtime.
+/// Removes all that a run has left; all but its logs if those are to be kept. No process of it may live. Blocking; within a tokio runtime.
 pub(crate) fn clean(
     directories: &RunDirectories,
     (key, directory): (&RunKey, &RunDirectory),
-    plan: Option<&ContainerPlan>,
+    leftover: Option<Leftover>,
     keep_logs: bool,
 ) -> io::Result<Remaining> {
-    if shim::is_locked(directory)? {
-        let text = "its shim still lives";
-        return Err(io::Error::new(io::ErrorKind::ResourceBusy, text));
-    }
     let mut remaining = Remaining::Nothing;
-    if let Some(plan) = plan {
-        let leftover = Leftover::of(plan);
+    if let Some(leftover) = leftover {
         match shim::lingering(directory)? {
             Some(shim) => remaining = Remaining::Shim(shim, leftover),
             None => leftover.remove()?,
@@ -139,6 +147,34 @@ fn runs(config: &OciConfig) -> io::Result<BTreeSet<String>> {
         }
     }
     Ok(ids)
+}
+
+/// The ranges of ids of all runs that have files: also of one that has ended, until it is cleaned up. Blocking.
+pub(crate) fn ranges_of_runs(config: &OciConfig) -> Vec<(RunKey, IdRange)> {
+    let mut found = Vec::new();
+    let instances = fs::read_dir(config.data_dir.join("runs"));
+    for instance in instances.into_iter().flatten().flatten() {
+        // Without an owner there is no run of it.
+        let Ok(Some(instance_id)) = owner_of_runs(&instance.path()) else {
+            continue;
+        };
+        for run in fs::read_dir(instance.path())
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let number = run.file_name().to_str().and_then(|name| name.parse().ok());
+            let plan = look(&RunDirectory::at(run.path()));
+            if let (Some(number), Ok(Found::Container(plan))) = (number, plan) {
+                let key = RunKey {
+                    instance_id: instance_id.clone(),
+                    run_number: RunNumber(number),
+                };
+                found.push((key, plan.ids));
+            }
+        }
+    }
+    found
 }
 
 /// The containers that have something in a directory.

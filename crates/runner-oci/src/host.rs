@@ -118,10 +118,12 @@ impl Host {
 
     /// Removes the places of containers if there are none.
     pub(crate) fn leave_places(&self, config: &OciConfig) {
-        let mut places = self.cgroup_directories();
-        places.extend([config.staging(), config.run_root.clone()]);
-        for place in places {
-            // Refused as long as there is a container in it.
+        // Refused as long as there is a container in it, also one that is just being made: it needs the other places, too.
+        if fs::remove_dir(config.staging()).is_err() {
+            return;
+        }
+        let places = self.cgroup_directories().into_iter();
+        for place in places.chain([config.run_root.clone()]) {
             let _stays = fs::remove_dir(place);
         }
     }

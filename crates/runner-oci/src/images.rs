@@ -8,6 +8,7 @@
 
 mod make;
 mod record;
+mod room;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
@@ -46,6 +47,8 @@ pub(crate) struct Images {
     flat: Option<PathBuf>,
     limits: Limits,
     ready: Mutex<HashMap<ImageContent, Arc<Ready>>>,
+    /// Who makes which.
+    turns: Mutex<HashMap<ImageContent, Arc<Mutex<()>>>>,
     stopping: AtomicBool,
 }
 
@@ -64,6 +67,7 @@ impl Images {
             flat: (!overlay).then(|| root.join("flat")),
             limits: config.image_limits.clone(),
             ready: Mutex::default(),
+            turns: Mutex::default(),
             stopping: AtomicBool::new(false),
         };
         let sweep = record::make_directory(&images.records).and_then(|()| {
@@ -79,7 +83,7 @@ impl Images {
 
     /// An image that was made ready in this process, if its layers are still there.
     pub(crate) fn ready(&self, content: ImageContent) -> Option<Arc<Ready>> {
-        let ready = self.known().get(&content).cloned()?;
+        let ready = self.remembered().get(&content).cloned()?;
         ready
             .layers
             .iter()
@@ -87,18 +91,51 @@ impl Images {
             .then_some(ready)
     }
 
-    /// Makes an image ready.
-    pub(crate) fn prepare(&self, image: &ImageFiles) -> Result<Arc<Ready>, PrepareError> {
-        let content = image.content;
+    /// An image for which nothing has to be made: it was made ready in this process or in an earlier one.
+    pub(crate) fn known(&self, content: ImageContent) -> Option<Arc<Ready>> {
         if let Some(ready) = self.ready(content) {
+            return Some(ready);
+        }
+        if self.flat.is_some() {
+            return None;
+        }
+        let ready = Arc::new(self.recorded(content)?);
+        self.remembered().insert(content, Arc::clone(&ready));
+        Some(ready)
+    }
+
+    /// Whether work on images is to end: nobody waits for it any more, or the disk is nearly full.
+    fn is_over(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed) || room::is_short(&self.records)
+    }
+
+    /// Makes an image ready. Of several who ask for the same at once, one does it, and the others find it done.
+    pub(crate) fn prepare(&self, image: &ImageFiles) -> Result<Arc<Ready>, PrepareError> {
+        let turn = self.turn_of(image.content);
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(ready) = self.known(image.content) {
             return Ok(ready);
         }
+        let made = self.prepare_once(image);
+        if made.is_err() {
+            self.sweep_after_refusal();
+        }
+        made
+    }
+
+    fn turn_of(&self, content: ImageContent) -> Arc<Mutex<()>> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those that nobody has any more.
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        Arc::clone(turns.entry(content).or_default())
+    }
+
+    fn prepare_once(&self, image: &ImageFiles) -> Result<Arc<Ready>, PrepareError> {
+        let content = image.content;
         let mut ready = match self.recorded(content) {
             Some(ready) => ready,
             None => {
-                let ready = self
-                    .make(image)
-                    .inspect_err(|_| self.sweep_after_refusal())?;
+                let ready = self.make(image)?;
                 self.record(content, &ready)
                     .map_err(|source| PrepareError::Host {
                         content,
@@ -113,7 +150,7 @@ impl Images {
             ready.layers = vec![tree.map_err(|error| make::refused(content, error))?];
         }
         let ready = Arc::new(ready);
-        self.known().insert(content, Arc::clone(&ready));
+        self.remembered().insert(content, Arc::clone(&ready));
         Ok(ready)
     }
 
@@ -121,16 +158,18 @@ impl Images {
     pub(crate) fn forget(&self, digest: ImageDigest) -> io::Result<()> {
         let is_of =
             |content: &ImageContent| content.digest == digest || content.base == Some(digest);
-        self.known().retain(|content, _| !is_of(content));
+        self.remembered().retain(|content, _| !is_of(content));
         let mut removed = false;
-        if let Some(flat) = &self.flat {
-            // Which of them goes is not worth telling apart: they are made again when they are needed.
-            remove_tree(flat)?;
-        }
         for (path, content) in record::list(&self.records)? {
-            if content.is_none_or(|content| is_of(&content)) {
-                fs::remove_file(path)?;
-                removed = true;
+            if !is_of(&content) {
+                continue;
+            }
+            if let Some(flat) = &self.flat {
+                remove_tree(&flat.join(record::name(content)))?;
+            }
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => removed = true,
             }
         }
         match removed {
@@ -155,7 +194,7 @@ impl Images {
         for leftover in [&temporary, path] {
             remove_tree(leftover).map_err(|error| io("remove", error))?;
         }
-        let stop = || self.stopping.load(Ordering::Relaxed);
+        let stop = || self.is_over();
         let flattened = ready
             .unpacked
             .flatten(&temporary, Watch::new(&stop, &|_| ()));
@@ -167,13 +206,13 @@ impl Images {
         Ok(path.to_owned())
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<ImageContent, Arc<Ready>>> {
+    fn remembered(&self) -> std::sync::MutexGuard<'_, HashMap<ImageContent, Arc<Ready>>> {
         self.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An image that was made ready by an earlier process. What cannot be read, or is not whole, is made again.
     fn recorded(&self, content: ImageContent) -> Option<Ready> {
-        let record = Record::read(&record::path(&self.records, content))?;
+        let record = Record::read(&record::path(&self.records, content)).ok()??;
         let layers: Vec<_> = record.layers.iter().copied().map(DiffId).collect();
         let unpacked = self.store.image(&layers).ok().flatten()?;
         Some(Ready::new(unpacked, record.config, record.about))
@@ -186,7 +225,7 @@ impl Images {
             config: ready.config.clone(),
             about: ready.about.clone(),
         };
-        record.write(&record::path(&self.records, content))
+        record.write(&record::path(&self.records, content), self.store.scratch())
     }
 
     /// Removes the layers of an image that was refused for another of its layers, or for what it says: who sends such images again and
@@ -201,10 +240,13 @@ impl Images {
     fn sweep(&self) -> io::Result<()> {
         let mut needed = BTreeSet::new();
         for (path, _) in record::list(&self.records)? {
-            // One that cannot be read is made again.
-            if let Some(record) = Record::read(&path) {
-                needed.extend(record.layers.into_iter().map(DiffId));
-            }
+            // What cannot be read now may name layers under living containers: then nothing is removed.
+            let record = Record::read(&path).map_err(|error| {
+                let text = format!("the record '{}' cannot be read: {error}", path.display());
+                io::Error::new(error.kind(), text)
+            })?;
+            let layers = record.into_iter().flat_map(|record| record.layers);
+            needed.extend(layers.map(DiffId));
         }
         let swept = self.store.sweep(&needed);
         swept.map(drop).map_err(io::Error::other)

@@ -18,6 +18,7 @@ mod egress;
 mod finding;
 mod host;
 mod id_range;
+mod ids;
 mod images;
 mod launch;
 pub mod limits;

@@ -1,7 +1,7 @@
 //! The runner.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,15 +16,16 @@ use runtara_runner::{
 use tokio::sync::Semaphore;
 use tracing::warn;
 
-use crate::clean::{self, Found, Remaining};
+use crate::RANGE_SIZE;
+use crate::clean::{self, Found, Leftover, Remaining};
 use crate::config::OciConfig;
 use crate::finding::Finding;
 use crate::host::Host;
+use crate::ids::Ids;
 use crate::images::Images;
 use crate::launch::{Launch, NotMade, places_of_run};
 use crate::plan::ContainerPlan;
-use crate::settings::settle;
-use crate::{IdRange, IdRanges, RANGE_SIZE};
+use crate::settings::{Refusal, settle};
 
 /// Images that are unpacked at once: one waits for the disk while the other decompresses.
 const UNPACKED_AT_ONCE: usize = 2;
@@ -48,39 +49,6 @@ struct Parts {
     directories: Arc<RunDirectories>,
 }
 
-/// The ids that containers have on the host.
-enum Ids {
-    /// Each running container has a range of its own.
-    Each(Mutex<IdRanges>),
-    /// All have this one: owners of files cannot be shifted here, so they are stored in it.
-    One(IdRange),
-}
-
-impl Ids {
-    fn take(&self) -> Result<IdRange, String> {
-        match self {
-            Self::One(range) => Ok(*range),
-            Self::Each(ranges) => lock(ranges).take().map_err(|error| error.to_string()),
-        }
-    }
-
-    fn mark_taken(&self, range: IdRange) {
-        if let Self::Each(ranges) = self {
-            lock(ranges).mark_taken(range);
-        }
-    }
-
-    fn give_back(&self, range: IdRange) {
-        if let Self::Each(ranges) = self {
-            lock(ranges).give_back(range);
-        }
-    }
-}
-
-fn lock(ranges: &Mutex<IdRanges>) -> std::sync::MutexGuard<'_, IdRanges> {
-    ranges.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl OciRunner {
     /// A runner that launches through this launcher, whose program begins with [`shim::init_with`] and [`CONTAINERS`](crate::shim::CONTAINERS),
     /// and keeps the files of its runs in these directories, which are those of its data directory. Looks at the machine, and removes what
@@ -96,10 +64,13 @@ impl OciRunner {
         let host = Host::look(&config);
         let shared_range = config.ids.first_range();
         let ids = match host.machine.shifts_owners {
-            true => Ids::Each(Mutex::new(config.ids.clone())),
+            true => Ids::each(config.ids.clone()),
             false => Ids::One(shared_range),
         };
         clean::sweep(&config, &host);
+        for (key, range) in clean::ranges_of_runs(&config) {
+            ids.found(&key, range);
+        }
         let images = match host.unfit() {
             Some(unfit) => Err(unfit),
             None => {
@@ -159,6 +130,11 @@ impl Drop for OciRunner {
 }
 
 impl Parts {
+    fn images(&self) -> io::Result<&Images> {
+        let images = self.images.as_ref();
+        images.map_err(|unfit| io::Error::other(unfit.clone()))
+    }
+
     fn directory(&self, key: &RunKey) -> RunDirectory {
         RunDirectory::of(&self.config.data_dir, key)
     }
@@ -174,13 +150,18 @@ impl Parts {
         let images = self.images.as_ref().map_err(|unfit| host(unfit.clone()))?;
         let runtime = self.host.runtime.as_deref();
         let runtime = runtime.ok_or_else(|| host("there is no OCI runtime".to_owned()))?;
-        let given = settle(&self.config, &self.host.machine, &spec.settings)
-            .map_err(|reason| refused(LaunchObstacle::Image, reason))?;
+        let given =
+            settle(&self.config, &self.host.machine, &spec.settings).map_err(|refusal| {
+                match refusal {
+                    Refusal::Forbidden(reason) => refused(LaunchObstacle::Image, reason),
+                    Refusal::Lacking(reason) => host(reason),
+                }
+            })?;
         let image = images.ready(spec.image.content).ok_or_else(|| {
             let reason = "its layers are gone".to_owned();
             refused(LaunchObstacle::NotPrepared, reason)
         })?;
-        let ids = self.ids.take().map_err(host)?;
+        let ids = self.ids.take(&spec.key).map_err(host)?;
         let launch = Launch {
             config: &self.config,
             host: &self.host,
@@ -196,10 +177,18 @@ impl Parts {
                 Ok(places_of_run(&spec.key, directory, launch.core_addr()))
             }
             Err(error) => {
-                self.ids.give_back(ids);
+                self.ids.give_back(&spec.key);
                 Err(match error {
                     NotMade::Image(error) => refused(LaunchObstacle::Image, error.to_string()),
-                    NotMade::Taken(error) | NotMade::Host(error) => host(error.to_string()),
+                    NotMade::Taken(error) => host(error.to_string()),
+                    NotMade::Host(error) => {
+                        // It names places of the host, which are no business of whoever started the instance.
+                        warn!(run = %spec.key, %error, "the files of a run could not be made");
+                        let kind = error.kind();
+                        host(format!(
+                            "the server could not make the files of the run: {kind}"
+                        ))
+                    }
                 })
             }
         }
@@ -208,27 +197,30 @@ impl Parts {
     /// Removes what a run has left. A run of another kind is left alone.
     fn clean(&self, key: &RunKey, keep_logs: bool) -> io::Result<Remaining> {
         let directory = self.directory(key);
-        let plan = match clean::plan_of(&directory)? {
-            Found::Native => return Ok(Remaining::Nothing),
-            Found::Nothing => None,
-            Found::Container(plan) => Some(plan),
-        };
-        let plan = plan.as_deref();
-        let run = (key, &directory);
-        let remaining = clean::clean(&self.directories, run, plan, keep_logs)?;
-        if let Some(plan) = plan {
-            // No process of it is left, whatever else is.
-            self.ids.give_back(plan.ids);
+        let found = clean::look(&directory)?;
+        if matches!(found, Found::Native) {
+            return Ok(Remaining::Nothing);
         }
-        Ok(remaining)
+        if shim::is_locked(&directory)? {
+            let text = "its shim still lives";
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, text));
+        }
+        // No process of it is left, whatever else is.
+        self.ids.give_back(key);
+        let leftover = match &found {
+            Found::Native | Found::Nothing => None,
+            Found::Container(plan) => Some(Leftover::of(plan)),
+            Found::Unreadable => Some(Leftover::of_run(key, &self.config, &self.host)),
+        };
+        clean::clean(&self.directories, (key, &directory), leftover, keep_logs)
     }
 
     fn adopt(&self, key: &RunKey) -> io::Result<(shim::Found, Option<Box<ContainerPlan>>)> {
         let directory = self.directory(key);
         let found = shim::look(&directory)?;
-        let plan = match clean::plan_of(&directory)? {
+        let plan = match clean::look(&directory)? {
             Found::Container(plan) => Some(plan),
-            Found::Nothing => None,
+            Found::Nothing | Found::Unreadable => None,
             Found::Native => {
                 let text = "it was launched as a native program";
                 return Err(io::Error::new(io::ErrorKind::InvalidData, text));
@@ -236,7 +228,7 @@ impl Parts {
         };
         // Also of one that has ended: its range is given back when it is cleaned up.
         if let Some(plan) = &plan {
-            self.ids.mark_taken(plan.ids);
+            self.ids.found(key, plan.ids);
         }
         Ok((found, plan))
     }
@@ -283,16 +275,20 @@ impl Runner for OciRunner {
             context: context.to_owned(),
             source,
         };
-        let turn = self.unpacking.acquire().await;
-        let _turn = turn.map_err(|error| host("there was no turn", io::Error::other(error)))?;
+        let unfit = |error| host("no container can be made here", error);
         let parts = Arc::clone(&self.parts);
-        let prepared = blocking(move || {
-            let images = parts.images.as_ref();
-            let images = images.map_err(|unfit| io::Error::other(unfit.clone()))?;
-            Ok(images.prepare(&image))
-        });
-        let prepared = prepared.await;
-        let ready = prepared.map_err(|error| host("no container can be made here", error))??;
+        let known = blocking(move || Ok(parts.images()?.known(content)));
+        let ready = match known.await.map_err(unfit)? {
+            Some(ready) => ready,
+            None => {
+                // What is to be unpacked waits for its turn, and nothing else waits for that.
+                let turn = self.unpacking.acquire().await;
+                let _turn = turn.map_err(|error| unfit(io::Error::other(error)))?;
+                let parts = Arc::clone(&self.parts);
+                let made = blocking(move || Ok(parts.images()?.prepare(&image))).await;
+                made.map_err(unfit)??
+            }
+        };
         Ok(PreparedImage {
             content,
             about: ready.about.clone(),
@@ -301,7 +297,8 @@ impl Runner for OciRunner {
     }
 
     fn check(&self, settings: &AskedSettings) -> Result<(), String> {
-        settle(&self.parts.config, &self.parts.host.machine, settings).map(drop)
+        let settled = settle(&self.parts.config, &self.parts.host.machine, settings);
+        settled.map(drop).map_err(Refusal::text)
     }
 
     async fn forget(&self, digest: ImageDigest) -> Result<(), io::Error> {
@@ -363,6 +360,10 @@ impl Runner for OciRunner {
     async fn leave(&self) {
         let parts = Arc::clone(&self.parts);
         let left = blocking(move || {
+            // What is being unpacked would keep the layers from the next server.
+            if let Ok(images) = &parts.images {
+                images.stop();
+            }
             parts.host.leave_places(&parts.config);
             Ok(())
         });

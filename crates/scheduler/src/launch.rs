@@ -72,11 +72,6 @@ async fn launch(
     claimed: ClaimedRun,
     token: RunToken,
 ) -> Result<(), NotLaunched> {
-    let _turn = shared
-        .launches
-        .acquire()
-        .await
-        .map_err(NotLaunched::for_now)?;
     let kind = claimed.image.kind;
     let runner = shared
         .runners
@@ -86,6 +81,12 @@ async fn launch(
         .images
         .get(runner.as_ref(), claimed.image.content())
         .await?;
+    // Not before the image is ready: one that is just being unpacked must not keep others from their turn.
+    let _turn = shared
+        .launches
+        .acquire()
+        .await
+        .map_err(NotLaunched::for_now)?;
     let input = match claimed.input {
         Some(input) => input,
         None => shared

@@ -80,6 +80,8 @@ pub struct Config {
     pub max_runs: usize,
     /// Largest content of an image, in bytes.
     pub max_image_bytes: u64,
+    /// Most bytes of all layers of a container image, unpacked.
+    pub max_unpacked_image_bytes: u64,
     /// Up to how many milliseconds from its end a sleep is held.
     pub sleep_hold_ms: u64,
     /// Most connections to PostgreSQL.
@@ -181,6 +183,12 @@ impl Config {
             node_name: reader.text("RUNTARA_NODE_NAME").unwrap_or_else(host_name),
             max_runs: reader.number("RUNTARA_MAX_RUNS", 1_000, 1, 1_000_000) as usize,
             max_image_bytes: reader.number("RUNTARA_MAX_IMAGE_BYTES", 2 << 30, 1, 1 << 50),
+            max_unpacked_image_bytes: reader.number(
+                "RUNTARA_MAX_UNPACKED_IMAGE_BYTES",
+                32 << 30,
+                1,
+                1 << 50,
+            ),
             sleep_hold_ms: reader.number("RUNTARA_SLEEP_HOLD_MS", limits::HOLD_MS, 0, 600_000),
             database_connections: reader.number("RUNTARA_DB_POOL_SIZE", 20, 2, 1_000) as u32,
             database_timeout: Duration::from_millis(reader.number(

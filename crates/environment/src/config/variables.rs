@@ -76,6 +76,11 @@ pub const VARIABLES: &[Variable] = &[
     variable("RUNTARA_MAX_RUNS", "1000", "most runs at once"),
     variable("RUNTARA_MAX_IMAGE_BYTES", "2147483648", "largest image"),
     variable(
+        "RUNTARA_MAX_UNPACKED_IMAGE_BYTES",
+        "34359738368",
+        "largest container image, unpacked",
+    ),
+    variable(
         "RUNTARA_SLEEP_HOLD_MS",
         "10000",
         "a sleep this near to its end is held; a farther one frees its process",

@@ -4,21 +4,20 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use runtara_domain::{ImageContent, ImageDigest, limits};
 use runtara_images::{Detected, detect};
 use runtara_oci_image::{
-    Archive, ArchiveOptions, ImageConfig as Configuration, ImageError, PROGRAM_PATH, ResolvedUser,
-    UnpackedImage, Watch,
+    Archive, ArchiveOptions, ImageConfig as Configuration, ImageError, MergedLayers, PROGRAM_PATH,
+    ResolvedUser, UnpackedImage, Watch,
 };
 use runtara_runner::{ImageFiles, PrepareError, describe};
 use serde_json::{Value, json};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{Images, Ready};
-use crate::spec::{ImageConfig, ImageUser, check_image, signal_number};
+use crate::spec::{ImageConfig, ImageUser, RUN_DIRECTORY, check_image, signal_number};
 
 /// Says why there is no image.
 pub(super) enum NotMade {
@@ -29,20 +28,23 @@ pub(super) enum NotMade {
 impl From<ImageError> for NotMade {
     fn from(error: ImageError) -> Self {
         let text = describe(&error);
-        match error {
-            ImageError::Io { source, .. } | ImageError::StorageFull { source, .. } => Self::Host {
-                context: text,
-                source,
-            },
-            ImageError::Stopped => Self::Host {
-                context: text,
-                source: io::ErrorKind::Interrupted.into(),
-            },
-            ImageError::InUse { .. } | ImageError::WhiteoutsUnsupported { .. } => Self::Host {
-                context: text,
-                source: io::ErrorKind::Other.into(),
-            },
-            _ => Self::Unfit(text),
+        let source = match error {
+            ImageError::Io { source, .. } | ImageError::StorageFull { source, .. } => source,
+            // Of a server that ends, nobody reads it.
+            ImageError::Stopped => io::Error::new(
+                io::ErrorKind::StorageFull,
+                "the disk of the server is nearly full",
+            ),
+            ImageError::InUse { .. } | ImageError::WhiteoutsUnsupported { .. } => {
+                io::ErrorKind::Other.into()
+            }
+            _ => return Self::Unfit(text),
+        };
+        // It names places of the host, which are no business of whoever sent the image.
+        warn!(error = text, "an image could not be unpacked");
+        Self::Host {
+            context: "it could not be unpacked".to_owned(),
+            source,
         }
     }
 }
@@ -89,7 +91,7 @@ impl Images {
 
     fn make_of_archive(&self, file: File) -> Result<Ready, NotMade> {
         let began = Instant::now();
-        let stop = || self.stopping.load(Ordering::Relaxed);
+        let stop = || self.is_over();
         let watch = Watch::new(&stop, &|_| ());
         let mut options = ArchiveOptions::new(self.store.scratch());
         options.limits = self.limits.clone();
@@ -112,7 +114,7 @@ impl Images {
             (Some(path), Some(digest)) => Some(self.base(path, digest)?),
             _ => None,
         };
-        let stop = || self.stopping.load(Ordering::Relaxed);
+        let stop = || self.is_over();
         let watch = Watch::new(&stop, &|_| ());
         let digest = image.content.digest;
         let below = base.as_ref().map(|base| &base.unpacked);
@@ -192,7 +194,32 @@ fn configuration(said: &Configuration, unpacked: &UnpackedImage) -> Result<Image
         stop_signal,
     };
     check_image(&config).map_err(|error| NotMade::Unfit(error.to_string()))?;
+    check_places(&merged, &config.working_dir)?;
     Ok(config)
+}
+
+/// Where something is mounted or put in every container.
+const PLACES: [&str; 6] = ["/proc", "/sys", "/dev", "/tmp", "/etc", RUN_DIRECTORY];
+/// Files that are put in the place of what the image has.
+const FILES: [&str; 3] = ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf"];
+
+/// Refuses an image in which something that every container needs has no room: it could never run.
+fn check_places(merged: &MergedLayers, working_dir: &str) -> Result<(), NotMade> {
+    for place in PLACES.into_iter().chain([working_dir]) {
+        if !merged.has_room_for_directory(place)? {
+            return Err(NotMade::Unfit(format!(
+                "a container needs a directory at '{place}', and the image has a file, or links that lead nowhere, there or above it; build it without"
+            )));
+        }
+    }
+    for file in FILES {
+        if merged.has_directory(file)? {
+            return Err(NotMade::Unfit(format!(
+                "a container has a file of its own at '{file}', and the image has a directory there; build it without"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// What an image says of itself. Not the values of its variables, which may be secrets of whoever built it.

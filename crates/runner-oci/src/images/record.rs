@@ -4,6 +4,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use runtara_domain::{ImageContent, ImageDigest};
 use serde::{Deserialize, Serialize};
@@ -29,18 +30,33 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// Reads a record. `None` if there is none, or it cannot be used.
-    pub(super) fn read(path: &Path) -> Option<Self> {
+    /// Reads a record. `None` if there is none.
+    ///
+    /// # Errors
+    /// What reading reported; [`io::ErrorKind::InvalidData`] if it is not understood.
+    pub(super) fn read(path: &Path) -> io::Result<Option<Self>> {
         let mut text = Vec::new();
-        let file = File::open(path).ok()?;
-        file.take(RECORD_BYTES).read_to_end(&mut text).ok()?;
-        let record: Self = serde_json::from_slice(&text).ok()?;
-        (record.version == VERSION).then_some(record)
+        let file = match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file?,
+        };
+        file.take(RECORD_BYTES).read_to_end(&mut text)?;
+        let record: Self = serde_json::from_slice(&text)?;
+        if record.version != VERSION {
+            let text = format!(
+                "it is of version {}, and {VERSION} is known",
+                record.version
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        Ok(Some(record))
     }
 
-    /// Writes it by rename, so that it is whole or not there.
-    pub(super) fn write(&self, path: &Path) -> io::Result<()> {
-        let temporary = path.with_extension(format!("new-{}", std::process::id()));
+    /// Writes it by rename, so that it is whole or not there. `scratch` is a directory on the same file system, for what is not whole yet.
+    pub(super) fn write(&self, path: &Path, scratch: &Path) -> io::Result<()> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let temporary = scratch.join(format!("record-{}-{number}", std::process::id()));
         let mut file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -66,13 +82,14 @@ pub(super) fn name(content: ImageContent) -> String {
     }
 }
 
-/// All records, each with the image that it is of; without one if its name tells none, as that of an unfinished one.
-pub(super) fn list(directory: &Path) -> io::Result<Vec<(PathBuf, Option<ImageContent>)>> {
+/// All records, each with the image that it is of.
+pub(super) fn list(directory: &Path) -> io::Result<Vec<(PathBuf, ImageContent)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        let content = entry.file_name().to_str().and_then(content_of);
-        found.push((entry.path(), content));
+        if let Some(content) = entry.file_name().to_str().and_then(content_of) {
+            found.push((entry.path(), content));
+        }
     }
     Ok(found)
 }

@@ -87,6 +87,8 @@ pub fn is_fault_of_image(reason: &str) -> bool {
         || reason.contains("executable file");
     // What the image has where something is to be mounted: a file, or links that lead nowhere, out, or in a circle.
     let of_mount = reason.contains("error mounting");
+    // Where the program is to start, which the runtime makes if it is not there.
+    let of_directory = reason.contains("mkdir /") || reason.contains("chdir to cwd");
     let reason = reason.to_ascii_lowercase();
     let says = |words: &[&str]| words.iter().any(|words| reason.contains(words));
     of_program
@@ -96,8 +98,10 @@ pub fn is_fault_of_image(reason: &str) -> bool {
             "permission denied",
             "exec format error",
             "is a directory",
+            "too many levels of symbolic links",
+            "not a directory",
         ])
-        || of_mount
+        || (of_mount || of_directory)
             && says(&[
                 "too many levels of symbolic links",
                 "file name too long",

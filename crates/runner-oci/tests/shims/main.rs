@@ -91,7 +91,10 @@ fn main() {
             an_image_that_goes_takes_what_nobody_else_needs,
             an_image_that_is_refused_leaves_no_layers,
             an_image_is_ready_at_once_for_the_next_server,
-            layers_that_are_gone_are_unpacked_again;
+            layers_that_are_gone_are_unpacked_again,
+            an_image_is_made_ready_once_however_many_ask,
+            an_image_without_room_for_what_containers_need_is_refused,
+            ids_of_runs_that_were_there_before_are_not_given_again;
     };
     trials.extend(trials_apart! {
         egress:

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use runtara_domain::{EndedBy, ExitCause, NetworkMode, ResourceLimits};
+use runtara_domain::{EndedBy, ExitCause, ImageDigest, NetworkMode, ResourceLimits};
 use runtara_runner::{
     Adoption, AskedSettings, LaunchObstacle, PrepareError, Readiness, RunKey, Runner as _,
 };
@@ -316,6 +316,72 @@ pub(crate) async fn layers_that_are_gone_are_unpacked_again() {
     let refused = server.runner.launch(spec.clone()).await.err().unwrap();
     assert_eq!(refused.obstacle, LaunchObstacle::NotPrepared);
     server.prepare(server.busybox()).await.unwrap();
+    let run = server.runner.launch(spec).await.unwrap();
+    assert_eq!(run.wait().await.unwrap().cause, ExitCause::Code(0));
+}
+
+pub(crate) async fn an_image_is_made_ready_once_however_many_ask() {
+    for _ in 0..5 {
+        let server = Server::new().await;
+        let ask = || server.prepare(server.busybox());
+        let (one, two, three) = tokio::join!(ask(), ask(), ask());
+        assert_eq!(one.unwrap(), two.unwrap());
+        three.unwrap();
+        assert_eq!(layers(&server), 1);
+        // And while others go.
+        let other = server.files(b"#!/bin/sh\n", Some(&server.busybox()));
+        let forgotten = server.runner.forget(ImageDigest::of(b"nothing"));
+        let (made, forgotten) = tokio::join!(server.prepare(other), forgotten);
+        made.unwrap();
+        forgotten.unwrap();
+    }
+}
+
+pub(crate) async fn an_image_without_room_for_what_containers_need_is_refused() {
+    let server = Server::new().await;
+    let replace = |place: &Path, with: &dyn Fn(&Path)| {
+        let _not_there = fs::remove_dir_all(place);
+        with(place);
+    };
+    let file: &dyn Fn(&Path) = &|place| fs::write(place, "").unwrap();
+    let circle: &dyn Fn(&Path) =
+        &|place| std::os::unix::fs::symlink(place.file_name().unwrap(), place).unwrap();
+    let directory: &dyn Fn(&Path) = &|place| fs::create_dir(place).unwrap();
+    for (name, with, told) in [
+        ("tmp", circle, "a directory at '/tmp'"),
+        ("data", file, "a directory at '/data'"),
+        ("etc/hosts", directory, "a file of its own at '/etc/hosts'"),
+    ] {
+        let content = archive(|tree| replace(&tree.join(name), with));
+        let refused = server.prepare(server.files(&content, None)).await;
+        let refused = refused.unwrap_err();
+        assert!(matches!(refused, PrepareError::Unfit { .. }), "{refused}");
+        assert!(refused.to_string().contains(told), "{refused}");
+    }
+    assert_eq!(layers(&server), 0);
+}
+
+pub(crate) async fn ids_of_runs_that_were_there_before_are_not_given_again() {
+    let mut server = Server::new().await;
+    let first = server.launch("echo here; sleep 60").await.key().clone();
+    wrote(&server, &first, "here").await;
+    server.restart().await;
+    // Nobody has looked at the first one yet.
+    let mut runs = Vec::new();
+    for _ in 0..3 {
+        runs.push(server.launch("sleep 60").await);
+    }
+    let spec = server.spec("true").await;
+    let refused = server.runner.launch(spec.clone()).await.err().unwrap();
+    assert!(refused.reason.contains("all 4 ranges"), "{refused}");
+    if let Adoption::Alive(run) = server.runner.adopt(&first).await.unwrap() {
+        runs.push(run);
+    }
+    for run in runs {
+        run.terminate(Duration::ZERO, EndedBy::Stop).await.unwrap();
+        run.wait().await.unwrap();
+        server.runner.clean(run.key(), false).await.unwrap();
+    }
     let run = server.runner.launch(spec).await.unwrap();
     assert_eq!(run.wait().await.unwrap().cause, ExitCause::Code(0));
 }
