@@ -288,19 +288,15 @@ fn the_runtime_cannot_be_overwritten_from_the_inside() {
 }
 
 #[test]
-fn an_image_on_which_nothing_can_be_mounted_is_not_tried_again() {
+fn an_image_on_which_nothing_can_be_mounted_is_refused() {
     let server = Server::start(Store::Sqlite.in_containers());
     let circle = Layer::new().link("tmp", "/tmp/further").finish();
     let content = archive(&[base_layer(), &circle], &shell("true"));
-    let run = server.launch(&server.register_archive(&content), &json!({}));
-    let found = run.wait_for("failed");
-    assert_eq!(found["run_number"], 1, "{found}");
-    let error = found["error"].as_str().unwrap_or_default();
-    assert!(error.contains("/tmp"), "{error}");
-    assert!(
-        !error.contains("/run/runtara"),
-        "a path of the host: {error}"
-    );
+    let refused = server.try_register_archive(&content);
+    let error = refused.expect(400)["error"].to_string();
+    assert!(error.contains("a directory at '/tmp'"), "{error}");
+    let place = server.place().display().to_string();
+    assert!(!error.contains(&place), "a path of the host: {error}");
 }
 
 #[test]
