@@ -6,10 +6,10 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{Gid, Uid, chown};
-use runtara_runner::shim::{self, Program, write_run_file};
+use runtara_runner::shim::{self, Program};
 use runtara_runner::{
-    Input, LaunchSpec, ProgramPaths, RunDirectories, RunDirectory, RunKey, ShimRunPlaces, Spares,
-    contract_env,
+    Input, LaunchSpec, ProgramPaths, RunDirectories, RunDirectory, RunKey, ShimRunPlaces,
+    contract_env, naming, unexpected,
 };
 
 use crate::NativeConfig;
@@ -106,16 +106,8 @@ pub(crate) fn make(
     places: &Places,
     spec: &LaunchSpec,
 ) -> io::Result<()> {
-    directories
-        .create(&places.key)
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => io::Error::new(
-                error.kind(),
-                "there are traces of an earlier launch of this run",
-            ),
-            _ => naming("make the directory", places.directory.path(), error),
-        })?;
-    let made = fill(config, directories.spares(), places, spec);
+    directories.create(&places.key)?;
+    let made = fill(config, directories, places, spec);
     if made.is_err() && !is_taken(&made) {
         // Nothing has been started. If it cannot be removed either, it is found and cleaned like that of any other run.
         let _stays = clean::clean(places, directories, false);
@@ -131,37 +123,20 @@ fn is_taken(made: &io::Result<()>) -> bool {
 
 fn fill(
     config: &NativeConfig,
-    spares: &Spares,
+    directories: &RunDirectories,
     places: &Places,
     spec: &LaunchSpec,
 ) -> io::Result<()> {
-    let (work, input) = (places.work(), places.input());
     match config.user {
         Some(user) => make_theirs(places, &spec.input, user)?,
         None => {
-            spares
-                .directory(&work)
-                .map_err(|error| naming("make the directory", &work, unexpected(error)))?;
-            match &spec.input {
-                Input::Inline(bytes) => spares.file(&input, bytes),
-                Input::File(from) => copy_input(&input, from),
-            }
-            .map_err(|error| naming("write the input", &input, unexpected(error)))?;
+            let work = places.work();
+            let made = directories.spares().directory(&work);
+            made.map_err(|error| naming("make the directory", &work, unexpected(error)))?;
+            directories.put_input(&places.input(), &spec.input)?;
         }
     }
-    // What the shim would make.
-    for file in places.directory.files_of_shim() {
-        let made = spares.file(&file, &[]);
-        made.map_err(|error| naming("write", &file, unexpected(error)))?;
-    }
-    let run_file = places.directory.run_file();
-    let program = program(config, places, spec)?;
-    write_run_file(spares, &run_file, program).map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => {
-            io::Error::new(error.kind(), "it was given up before it began")
-        }
-        _ => naming("write", &run_file, error),
-    })
+    directories.put_program(&places.directory, program(config, places, spec)?)
 }
 
 /// Makes what is the program's, and not the server's.
@@ -188,21 +163,6 @@ fn make_theirs(places: &Places, input: &Input, (uid, gid): (u32, u32)) -> io::Re
         .map_err(|errno| naming("give to its user", path, errno.into()))?;
     }
     Ok(())
-}
-
-/// Only `run.json` is somebody else's to make.
-fn unexpected(error: io::Error) -> io::Error {
-    match error.kind() {
-        io::ErrorKind::AlreadyExists => io::Error::other(error.to_string()),
-        _ => error,
-    }
-}
-
-fn naming(what: &str, path: &Path, error: io::Error) -> io::Error {
-    io::Error::new(
-        error.kind(),
-        format!("could not {what} '{}': {error}", path.display()),
-    )
 }
 
 /// Makes a directory that must not be there yet, and those above it.

@@ -24,11 +24,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use runtara_domain::{ImageDigest, RunnerKind};
-use runtara_runner::shim::{self, Found, Launcher, ShimError};
+use runtara_runner::shim::{self, Launcher};
 use runtara_runner::{
     Adoption, AskedSettings, ImageFiles, LaunchError, LaunchObstacle, LaunchSpec, PrepareError,
     PreparedImage, Readiness, Run, RunDirectories, RunDirectory, RunKey, Runner, RunnerError,
-    ShimRun, blocking, describe,
+    ShimRun, blocking,
 };
 use tracing::warn;
 
@@ -130,12 +130,9 @@ impl Runner for NativeRunner {
                 obstacle: LaunchObstacle::NotPrepared,
                 reason: format!("the executable '{}' is gone", image.display()),
             })?;
-        match self.launcher.launch(&places.directory).await {
-            Ok(shim) => Ok(ShimRun::live(places.of_run(), shim)),
-            // There may be a process, so this is no refusal.
-            Err(ShimError::Unknown(_)) => Ok(ShimRun::unknown(places.of_run())),
-            Err(error) => {
-                let reason = describe(&error);
+        match ShimRun::launch(&self.launcher, places.clone().of_run()).await {
+            Ok(run) => Ok(run),
+            Err(reason) => {
                 let directories = Arc::clone(&self.directories);
                 let removed = blocking(move || clean::clean(&places, &directories, false)).await;
                 if let Err(error) = removed {
@@ -160,13 +157,7 @@ impl Runner for NativeRunner {
             context: "what became of it is unknown".to_owned(),
             source,
         })?;
-        Ok(match found {
-            Found::Alive(shim) => Adoption::Alive(ShimRun::live(places.of_run(), shim)),
-            Found::Exited(record) => {
-                Adoption::Exited(ShimRun::ended(places.of_run(), record).wait().await?)
-            }
-            Found::Gone => Adoption::Gone,
-        })
+        ShimRun::adopt(places.of_run(), found).await
     }
 
     async fn clean(&self, key: &RunKey, keep_logs: bool) -> Result<(), RunnerError> {

@@ -10,12 +10,9 @@ use rustix::fs::{Access, access};
 
 use crate::config::OciConfig;
 use crate::finding::{Finding, Level};
-use crate::machine::{self, Machine};
+use crate::machine::{self, CGROUPS, Machine};
 use crate::runtime::{self, RuntimeVersion};
 use crate::spec::CgroupFeatures;
-
-/// Where hierarchies of cgroups are mounted, everywhere.
-const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// What was found of this machine.
 pub(crate) struct Host {

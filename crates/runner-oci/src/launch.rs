@@ -6,9 +6,9 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use runtara_domain::NetworkMode;
-use runtara_runner::shim::{ProcessLimits, Program, write_run_file};
+use runtara_runner::shim::{ProcessLimits, Program};
 use runtara_runner::{
-    Input, LaunchSpec, ProgramPaths, RunDirectories, RunDirectory, RunKey, ShimRunPlaces,
+    LaunchSpec, ProgramPaths, RunDirectories, RunDirectory, RunKey, ShimRunPlaces, naming,
 };
 
 use crate::IdRange;
@@ -77,16 +77,9 @@ impl Launch<'_> {
         let id = container_id(&self.spec.key);
         let staging = self.config.staging().join(&id);
         let plan = self.plan(id, staging.clone()).map_err(NotMade::Image)?;
-        let directory = directories
-            .create(&self.spec.key)
-            .map_err(|error| match error.kind() {
-                io::ErrorKind::AlreadyExists => NotMade::Taken(io::Error::new(
-                    error.kind(),
-                    "there are traces of an earlier launch of this run",
-                )),
-                _ => NotMade::Host(naming("make the directory of the run", None, error)),
-            })?;
+        let directory = directories.create(&self.spec.key).map_err(not_made)?;
         let made = self.fill(directories, &directory, &staging, &plan);
+        let made = made.map_err(not_made);
         // Nothing has been started. What cannot be removed either is found and cleaned like that of any other run.
         if made.is_err() {
             let _stays = fs::remove_dir(&staging);
@@ -103,30 +96,10 @@ impl Launch<'_> {
         directory: &RunDirectory,
         staging: &Path,
         plan: &ContainerPlan,
-    ) -> Result<(), NotMade> {
-        let spares = directories.spares();
-        let input = directory.path().join(INPUT_FILE);
-        let host = |what: &str, path: &Path, error| NotMade::Host(naming(what, Some(path), error));
-        make_staging(staging).map_err(|error| host("make the directory", staging, error))?;
-        match &self.spec.input {
-            Input::Inline(bytes) => spares.file(&input, bytes),
-            Input::File(from) => copy(from, &input),
-        }
-        .map_err(|error| host("write the input", &input, error))?;
-        // What the shim would make.
-        for file in directory.files_of_shim() {
-            let made = spares.file(&file, &[]);
-            made.map_err(|error| host("write", &file, error))?;
-        }
-        let run_file = directory.run_file();
-        let program = self.program(directory, plan).map_err(NotMade::Host)?;
-        write_run_file(spares, &run_file, program).map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => NotMade::Taken(io::Error::new(
-                error.kind(),
-                "it was given up before it began",
-            )),
-            _ => host("write", &run_file, error),
-        })
+    ) -> io::Result<()> {
+        make_staging(staging).map_err(|error| naming("make the directory", staging, error))?;
+        directories.put_input(&directory.path().join(INPUT_FILE), &self.spec.input)?;
+        directories.put_program(directory, self.program(directory, plan)?)
     }
 
     fn program(&self, directory: &RunDirectory, plan: &ContainerPlan) -> io::Result<Program> {
@@ -240,14 +213,10 @@ fn make_staging(path: &Path) -> io::Result<()> {
     }
 }
 
-fn copy(from: &Path, to: &Path) -> io::Result<()> {
-    fs::copy(from, to).map(drop)
-}
-
-fn naming(what: &str, path: Option<&Path>, error: io::Error) -> io::Error {
-    let text = match path {
-        Some(path) => format!("could not {what} '{}': {error}", path.display()),
-        None => format!("could not {what}: {error}"),
-    };
-    io::Error::new(error.kind(), text)
+/// What exists already is somebody else's; everything else is this machine's fault.
+fn not_made(error: io::Error) -> NotMade {
+    match error.kind() {
+        io::ErrorKind::AlreadyExists => NotMade::Taken(error),
+        _ => NotMade::Host(error),
+    }
 }

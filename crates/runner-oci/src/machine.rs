@@ -20,7 +20,7 @@ use crate::spec::CgroupFeatures;
 use crate::sys;
 
 /// Where hierarchies of cgroups are mounted, everywhere.
-const CGROUPS: &str = "/sys/fs/cgroup";
+pub(crate) const CGROUPS: &str = "/sys/fs/cgroup";
 /// How it begins what a finding about a network mode is about.
 pub(crate) const NETWORK_MODE: &str = "network mode ";
 /// What the finding is about that says whether containers reach the internet.

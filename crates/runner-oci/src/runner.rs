@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use runtara_domain::{ImageDigest, RunnerKind};
 use runtara_oci_image::{Ownership, StoreOptions};
-use runtara_runner::shim::{self, Launcher, ShimError};
+use runtara_runner::shim::{self, Launcher};
 use runtara_runner::{
     Adoption, AskedSettings, ImageFiles, LaunchError, LaunchObstacle, LaunchSpec, PrepareError,
     PreparedImage, Readiness, Run, RunDirectories, RunDirectory, RunKey, Runner, RunnerError,
@@ -29,7 +29,7 @@ use crate::settings::{Refusal, settle};
 
 /// Images that are unpacked at once: one waits for the disk while the other decompresses.
 const UNPACKED_AT_ONCE: usize = 2;
-/// How long a shim may take to remove its container: twice what it gives the runtime.
+/// How long a shim may take to remove its container: far more than it needs, which is some directories.
 const SHIM_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Runs images in containers.
@@ -147,7 +147,7 @@ impl Parts {
             reason,
         };
         let host = |reason| refused(LaunchObstacle::Host, reason);
-        let images = self.images.as_ref().map_err(|unfit| host(unfit.clone()))?;
+        let images = self.images().map_err(|unfit| host(unfit.to_string()))?;
         let runtime = self.host.runtime.as_deref();
         let runtime = runtime.ok_or_else(|| host("there is no OCI runtime".to_owned()))?;
         let given =
@@ -319,12 +319,9 @@ impl Runner for OciRunner {
             obstacle: LaunchObstacle::Host,
             reason: error.to_string(),
         })??;
-        match self.launcher.launch(&places.directory).await {
-            Ok(shim) => Ok(ShimRun::live(places, shim)),
-            // There may be a process, so this is no refusal.
-            Err(ShimError::Unknown(_)) => Ok(ShimRun::unknown(places)),
-            Err(error) => {
-                let reason = describe(&error);
+        match ShimRun::launch(&self.launcher, places).await {
+            Ok(run) => Ok(run),
+            Err(reason) => {
                 if let Err(error) = self.clean(&key, false).await {
                     let error = describe(&error);
                     warn!(run = %key, error, "files of a run that was not launched stay");
@@ -348,13 +345,7 @@ impl Runner for OciRunner {
         })?;
         let addr = plan.as_deref().and_then(core_addr);
         let places = places_of_run(key, self.parts.directory(key), addr);
-        Ok(match found {
-            shim::Found::Alive(shim) => Adoption::Alive(ShimRun::live(places, shim)),
-            shim::Found::Exited(record) => {
-                Adoption::Exited(ShimRun::ended(places, record).wait().await?)
-            }
-            shim::Found::Gone => Adoption::Gone,
-        })
+        ShimRun::adopt(places, found).await
     }
 
     async fn leave(&self) {

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use runtara_domain::InstanceId;
 
-use crate::{RunDirectory, RunKey, Spares, remove_tree};
+use crate::{RunDirectory, RunKey, Spares, naming, remove_tree};
 
 /// The file beside the runs of an instance that says whose they are: their directory's name cannot be turned back into the id.
 const OWNER: &str = "instance";
@@ -50,7 +50,7 @@ impl RunDirectories {
     /// in it.
     ///
     /// # Errors
-    /// [`io::ErrorKind::AlreadyExists`] if there are traces of an earlier launch, or what the system reported.
+    /// [`io::ErrorKind::AlreadyExists`] if there are traces of an earlier launch, or what the system said, with the path.
     pub fn create(&self, key: &RunKey) -> io::Result<RunDirectory> {
         let directory = RunDirectory::of(&self.data_dir, key);
         let instance = self.of_instance(&key.instance_id);
@@ -58,7 +58,14 @@ impl RunDirectories {
         if owner_of_runs(&instance)?.is_none_or(|owner| owner != key.instance_id) {
             self.note_owner(&instance, &key.instance_id)?;
         }
-        self.spares.directory(directory.path())?;
+        let made = self.spares.directory(directory.path());
+        made.map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => io::Error::new(
+                error.kind(),
+                "there are traces of an earlier launch of this run",
+            ),
+            _ => naming("make the directory", directory.path(), error),
+        })?;
         Ok(directory)
     }
 

@@ -15,6 +15,7 @@ mod contract;
 mod describe;
 mod directories;
 mod directory;
+mod launch_files;
 mod log_watch;
 mod remove_tree;
 mod run;
@@ -29,6 +30,7 @@ pub use contract::{ProgramPaths, contract_env, forbidden_env_name};
 pub use describe::describe;
 pub use directories::{RunDirectories, owner_of_runs};
 pub use directory::RunDirectory;
+pub use launch_files::{naming, unexpected};
 pub use log_watch::LogWatch;
 pub use remove_tree::remove_tree;
 pub use run::{

@@ -184,13 +184,6 @@ impl Runtime {
         }
     }
 
-    /// Whether it has a container of this id noted: each has a directory of that name in the state directory, of all runtimes.
-    #[must_use]
-    pub fn knows(&self, id: &str) -> bool {
-        // What cannot be told is asked of the runtime itself.
-        self.root.join(id).try_exists().unwrap_or(true)
-    }
-
     /// Removes a container and its cgroup; kills what runs in it. One that is not there is removed.
     ///
     /// # Errors

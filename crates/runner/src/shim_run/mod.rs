@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use runtara_domain::{EndedBy, RunExit, Usage};
 use tokio::sync::OnceCell;
 
-use crate::shim::{self, ExitRecord, Found, Shim};
-use crate::{Run, RunDirectory, RunKey, RunnerError, blocking};
+use crate::shim::{self, ExitRecord, Found, Launcher, Shim, ShimError};
+use crate::{Adoption, Run, RunDirectory, RunKey, RunnerError, blocking, describe};
 
 /// Where the files of a run are, and what is known of it.
 #[derive(Debug, Clone)]
@@ -55,6 +55,31 @@ impl From<Found> for State {
 }
 
 impl ShimRun {
+    /// Has a shim take up a run whose files are made.
+    ///
+    /// # Errors
+    /// Why there is no process of it and there will be none.
+    pub async fn launch(launcher: &Launcher, places: ShimRunPlaces) -> Result<Arc<Self>, String> {
+        match launcher.launch(&places.directory).await {
+            Ok(shim) => Ok(Self::live(places, shim)),
+            // There may be a process, so this is no refusal.
+            Err(ShimError::Unknown(_)) => Ok(Self::unknown(places)),
+            Err(error) => Err(describe(&error)),
+        }
+    }
+
+    /// What became of a run that an earlier server launched, after a look at it.
+    ///
+    /// # Errors
+    /// [`RunnerError`] if it has ended, and how cannot be told.
+    pub async fn adopt(places: ShimRunPlaces, found: Found) -> Result<Adoption, RunnerError> {
+        Ok(match found {
+            Found::Alive(shim) => Adoption::Alive(Self::live(places, shim)),
+            Found::Exited(record) => Adoption::Exited(Self::ended(places, record).wait().await?),
+            Found::Gone => Adoption::Gone,
+        })
+    }
+
     /// A run with this shim.
     #[must_use]
     pub fn live(places: ShimRunPlaces, shim: Shim) -> Arc<Self> {
