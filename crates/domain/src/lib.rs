@@ -34,6 +34,7 @@ mod instance;
 mod labels;
 pub mod limits;
 mod network;
+mod platform;
 mod refusal;
 mod run_settings;
 mod sleep;
@@ -62,6 +63,7 @@ pub use instance::{
 };
 pub use labels::{LabelError, LabelFilter, Labels};
 pub use network::{NetworkMode, UnknownNetworkMode};
+pub use platform::{Platform, UnknownPlatform};
 pub use refusal::Refusal;
 pub use run_settings::{ResourceLimits, RunSettings};
 pub use sleep::{Meeting, WaitCall, WaitDecision, WaitKind, decide_wait, is_beside, meet};

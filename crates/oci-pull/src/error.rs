@@ -20,14 +20,6 @@ pub enum PullError {
         /// What is wrong with it.
         problem: String,
     },
-    /// What was written is no platform.
-    #[error(
-        "{found:?} is no platform, wanted is os/architecture or os/architecture/variant, like linux/arm64 or linux/arm/v7"
-    )]
-    Platform {
-        /// What was written.
-        found: String,
-    },
     /// The configuration of docker cannot be used.
     #[error("cannot take credentials from {}: {problem}", file.display())]
     CredentialsFile {
@@ -199,10 +191,7 @@ impl PullError {
     /// Whether what was written cannot be carried out, whatever the registry says.
     #[must_use]
     pub fn is_usage(&self) -> bool {
-        matches!(
-            self,
-            Self::Reference { .. } | Self::Platform { .. } | Self::CredentialsFile { .. }
-        )
+        matches!(self, Self::Reference { .. } | Self::CredentialsFile { .. })
     }
 
     /// Whether the registry has no such image, or not for the platform.

@@ -20,7 +20,7 @@ pub(crate) const REDIRECTS: usize = 5;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct PullOptions {
-    /// Which image of several is meant; [`Platform::host`] by default.
+    /// Which image of several is meant; [`Platform::least_host`] by default.
     pub platform: Platform,
     /// Speak plain HTTP with the registry. On the loopback interface it is spoken anyway; everywhere else, whoever is on the way
     /// can then read the credentials, and send another image for a tag.
@@ -63,7 +63,8 @@ impl Default for PullOptions {
     /// This machine's platform, TLS, the default limits and deadlines, and half a second before the second attempt.
     fn default() -> Self {
         Self {
-            platform: Platform::host(),
+            // Containers run on Linux, and the server may be another machine than this one.
+            platform: Platform::least_host(),
             plain_http: false,
             limits: Limits::default(),
             deadlines: Deadlines::default(),

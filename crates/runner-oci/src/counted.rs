@@ -4,9 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Where cgroups are mounted: of memory in version 1, and all in version 2.
-const OLD: &str = "/sys/fs/cgroup/memory";
-const UNIFIED: &str = "/sys/fs/cgroup";
+use crate::machine::CGROUPS;
 
 /// Has this process in the cgroup of a container, as long as this value lives. Memory is counted where the process is that touches it
 /// first. The cgroup must have no limit yet: else this process would be killed, and not the container.
@@ -17,14 +15,16 @@ pub(crate) struct CountedTo {
 impl CountedTo {
     /// Moves this process there. The container's path is the one of its configuration.
     pub(crate) fn container(path: &Path) -> io::Result<Self> {
-        let (root, file, marks): (_, _, &[&str]) = if Path::new(OLD).join("tasks").exists() {
-            (OLD, "tasks", &["memory"])
+        // Of memory in version 1, and of all in version 2.
+        let of_memory = Path::new(CGROUPS).join("memory");
+        let (root, file, marks): (_, _, &[&str]) = if of_memory.join("tasks").exists() {
+            (of_memory, "tasks", &["memory"])
         } else {
-            (UNIFIED, "cgroup.procs", &[""])
+            (PathBuf::from(CGROUPS), "cgroup.procs", &[""])
         };
         let within = |path: &Path| {
             let path = path.strip_prefix("/").unwrap_or(path);
-            Path::new(root).join(path).join(file)
+            root.join(path).join(file)
         };
         let listed = fs::read_to_string("/proc/self/cgroup")?;
         let own = listed.lines().find_map(|line| path_in(line, marks));
