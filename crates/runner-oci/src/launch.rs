@@ -142,7 +142,11 @@ impl Launch<'_> {
             hooks: None,
         };
         let user = &self.image.config.user;
+        // Known of this one only.
+        let version = self.host.version.as_ref();
+        let late_configuration = version.is_some_and(|version| version.name == "runc");
         Ok(ContainerPlan {
+            late_configuration,
             configuration: configuration(&container)?,
             runtime: self.runtime.to_owned(),
             layers: self.image.layers.clone(),

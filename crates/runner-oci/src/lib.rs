@@ -23,6 +23,7 @@ mod images;
 mod launch;
 pub mod limits;
 pub mod machine;
+mod making;
 mod namespaces;
 mod netlink;
 pub mod plan;

@@ -8,12 +8,16 @@ use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use nix::sched::{CloneFlags, setns};
 
 use crate::id_range::{IdRange, RANGE_SIZE};
 use crate::netlink::{Netlink, Request};
 use crate::sys::NamespaceHolder;
+
+/// The file of a cgroup by which processes are moved into it (cgroups(7)).
+const PROCS: &str = "cgroup.procs";
 
 /// A user namespace in which ids from 0 on are those of a range; no process is in it. It lives as long as something refers to it.
 #[derive(Debug)]
@@ -25,7 +29,7 @@ impl UserNamespace {
     /// # Errors
     /// What the system said: there may be no more user namespaces (`user.max_user_namespaces`), or this process is not root.
     pub fn new(ids: IdRange) -> io::Result<Self> {
-        let holder = hold(ids, CloneFlags::empty())?;
+        let holder = hold(ids, CloneFlags::empty(), None)?;
         of(&holder, "user").map(Self)
     }
 
@@ -39,6 +43,8 @@ impl UserNamespace {
 /// The namespaces of a container. They live as long as something refers to them.
 #[derive(Debug)]
 pub(crate) struct Namespaces {
+    /// Has left them already. Waited for when this is dropped, and not before: it takes the system some time to take a process apart.
+    _holder: NamespaceHolder,
     /// What layers are mapped by, and what the runtime joins.
     pub(crate) user: UserNamespace,
     /// The network, if one was asked for.
@@ -56,23 +62,38 @@ pub(crate) struct Network {
 
 impl Namespaces {
     /// Makes a user namespace with these ids, and with a port a network namespace in which that port of the loopback is listened on.
-    pub(crate) fn make(ids: IdRange, port: Option<u16>) -> io::Result<Self> {
-        let Some(port) = port else {
-            return UserNamespace::new(ids).map(|user| Self {
-                user,
-                network: None,
-            });
+    ///
+    /// Who makes them moves first into the cgroup, if there is one: its directory, in any hierarchy. The first process that is moved
+    /// waits for a grace period of RCU, about 10 ms, and with it whoever moves another meanwhile, but not those that come shortly
+    /// after (`rcu_sync` of the kernel's `cgroup_threadgroup_rwsem`). The runtime will move the container's: so that wait has begun before, beside
+    /// all that the runtime does until then.
+    pub(crate) fn make(ids: IdRange, port: Option<u16>, cgroup: Option<&Path>) -> io::Result<Self> {
+        let others = match port {
+            Some(_) => CloneFlags::CLONE_NEWNET,
+            None => CloneFlags::empty(),
         };
-        let holder = hold(ids, CloneFlags::CLONE_NEWNET)?;
-        let namespace = of(&holder, "net")?;
+        // Without it all takes its usual time.
+        let procs = cgroup.map(|cgroup| File::options().write(true).open(cgroup.join(PROCS)));
+        let mut holder = hold(ids, others, procs.transpose().ok().flatten().as_ref())?;
+        let user = of(&holder, "user").map(UserNamespace)?;
+        let network = port.map(|port| Network::of(&holder, port)).transpose()?;
+        holder.let_go();
+        Ok(Self {
+            _holder: holder,
+            user,
+            network,
+        })
+    }
+}
+
+impl Network {
+    fn of(holder: &NamespaceHolder, port: u16) -> io::Result<Self> {
+        let namespace = of(holder, "net")?;
         let listener = within(namespace.as_fd(), || listen(port))?
             .map_err(|error| naming("listen in the network namespace", &error))?;
         Ok(Self {
-            user: UserNamespace(of(&holder, "user")?),
-            network: Some(Network {
-                namespace,
-                listener,
-            }),
+            namespace,
+            listener,
         })
     }
 }
@@ -90,9 +111,9 @@ pub(crate) fn within<T>(network: BorrowedFd<'_>, act: impl FnOnce() -> T) -> io:
 }
 
 /// Makes a user namespace with these ids, and others that belong to it.
-fn hold(ids: IdRange, others: CloneFlags) -> io::Result<NamespaceHolder> {
-    let holder =
-        NamespaceHolder::start(others).map_err(|error| naming("make the namespaces", &error))?;
+fn hold(ids: IdRange, others: CloneFlags, cgroup: Option<&File>) -> io::Result<NamespaceHolder> {
+    let holder = NamespaceHolder::start(others, cgroup);
+    let holder = holder.map_err(|error| naming("make the namespaces", &error))?;
     let map = format!("0 {} {RANGE_SIZE}\n", ids.first());
     for name in ["uid_map", "gid_map"] {
         fs::write(format!("/proc/{}/{name}", holder.pid()), &map)
@@ -132,13 +153,13 @@ mod tests {
     fn the_listener_is_in_a_network_of_its_own() {
         if !nix::unistd::geteuid().is_root() {
             // Maps are root's to write.
-            assert!(Namespaces::make(ids(), None).is_err());
+            assert!(Namespaces::make(ids(), None, None).is_err());
             return;
         }
-        let network = Namespaces::make(ids(), Some(8001)).unwrap().network;
+        let network = Namespaces::make(ids(), Some(8001), None).unwrap().network;
         let network = network.unwrap();
         // Another one can listen on the same port: it is another network.
-        drop(Namespaces::make(ids(), Some(8001)).unwrap());
+        drop(Namespaces::make(ids(), Some(8001), None).unwrap());
         let reach = || TcpStream::connect("127.0.0.1:8001");
         let before = fs::read_link("/proc/thread-self/ns/net").unwrap();
         let mut inside = within(network.namespace.as_fd(), reach).unwrap().unwrap();
@@ -156,7 +177,7 @@ mod tests {
         if !nix::unistd::geteuid().is_root() {
             return;
         }
-        let holder = hold(ids(), CloneFlags::empty()).unwrap();
+        let holder = hold(ids(), CloneFlags::empty(), None).unwrap();
         for map in ["uid_map", "gid_map"] {
             let map = fs::read_to_string(format!("/proc/{}/{map}", holder.pid())).unwrap();
             let found: Vec<u32> = map

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id_range::IdRange;
 use crate::machine::EgressProgram;
-use crate::rootfs::RootKind;
+use crate::rootfs::{RootFile, RootKind};
 
 /// A container that a shim is to make.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,6 +39,10 @@ pub struct ContainerPlan {
     pub files: Vec<PlannedFile>,
     /// What the runtime is told, with the root and the run directory of [`paths_in`], and without paths of namespaces.
     pub configuration: Spec,
+    /// Whether the runtime waits for a configuration that comes through a [`ConfigurationPipe`](crate::runtime::ConfigurationPipe): it must read
+    /// it once, from its beginning to its end.
+    #[serde(default)]
+    pub late_configuration: bool,
     /// The signal that asks the program to leave.
     pub stop_signal: i32,
     /// The core's socket, if the program reaches it through a network of its own.
@@ -67,6 +71,16 @@ pub struct PlannedFile {
     pub name: String,
     /// Its content.
     pub content: String,
+}
+
+impl PlannedFile {
+    pub(crate) fn for_root(&self) -> RootFile<'_> {
+        RootFile {
+            directory: &self.directory,
+            name: &self.name,
+            content: self.content.as_bytes(),
+        }
+    }
 }
 
 /// Where a container's root and run directory will be on the host, in the shim's own mounts.

@@ -3,12 +3,11 @@
 //! All mounts are in the shim's own mount namespace, and the runtime's bundle is on one of them, in memory: whatever kills the shim, nothing
 //! of them is left, and no configuration with its secrets is on any disk.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, fchown};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -17,29 +16,20 @@ use runtara_domain::limits;
 use runtara_runner::describe;
 use runtara_runner::shim::{self, NotStarted, Started, Streams, Wishes};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, unlinkat};
-use rustix::mount::{OpenTreeFlags, UnmountFlags, open_tree};
+use rustix::mount::UnmountFlags;
 
 use crate::clean::remove_place;
 use crate::counted::CountedTo;
 use crate::egress::{self, Helper};
+use crate::making::Making;
 use crate::namespaces::Namespaces;
 use crate::plan::{ContainerPlan, PlannedFile, paths_in};
 use crate::rootfs::{
-    CONFINED, MemoryOptions, RootFile, RootKind, RootfsPlan, enter_private_mounts, measure,
-    mount_in_memory, mount_rootfs,
+    RootKind, RootfsPlan, Staging, enter_private_mounts, measure, mount_overlay, mount_rootfs,
+    mount_staging,
 };
-use crate::runtime::{self, NewContainer, Runtime, RuntimeError};
-use crate::spec::write_configuration;
 use crate::temporary;
 
-/// How long the runtime may take to make a container, and to remove one.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// The bundle's directory, beside the root of the container.
-const BUNDLE: &str = "bundle";
-/// What the runtime notes of the container, beside that.
-const STATE: &str = "state";
-/// Its size: a configuration has what `run.json` has, of up to 8 MiB, and there is the log of the runtime.
-const BUNDLE_BYTES: u64 = 16 * 1024 * 1024;
 /// What a program reads its input from, in its run directory.
 pub const INPUT_FILE: &str = "input.json";
 /// What a program may write its result to, in its run directory; and its name in the server's directory of the run.
@@ -81,6 +71,7 @@ impl shim::Containers for Containers {
     }
 }
 
+/// The process of a program that runs, how it is heard if it has a network of its own, and what connects that to the internet.
 type Begun = (
     i32,
     Option<(std::net::TcpListener, PathBuf)>,
@@ -93,19 +84,57 @@ fn start(
     wishes: &Wishes<'_>,
 ) -> Result<Begun, NotStarted> {
     enter_private_mounts().map_err(|error| for_now(&error))?;
+    let resolver = plan.egress.as_ref().map(|_| resolver());
+    let files = plan
+        .files
+        .iter()
+        .chain(&resolver)
+        .map(PlannedFile::for_root);
+    let files: Vec<_> = files.collect();
+    let mut rootfs = RootfsPlan {
+        staging: &plan.staging,
+        layers: &plan.layers,
+        root: plan.root,
+        shift_owners: None,
+        ids: plan.ids,
+        writable_bytes: plan.writable_bytes,
+        user: plan.user,
+        wishes: Some(wishes),
+        files: &files,
+    };
+    let early = begin_early(plan, &rootfs, streams)?;
     let port = plan.core.as_ref().map(|core| core.port);
-    let namespaces = Namespaces::make(plan.ids, port).map_err(|error| for_now(&error))?;
-    mount(plan, &namespaces, wishes)?;
+    // The one that all containers' are in: nothing of this container's is touched.
+    let above = plan.cgroups.first().and_then(|cgroup| cgroup.parent());
+    let namespaces = Namespaces::make(plan.ids, port, above).map_err(|error| for_now(&error))?;
+    rootfs.shift_owners = plan.shift_owners.then(|| namespaces.user.descriptor());
+    let making = match early {
+        Some((staging, making)) => {
+            mount_overlay(&rootfs, &staging).map_err(|error| for_now(&error))?;
+            making
+        }
+        None => {
+            mount_copy(plan, &rootfs)?;
+            None
+        }
+    };
     let helper = plan
         .egress
         .as_ref()
         .map(|program| egress::connect(program, &plan.staging, &namespaces, wishes))
         .transpose()
         .map_err(|error| for_now(&error))?;
-    let stdin = put_input(plan, streams.stdin).map_err(|error| {
-        NotStarted::for_now(format!("the input could not be handed over: {error}"))
+    let mut configuration = joining(&plan.configuration, &namespaces);
+    temporary::mount(&mut configuration, &plan.staging, plan.ids).map_err(|error| {
+        NotStarted::for_now(format!(
+            "/tmp of the container could not be mounted: {error}"
+        ))
     })?;
-    let process = run(plan, &namespaces, stdin, streams, wishes)?;
+    let making = match making {
+        Some(making) => making,
+        None => Making::begin(plan, streams, Some(&configuration))?,
+    };
+    let process = making.finish(&configuration, wishes)?;
     let network = namespaces
         .network
         .zip(plan.core.as_ref())
@@ -113,42 +142,31 @@ fn start(
     Ok((process, network, helper))
 }
 
-fn mount(
+/// Mounts what is there before any layer, and begins the runtime if it can be begun before its configuration is there: while it comes to
+/// read that, the rest of the container is made beside it. `None` of a root that is a copy, which takes too long for that.
+fn begin_early(
     plan: &ContainerPlan,
-    namespaces: &Namespaces,
-    wishes: &Wishes<'_>,
-) -> Result<(), NotStarted> {
-    let resolver = plan.egress.as_ref().map(|_| PlannedFile {
+    rootfs: &RootfsPlan<'_>,
+    streams: Streams<'_>,
+) -> Result<Option<(Staging, Option<Making>)>, NotStarted> {
+    match plan.root {
+        RootKind::Overlay => {
+            let staging = mount_staging(rootfs).map_err(|error| for_now(&error))?;
+            let late = plan.late_configuration;
+            let making = late
+                .then(|| Making::begin(plan, streams, None))
+                .transpose()?;
+            Ok(Some((staging, making)))
+        }
+        RootKind::Copy => Ok(None),
+    }
+}
+
+fn resolver() -> PlannedFile {
+    PlannedFile {
         directory: "etc".to_owned(),
         name: "resolv.conf".to_owned(),
         content: egress::resolver_file(),
-    });
-    let files: Vec<_> = plan
-        .files
-        .iter()
-        .chain(&resolver)
-        .map(|file| RootFile {
-            directory: &file.directory,
-            name: &file.name,
-            content: file.content.as_bytes(),
-        })
-        .collect();
-    let rootfs = RootfsPlan {
-        staging: &plan.staging,
-        layers: &plan.layers,
-        root: plan.root,
-        shift_owners: plan.shift_owners.then(|| namespaces.user.descriptor()),
-        ids: plan.ids,
-        writable_bytes: plan.writable_bytes,
-        user: plan.user,
-        wishes: Some(wishes),
-        files: &files,
-    };
-    match plan.root {
-        RootKind::Overlay => mount_rootfs(&rootfs)
-            .map(drop)
-            .map_err(|error| for_now(&error)),
-        RootKind::Copy => mount_copy(plan, &rootfs),
     }
 }
 
@@ -179,92 +197,6 @@ fn mount_copy(plan: &ContainerPlan, rootfs: &RootfsPlan<'_>) -> Result<(), NotSt
         counted.leave().map_err(|error| uncounted(&error))?;
     }
     mounted.map(drop).map_err(|error| for_now(&error))
-}
-
-/// Copies the input to where the program finds it, and opens that. By a mount that is nowhere: the link of a descriptor tells the path of its
-/// file (proc_pid_fd(5)), and where the host has it is nobody's business.
-fn put_input(plan: &ContainerPlan, input: BorrowedFd<'_>) -> io::Result<File> {
-    let (_, run_directory) = paths_in(&plan.staging);
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let nowhere = open_tree(CWD, &run_directory, flags)?;
-    let open = |flags: OFlags| {
-        let mode = Mode::from_raw_mode(0o600);
-        openat(&nowhere, INPUT_FILE, flags | OFlags::CLOEXEC, mode).map(File::from)
-    };
-    let mut file = open(OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)?;
-    let mut input = File::from(input.try_clone_to_owned()?);
-    io::copy(&mut input, &mut file)?;
-    let (uid, gid) = plan.user;
-    fchown(&file, plan.ids.on_host(uid), plan.ids.on_host(gid))?;
-    Ok(open(OFlags::RDONLY)?)
-}
-
-/// Has the runtime make the container and start its program.
-fn run(
-    plan: &ContainerPlan,
-    namespaces: &Namespaces,
-    stdin: File,
-    streams: Streams<'_>,
-    wishes: &Wishes<'_>,
-) -> Result<i32, NotStarted> {
-    let bundle = plan.staging.join(BUNDLE);
-    let failed = |error: &io::Error| {
-        NotStarted::for_now(format!(
-            "the bundle of the container could not be made: {error}"
-        ))
-    };
-    make_bundle(&bundle).map_err(|error| failed(&error))?;
-    let mut configuration = joining(&plan.configuration, namespaces);
-    temporary::mount(&mut configuration, &plan.staging, plan.ids).map_err(|error| {
-        NotStarted::for_now(format!(
-            "/tmp of the container could not be mounted: {error}"
-        ))
-    })?;
-    write_configuration(&configuration, &bundle).map_err(|error| failed(&error))?;
-    let new = NewContainer {
-        id: &plan.id,
-        bundle: &bundle,
-        pid_file: &bundle.join("pid"),
-        log_file: &bundle.join("log"),
-    };
-    let outputs = give_output(plan, streams.stdout).and_then(|stdout| {
-        let stderr = give_output(plan, streams.stderr)?;
-        Ok((stdout, stderr))
-    });
-    let (stdout, stderr) = outputs.map_err(|error| failed(&error))?;
-    let streams = runtime::Streams {
-        stdin: stdin.into(),
-        stdout,
-        stderr,
-    };
-    runtime_of(plan)
-        .run_detached(&new, streams, PATIENCE, Some(wishes))
-        .map_err(|error| not_run(&error))?;
-    let pid = fs::read_to_string(new.pid_file).map_err(|error| failed(&error))?;
-    // The configuration has served, and holds the values of variables.
-    let _gone_with_the_mount = fs::remove_file(bundle.join("config.json"));
-    pid.trim()
-        .parse()
-        .map_err(|_| NotStarted::for_now(format!("the runtime gave the process '{pid}'")))
-}
-
-/// Makes the bundle in memory of its own: the runtime writes to it when the program may have filled that of the container already.
-fn make_bundle(bundle: &Path) -> io::Result<()> {
-    DirBuilder::new().mode(0o700).create(bundle)?;
-    let options = MemoryOptions {
-        bytes: BUNDLE_BYTES,
-        mode: "0700",
-        ..MemoryOptions::default()
-    };
-    mount_in_memory(bundle, &options, CONFINED)?;
-    Ok(())
-}
-
-/// An end of a pipe that belongs to the program's user, who may then open it by its name, too (`/dev/stdout`).
-fn give_output(plan: &ContainerPlan, stream: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let (uid, gid) = plan.user;
-    fchown(stream, plan.ids.on_host(uid), plan.ids.on_host(gid))?;
-    stream.try_clone_to_owned()
 }
 
 /// The configuration, in which the namespaces that are there already are joined.
@@ -298,10 +230,6 @@ fn joining(configuration: &Spec, namespaces: &Namespaces) -> Spec {
     spec
 }
 
-fn runtime_of(plan: &ContainerPlan) -> Runtime {
-    Runtime::new(plan.runtime.clone(), plan.staging.join(STATE))
-}
-
 /// A text without the places of the host: whoever started the instance reads it.
 fn without_paths(plan: &ContainerPlan, text: &str) -> String {
     let shown = |path: &Path| path.display().to_string();
@@ -321,16 +249,6 @@ fn without_paths(plan: &ContainerPlan, text: &str) -> String {
 
 fn for_now(error: &dyn std::error::Error) -> NotStarted {
     NotStarted::for_now(describe(error))
-}
-
-fn not_run(error: &RuntimeError) -> NotStarted {
-    let text = describe(error);
-    match error {
-        RuntimeError::Failed { reason, .. } if runtime::is_fault_of_image(reason) => {
-            NotStarted::for_good(text)
-        }
-        _ => NotStarted::for_now(text),
-    }
 }
 
 /// A container that lives: what is needed at its end.

@@ -6,6 +6,7 @@
 )]
 
 use std::ffi::c_int;
+use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter};
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
@@ -159,20 +160,22 @@ fn wait_for(pid: libc::pid_t) -> c_int {
 }
 
 /// A process that does nothing but live in a user namespace of its own, until this value is dropped, or this process ends.
+#[derive(Debug)]
 pub(crate) struct NamespaceHolder {
     pid: libc::pid_t,
     alive: Option<PipeWriter>,
 }
 
 impl NamespaceHolder {
-    /// Starts it (clone(2)), with other new namespaces that belong to that user namespace. It sends no SIGCHLD when it ends, and nobody but its parent's [`Drop`] waits for it.
-    pub(crate) fn start(others: CloneFlags) -> io::Result<Self> {
+    /// Starts it (clone(2)), with other new namespaces that belong to that user namespace. It sends no SIGCHLD when it ends, and nobody but
+    /// its parent's [`Drop`] waits for it. With the `cgroup.procs` of a cgroup, it first moves itself there.
+    pub(crate) fn start(others: CloneFlags, cgroup: Option<&File>) -> io::Result<Self> {
         let (ended, alive) = io::pipe()?;
         let flags = (CloneFlags::CLONE_NEWUSER | others).bits();
         // SAFETY: without CLONE_VM this is fork(2). The child makes only system calls, whatever threads and locks there are here.
         let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
         match pid {
-            0 => hold(&ended, &alive),
+            0 => hold(&ended, &alive, cgroup),
             1.. => Ok(Self {
                 pid: i32::try_from(pid).map_err(io::Error::other)?,
                 alive: Some(alive),
@@ -184,15 +187,23 @@ impl NamespaceHolder {
     pub(crate) fn pid(&self) -> i32 {
         self.pid
     }
+
+    /// Has it end, without waiting for that.
+    pub(crate) fn let_go(&mut self) {
+        self.alive = None;
+    }
 }
 
 /// Waits until nobody has the other end of the pipe any more.
-fn hold(ended: &PipeReader, alive: &PipeWriter) -> ! {
+fn hold(ended: &PipeReader, alive: &PipeWriter, cgroup: Option<&File>) -> ! {
     let (ended, alive) = (ended.as_fd().as_raw_fd(), alive.as_fd().as_raw_fd());
+    let cgroup = cgroup.map_or(-1, File::as_raw_fd);
     let mut byte = 0_u8;
-    // SAFETY: these are this process's own copies of the descriptors; the buffer holds the one byte that is asked for.
+    // SAFETY: these are this process's own copies of the descriptors, or none; the buffers hold the one byte that is read or written.
     unsafe {
         libc::close(alive);
+        // Whether it may move there makes no difference.
+        libc::write(cgroup, c"0".as_ptr().cast(), 1);
         while libc::read(ended, (&raw mut byte).cast(), 1) < 0 {}
         libc::_exit(0)
     }
@@ -200,7 +211,7 @@ fn hold(ended: &PipeReader, alive: &PipeWriter) -> ! {
 
 impl Drop for NamespaceHolder {
     fn drop(&mut self) {
-        drop(self.alive.take());
+        self.let_go();
         let _always_0 = wait_for(self.pid);
     }
 }

@@ -35,6 +35,7 @@ pub use crate::namespaces::UserNamespace;
 pub use copy::{TreeSize, measure};
 pub use files::RootFile;
 pub(crate) use memory::{MemoryOptions, mount_in_memory};
+pub(crate) use staging::Staging;
 pub use staging::{ROOT, RUN_DIRECTORY};
 
 /// How layers become a root.
@@ -133,6 +134,35 @@ pub fn enter_private_mounts() -> Result<(), MountError> {
 /// shift owners (before Linux 5.19, or [`UserNamespace`] cannot be made); the kernel has no overlayfs, or too many layers are given for
 /// its old interface (about 200, before Linux 6.7).
 pub fn mount_rootfs(plan: &RootfsPlan<'_>) -> Result<Rootfs, MountError> {
+    match plan.root {
+        RootKind::Overlay => mount_overlay(plan, &mount_staging(plan)?)?,
+        RootKind::Copy => {
+            check(plan)?;
+            copy_root(plan)?;
+        }
+    }
+    Ok(Rootfs {
+        root: plan.staging.join(ROOT),
+        run_directory: plan.staging.join(RUN_DIRECTORY),
+    })
+}
+
+/// The first half of [`mount_rootfs`] for an overlay: from here on the run directory is there. Needs no namespace whose owners layers are
+/// shifted to.
+pub(crate) fn mount_staging(plan: &RootfsPlan<'_>) -> Result<Staging, MountError> {
+    check(plan)?;
+    Staging::mount(plan, TreeSize::default())
+}
+
+/// The second half.
+pub(crate) fn mount_overlay(plan: &RootfsPlan<'_>, staging: &Staging) -> Result<(), MountError> {
+    let layers = layers::attach(plan, staging)?;
+    let root = overlay::mount(&layers, staging)?;
+    files::put(&root.directory, plan.files, plan.ids)?;
+    root.attach(staging)
+}
+
+fn check(plan: &RootfsPlan<'_>) -> Result<(), MountError> {
     if plan.layers.is_empty() || plan.writable_bytes < LEAST_WRITABLE_BYTES {
         let wanted = "at least one layer and a writable byte count that is not below the least";
         return Err(MountError {
@@ -140,20 +170,7 @@ pub fn mount_rootfs(plan: &RootfsPlan<'_>) -> Result<Rootfs, MountError> {
             source: io::ErrorKind::InvalidInput.into(),
         });
     }
-    match plan.root {
-        RootKind::Overlay => {
-            let staging = staging::Staging::mount(plan, TreeSize::default())?;
-            let layers = layers::attach(plan, &staging)?;
-            let root = overlay::mount(&layers, &staging)?;
-            files::put(&root.directory, plan.files, plan.ids)?;
-            root.attach(&staging)?;
-        }
-        RootKind::Copy => copy_root(plan)?,
-    }
-    Ok(Rootfs {
-        root: plan.staging.join(ROOT),
-        run_directory: plan.staging.join(RUN_DIRECTORY),
-    })
+    Ok(())
 }
 
 fn copy_root(plan: &RootfsPlan<'_>) -> Result<(), MountError> {
@@ -165,7 +182,7 @@ fn copy_root(plan: &RootfsPlan<'_>) -> Result<(), MountError> {
     };
     let name = layer.display();
     let size = measure(layer).map_err(MountError::at_io(format!("measuring '{name}'")))?;
-    let staging = staging::Staging::mount(plan, size)?;
+    let staging = Staging::mount(plan, size)?;
     let root = staging
         .root()
         .map_err(MountError::at("opening the place of the root"))?;

@@ -16,7 +16,7 @@ const UPPER: &str = "upper";
 const WORK: &str = "work";
 
 /// The mounted file system.
-pub(super) struct Staging {
+pub(crate) struct Staging {
     /// Its root.
     directory: OwnedFd,
 }

@@ -19,6 +19,7 @@ use runtara_runner::shim::Wishes;
 use rustix::fs::OFlags;
 use rustix::process::{PidfdFlags, pidfd_open};
 
+use super::handover::Handover;
 use super::{RuntimeError, Streams};
 use crate::sys;
 
@@ -57,24 +58,17 @@ impl Invocation {
             .extend(options.map(|option| option.as_ref().to_owned()));
     }
 
-    /// Runs it with the streams of a container, which others may hold open after it has ended. From a process whose working directory is
-    /// `/`, and in which every descriptor is closed when another program is executed.
-    pub(super) fn with_streams(
-        self,
-        streams: &Streams,
-        deadline: Duration,
-        wishes: Option<&Wishes<'_>>,
-    ) -> Result<Finished, RuntimeError> {
-        let pid = self
-            .spawn(streams)
-            .map_err(|errno| self.not_executed(errno.into()))?;
-        let ended = follow(pid, [Stream::none(), Stream::none()], deadline, wishes);
-        if !matches!(ended, Ok(Some(_))) {
-            // It may be in any state; nothing of it may go on.
-            let _killed = kill(pid, Signal::SIGKILL);
+    /// Starts it with the streams of a container, which others may hold open after it has ended. From a process whose working directory
+    /// is `/`, and in which every descriptor is closed when another program is executed.
+    pub(super) fn begin(self, streams: &Streams) -> Result<Begun, RuntimeError> {
+        match self.spawn(streams) {
+            Ok(pid) => Ok(Begun {
+                invocation: self,
+                pid,
+                waited_for: false,
+            }),
+            Err(errno) => Err(self.not_executed(errno.into())),
         }
-        let status = wait_for(pid).map_err(|error| self.not_executed(error))?;
-        self.finished(status, ended, deadline, wishes)
     }
 
     /// Runs it with nothing to read, and keeps what it writes.
@@ -93,7 +87,14 @@ impl Invocation {
         let pid = Pid::from_raw(child.id().cast_signed());
         let streams = Stream::new(child.stdout.take())
             .and_then(|stdout| Ok([stdout, Stream::new(child.stderr.take())?]));
-        let ended = streams.and_then(|streams| follow(pid, streams, deadline, None));
+        let ended = streams.and_then(|streams| {
+            let waited = Waited {
+                pid,
+                streams,
+                configuration: None,
+            };
+            waited.follow(deadline, None)
+        });
         if !matches!(ended, Ok(Some(_))) {
             let _killed = child.kill();
         }
@@ -128,7 +129,7 @@ impl Invocation {
     }
 
     fn finished(
-        self,
+        &self,
         status: ExitStatus,
         ended: io::Result<Option<[Vec<u8>; 2]>>,
         deadline: Duration,
@@ -141,11 +142,11 @@ impl Invocation {
                 stderr,
             }),
             None if wishes.is_some_and(Wishes::is_over) => Err(RuntimeError::Unwanted {
-                program: self.program,
+                program: self.program.clone(),
                 verb: self.verb,
             }),
             None => Err(RuntimeError::TimedOut {
-                program: self.program,
+                program: self.program.clone(),
                 verb: self.verb,
                 deadline,
             }),
@@ -156,6 +157,46 @@ impl Invocation {
         RuntimeError::NotExecuted {
             program: self.program.clone(),
             source,
+        }
+    }
+}
+
+/// A process that was started with the streams of a container. Dropped, it is killed.
+pub(super) struct Begun {
+    invocation: Invocation,
+    pid: Pid,
+    waited_for: bool,
+}
+
+impl Begun {
+    /// Waits for its end, and hands it its configuration if it still waits for that.
+    pub(super) fn finish(
+        mut self,
+        configuration: Option<Handover>,
+        deadline: Duration,
+        wishes: Option<&Wishes<'_>>,
+    ) -> Result<Finished, RuntimeError> {
+        let waited = Waited {
+            pid: self.pid,
+            streams: [Stream::none(), Stream::none()],
+            configuration,
+        };
+        let ended = waited.follow(deadline, wishes);
+        if !matches!(ended, Ok(Some(_))) {
+            // It may be in any state; nothing of it may go on.
+            let _killed = kill(self.pid, Signal::SIGKILL);
+        }
+        self.waited_for = true;
+        let status = wait_for(self.pid).map_err(|error| self.invocation.not_executed(error))?;
+        self.invocation.finished(status, ended, deadline, wishes)
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        if !self.waited_for {
+            let _killed = kill(self.pid, Signal::SIGKILL);
+            let _ended = wait_for(self.pid);
         }
     }
 }
@@ -174,38 +215,51 @@ fn wait_for(pid: Pid) -> io::Result<ExitStatus> {
     }
 }
 
-/// Reads what a process writes until it has ended; `None` if that takes too long, or longer than is wished.
-fn follow(
+/// A process whose end is waited for.
+struct Waited {
     pid: Pid,
-    mut streams: [Stream; 2],
-    deadline: Duration,
-    wishes: Option<&Wishes<'_>>,
-) -> io::Result<Option<[Vec<u8>; 2]>> {
-    let end = Instant::now() + deadline;
-    let exit = exit_of(pid)?;
-    loop {
-        let left = end.saturating_duration_since(Instant::now());
-        let left = wishes.map_or(left, |wishes| wishes.bound(left));
-        let mut polled = vec![PollFd::new(exit.as_fd(), PollFlags::POLLIN)];
-        let open = streams.iter().filter_map(Stream::descriptor);
-        polled.extend(open.map(|descriptor| PollFd::new(descriptor, PollFlags::POLLIN)));
-        polled.extend(wishes.map(|wishes| PollFd::new(wishes.descriptor(), PollFlags::POLLIN)));
-        // Rounded up, so that it does not wake just before the moment.
-        let wait =
-            PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
-        match poll(&mut polled, wait) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let ended = polled.first().and_then(PollFd::any).unwrap_or(false);
-        for stream in &mut streams {
-            stream.read();
-        }
-        if ended {
-            return Ok(Some(streams.map(|stream| stream.kept)));
-        }
-        if left.is_zero() {
-            return Ok(None);
+    streams: [Stream; 2],
+    configuration: Option<Handover>,
+}
+
+impl Waited {
+    /// Reads what it writes until it has ended, and hands it its configuration; `None` if that takes too long, or longer than is wished.
+    fn follow(
+        mut self,
+        deadline: Duration,
+        wishes: Option<&Wishes<'_>>,
+    ) -> io::Result<Option<[Vec<u8>; 2]>> {
+        let end = Instant::now() + deadline;
+        let exit = exit_of(self.pid)?;
+        loop {
+            if let Some(configuration) = &mut self.configuration {
+                configuration.write()?;
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            let left = wishes.map_or(left, |wishes| wishes.bound(left));
+            let mut polled = vec![PollFd::new(exit.as_fd(), PollFlags::POLLIN)];
+            let open = self.streams.iter().filter_map(Stream::descriptor);
+            polled.extend(open.map(|descriptor| PollFd::new(descriptor, PollFlags::POLLIN)));
+            polled.extend(wishes.map(|wishes| PollFd::new(wishes.descriptor(), PollFlags::POLLIN)));
+            let unwritten = self.configuration.as_ref().and_then(Handover::unwritten);
+            polled.extend(unwritten.map(|pipe| PollFd::new(pipe, PollFlags::POLLOUT)));
+            // Rounded up, so that it does not wake just before the moment.
+            let wait =
+                PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+            match poll(&mut polled, wait) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let ended = polled.first().and_then(PollFd::any).unwrap_or(false);
+            for stream in &mut self.streams {
+                stream.read();
+            }
+            if ended {
+                return Ok(Some(self.streams.map(|stream| stream.kept)));
+            }
+            if left.is_zero() {
+                return Ok(None);
+            }
         }
     }
 }

@@ -4,6 +4,7 @@
 //! a deadline.
 
 mod command;
+mod handover;
 mod log;
 mod state;
 mod version;
@@ -16,8 +17,9 @@ use std::time::Duration;
 
 use runtara_runner::shim::Wishes;
 
-use command::{Finished, Invocation};
+use command::{Begun, Finished, Invocation};
 
+pub use handover::{ConfigurationPipe, Handover};
 pub use log::is_fault_of_image;
 pub use state::{ContainerState, ContainerStatus};
 pub use version::{RuntimeVersion, assess};
@@ -145,7 +147,8 @@ impl Runtime {
         streams: Streams,
         deadline: Duration,
     ) -> Result<(), RuntimeError> {
-        self.make(("create", &[]), container, streams, deadline, None)
+        self.begin(("create", &[]), container, streams)?
+            .finish(None, deadline, None)
     }
 
     /// Makes a container and starts its program, which runs on as a child of the nearest subreaper (prctl(2)) or of process 1. It is given
@@ -160,8 +163,20 @@ impl Runtime {
         deadline: Duration,
         wishes: Option<&Wishes<'_>>,
     ) -> Result<(), RuntimeError> {
-        let verb = ("run", &["--detach"][..]);
-        self.make(verb, container, streams, deadline, wishes)
+        self.begin_detached(container, streams)?
+            .finish(None, deadline, wishes)
+    }
+
+    /// Begins what [`Runtime::run_detached`] does, of a bundle whose configuration may come later.
+    ///
+    /// # Errors
+    /// [`RuntimeError::NotExecuted`].
+    pub fn begin_detached(
+        &self,
+        container: &NewContainer<'_>,
+        streams: Streams,
+    ) -> Result<Making, RuntimeError> {
+        self.begin(("run", &["--detach"]), container, streams)
     }
 
     /// Starts the program of a container that was created.
@@ -218,14 +233,12 @@ impl Runtime {
         Ok(Some(state))
     }
 
-    fn make(
+    fn begin(
         &self,
         (verb, options): (&'static str, &[&str]),
         container: &NewContainer<'_>,
         streams: Streams,
-        deadline: Duration,
-        wishes: Option<&Wishes<'_>>,
-    ) -> Result<(), RuntimeError> {
+    ) -> Result<Making, RuntimeError> {
         let mut invocation = self.invocation(verb);
         invocation.options([OsStr::new("--log"), container.log_file.as_os_str()]);
         invocation.options([verb]);
@@ -233,8 +246,12 @@ impl Runtime {
         invocation.options([OsStr::new("--bundle"), container.bundle.as_os_str()]);
         invocation.options([OsStr::new("--pid-file"), container.pid_file.as_os_str()]);
         invocation.options([container.id]);
-        let finished = invocation.with_streams(&streams, deadline, wishes)?;
-        self.check(verb, &finished, || log::reason_in_file(container.log_file))
+        Ok(Making {
+            runtime: self.clone(),
+            verb,
+            log_file: container.log_file.to_owned(),
+            begun: invocation.begin(&streams)?,
+        })
     }
 
     fn ask(
@@ -271,6 +288,33 @@ impl Runtime {
             verb,
             reason: reason().unwrap_or_else(|| finished.status.to_string()),
         })
+    }
+}
+
+/// A runtime that is making a container. Dropped, it is killed; there may be parts of the container.
+#[must_use]
+pub struct Making {
+    runtime: Runtime,
+    verb: &'static str,
+    log_file: PathBuf,
+    begun: Begun,
+}
+
+impl Making {
+    /// Waits until it is done, and hands it its configuration if the bundle has a [`ConfigurationPipe`]. It is given up when the wishes, if there are any, say that
+    /// the run is over.
+    ///
+    /// # Errors
+    /// As [`Runtime::create`].
+    pub fn finish(
+        self,
+        configuration: Option<Handover>,
+        deadline: Duration,
+        wishes: Option<&Wishes<'_>>,
+    ) -> Result<(), RuntimeError> {
+        let finished = self.begun.finish(configuration, deadline, wishes)?;
+        let reason = || log::reason_in_file(&self.log_file);
+        self.runtime.check(self.verb, &finished, reason)
     }
 }
 

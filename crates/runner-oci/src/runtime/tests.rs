@@ -140,3 +140,99 @@ fn signals_that_are_blocked_here_reach_a_runtime() {
     let answer = runtime.ask("state", &["state"], SOON).unwrap();
     assert_eq!(answer.stdout, b"SigBlk:\t0000000000000000\n");
 }
+
+/// A runtime that has `$bundle`.
+fn of_bundle(directory: &Path, text: &str) -> Runtime {
+    let find = "while [ \"$1\" != --bundle ]; do shift; done; bundle=$2";
+    script(directory, &format!("{find}\n{text}"))
+}
+
+fn begin(runtime: &Runtime, bundle: &Path) -> Making {
+    let null = || {
+        let mut options = fs::File::options();
+        let file = options.read(true).write(true).open("/dev/null");
+        file.unwrap().into()
+    };
+    let streams = Streams {
+        stdin: null(),
+        stdout: null(),
+        stderr: null(),
+    };
+    let new = NewContainer {
+        id: "rt-x",
+        bundle,
+        pid_file: &bundle.join("pid"),
+        log_file: &bundle.join("log"),
+    };
+    runtime.begin_detached(&new, streams).unwrap()
+}
+
+/// One that does not fit into a pipe.
+fn large_configuration() -> oci_spec::runtime::Spec {
+    let mut spec = oci_spec::runtime::Spec::default();
+    spec.set_hostname(Some("x".repeat(300_000)));
+    spec
+}
+
+#[test]
+fn a_configuration_may_come_when_the_runtime_has_begun() {
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = ConfigurationPipe::put(directory.path()).unwrap();
+    let runtime = of_bundle(
+        directory.path(),
+        "cat \"$bundle/config.json\" > \"$bundle/got\"",
+    );
+    let making = begin(&runtime, directory.path());
+    let spec = large_configuration();
+    let handover = pipe.hand_over(&spec).unwrap();
+    making.finish(Some(handover), SOON, None).unwrap();
+    let got = fs::read(directory.path().join("got")).unwrap();
+    assert!(got == serde_json::to_vec(&spec).unwrap());
+}
+
+#[test]
+fn a_runtime_that_reads_no_configuration_is_not_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = ConfigurationPipe::put(directory.path()).unwrap();
+    let runtime = of_bundle(directory.path(), "exit 3");
+    let handover = pipe.hand_over(&large_configuration()).unwrap();
+    let making = begin(&runtime, directory.path());
+    let error = making.finish(Some(handover), SOON, None).unwrap_err();
+    assert!(matches!(error, RuntimeError::Failed { .. }), "{error}");
+}
+
+#[test]
+fn a_configuration_that_never_comes_is_at_its_end_when_its_giver_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = ConfigurationPipe::put(directory.path()).unwrap();
+    let text = "exec 3< \"$bundle/config.json\"\n: > \"$bundle/opened\"\ncat <&3 > \"$bundle/got\"";
+    let runtime = of_bundle(directory.path(), text);
+    let making = begin(&runtime, directory.path());
+    let late = std::time::Instant::now() + SOON;
+    while !directory.path().join("opened").exists() {
+        assert!(std::time::Instant::now() < late);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    drop(pipe);
+    making.finish(None, SOON, None).unwrap();
+    assert_eq!(fs::read(directory.path().join("got")).unwrap(), b"");
+}
+
+#[test]
+fn a_runtime_that_is_given_up_is_killed() {
+    let directory = tempfile::tempdir().unwrap();
+    let text =
+        "echo $$ > \"$bundle/pid.new\"; mv \"$bundle/pid.new\" \"$bundle/pid\"; exec sleep 600";
+    let runtime = of_bundle(directory.path(), text);
+    let making = begin(&runtime, directory.path());
+    let late = std::time::Instant::now() + SOON;
+    let pid = loop {
+        if let Ok(pid) = fs::read_to_string(directory.path().join("pid")) {
+            break pid;
+        }
+        assert!(std::time::Instant::now() < late);
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    drop(making);
+    assert!(!Path::new("/proc").join(pid.trim()).exists());
+}

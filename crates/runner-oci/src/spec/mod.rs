@@ -187,6 +187,9 @@ fn namespaces(network: NetworkMode) -> Vec<LinuxNamespace> {
     kinds.into_iter().map(new).collect()
 }
 
+/// The name of a configuration in its bundle (OCI runtime specification, "Filesystem Bundle").
+pub const CONFIGURATION_FILE: &str = "config.json";
+
 /// Writes the configuration of a container into its bundle, from where the runtime reads it. It holds the values of variables, which are
 /// secrets, so nobody but its owner may read it.
 ///
@@ -199,7 +202,7 @@ pub fn write_configuration(spec: &Spec, bundle: &Path) -> io::Result<()> {
         .create(true)
         .truncate(true)
         .mode(0o600)
-        .open(bundle.join("config.json"));
+        .open(bundle.join(CONFIGURATION_FILE));
     file?.write_all(&json)
 }
 

@@ -133,6 +133,7 @@ impl Stage {
             layers: vec![self.path("data/layer")],
             root: RootKind::Overlay,
             shift_owners: self.machine.shifts_owners,
+            late_configuration: true,
             ids,
             writable_bytes: limits.writable_bytes,
             user: (0, 0),
