@@ -42,7 +42,7 @@ pub(crate) fn look(directory: &RunDirectory) -> io::Result<Found> {
     };
     Ok(match program.container {
         None => Found::Native,
-        Some(container) => match serde_json::from_value(container) {
+        Some(container) => match container.read() {
             Ok(plan) => Found::Container(Box::new(plan)),
             Err(_) => Found::Unreadable,
         },
@@ -52,6 +52,7 @@ pub(crate) fn look(directory: &RunDirectory) -> io::Result<Found> {
 /// What is to be removed of a container: the directory it was mounted on, and its cgroups. All else, what the runtime has noted of it
 /// included, was in mounts of its shim's own, and has ended with that.
 pub(crate) struct Leftover {
+    /// The directory is the last one.
     places: Vec<PathBuf>,
 }
 
@@ -80,6 +81,19 @@ impl Leftover {
         Self { places }
     }
 
+    /// Removes what its shim has left of it, which has ended: as a rule nothing, as the directory says, which a shim removes when all else is
+    /// gone. Blocking.
+    ///
+    /// # Errors
+    /// As [`Leftover::remove`].
+    pub(crate) fn remove_after_shim(&self) -> io::Result<()> {
+        let directory = self.places.last().map(|directory| directory.try_exists());
+        match directory {
+            Some(Ok(false)) => Ok(()),
+            _ => self.remove(),
+        }
+    }
+
     /// Removes what is there of it. Its shim must have ended, and all that ran in it. Blocking.
     ///
     /// # Errors
@@ -100,7 +114,7 @@ pub(crate) fn clean(
     if let Some(leftover) = leftover {
         match shim::lingering(directory)? {
             Some(shim) => remaining = Remaining::Shim(shim, leftover),
-            None => leftover.remove()?,
+            None => leftover.remove_after_shim()?,
         }
     }
     directories.remove(key, keep_logs)?;

@@ -6,7 +6,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use runtara_domain::NetworkMode;
-use runtara_runner::shim::{ProcessLimits, Program};
+use runtara_runner::shim::{ProcessLimits, Program, Recipe};
 use runtara_runner::{
     LaunchSpec, ProgramPaths, RunDirectories, RunDirectory, RunKey, ShimRunPlaces, naming,
 };
@@ -113,7 +113,7 @@ impl Launch<'_> {
             user: None,
             limits: ProcessLimits::default(),
             cgroup: Some(self.host.memory_cgroup(&plan.id)),
-            container: Some(serde_json::to_value(plan)?),
+            container: Some(Recipe::write(plan)?),
             oom_score_adj: None,
             nice: None,
             timeout_ms,

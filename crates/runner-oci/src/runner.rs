@@ -374,7 +374,7 @@ impl Runner for OciRunner {
             let key = key.clone();
             tokio::spawn(async move {
                 let _late = tokio::time::timeout(SHIM_PATIENCE, shim.ended()).await;
-                if let Err(error) = blocking(move || leftover.remove()).await {
+                if let Err(error) = blocking(move || leftover.remove_after_shim()).await {
                     warn!(run = %key, %error, "what is left of a container stays");
                 }
             });

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 use runtara_domain::limits;
 use runtara_runner::describe;
-use runtara_runner::shim::{self, NotStarted, Started, Streams, Wishes};
+use runtara_runner::shim::{self, NotStarted, Recipe, Started, Streams, Wishes};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, unlinkat};
 use rustix::mount::UnmountFlags;
 
@@ -45,11 +45,11 @@ pub struct Containers;
 impl shim::Containers for Containers {
     fn start(
         &self,
-        container: &serde_json::Value,
+        container: &Recipe,
         streams: Streams<'_>,
         wishes: &Wishes<'_>,
     ) -> Result<Started, NotStarted> {
-        let plan: ContainerPlan = serde_json::from_value(container.clone()).map_err(|error| {
+        let plan: ContainerPlan = container.read().map_err(|error| {
             NotStarted::for_now(format!("the plan of the container cannot be used: {error}"))
         })?;
         let mut live = Live::new(&plan);
@@ -303,10 +303,10 @@ impl shim::Container for Live {
         // They would keep file systems in memory.
         self.writable.clear();
         while rustix::mount::unmount(&self.staging, UnmountFlags::DETACH).is_ok() {}
-        for place in self.cgroups.iter().chain([&self.staging]) {
-            // What cannot be removed now is removed by the server, which knows the container by its run.
-            let _removed = remove_place(place);
-        }
+        let mut places = self.cgroups.iter().chain([&self.staging]);
+        // The directory last, as a sign that all else is removed. What cannot be removed now is removed by the server, which knows the
+        // container by its run.
+        let _removed = places.try_for_each(|place| remove_place(place));
     }
 }
 

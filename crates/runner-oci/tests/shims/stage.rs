@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use runtara_domain::{NetworkMode, ResourceLimits};
 use runtara_runner::shim::{
-    ExitRecord, Found, Launcher, LogReader, LogStream, ProcessLimits, Program, Shim, ShimProgram,
-    look, write_run_file,
+    ExitRecord, Found, Launcher, LogReader, LogStream, ProcessLimits, Program, Recipe, Shim,
+    ShimProgram, look, write_run_file,
 };
 use runtara_runner::{RunDirectory, Spares};
 use runtara_runner_oci::limits::{LimitSources, Limits, merge};
@@ -160,7 +160,7 @@ impl Stage {
             user: None,
             limits: ProcessLimits::default(),
             cgroup: Some(memory_cgroup(&plan.id)),
-            container: Some(serde_json::to_value(&plan).unwrap()),
+            container: Some(Recipe::write(&plan).unwrap()),
             oom_score_adj: None,
             nice: None,
             timeout_ms: u64::try_from(self.timeout.as_millis()).unwrap(),

@@ -12,6 +12,7 @@ use super::files::{ExitRecord, Program};
 use super::opening::NotStarted;
 use super::parent::Ready;
 use super::process::ProcessId;
+use super::recipe::Recipe;
 use super::relay::Relay;
 use super::sys::{self, Child, Waited};
 use super::wishes::Wishes;
@@ -41,7 +42,7 @@ pub(super) fn start_process(
 /// Has the container of a run made, and its program started.
 pub(super) fn start_container(
     program: &Program,
-    container: &serde_json::Value,
+    container: &Recipe,
     cgroup: Option<&Cgroup>,
     ready: &Ready,
     wishes: &Wishes<'_>,

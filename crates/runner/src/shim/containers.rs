@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use super::process::ProcessId;
+use super::recipe::Recipe;
 use super::wishes::Wishes;
 
 pub use super::opening::NotStarted;
@@ -24,7 +25,7 @@ pub trait Containers: Sync {
     /// [`NotStarted`]; then nothing of the container is left.
     fn start(
         &self,
-        container: &serde_json::Value,
+        container: &Recipe,
         streams: Streams<'_>,
         wishes: &Wishes<'_>,
     ) -> Result<Started, NotStarted>;

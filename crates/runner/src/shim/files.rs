@@ -11,6 +11,7 @@ use runtara_domain::{EndedBy, ExitCause, Usage};
 use serde::{Deserialize, Serialize};
 
 use super::process::{Identity, ProcessId};
+use super::recipe::Recipe;
 use crate::Spares;
 
 /// The version that is written.
@@ -46,7 +47,7 @@ pub struct Program {
     /// What its container is made of, for what [`init_with`](super::init_with) was given. Then its executable, arguments, environment and
     /// directory are those of the container, and only `cgroup`, `stdin`, time and output are read here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub container: Option<serde_json::Value>,
+    pub container: Option<Recipe>,
     /// How willingly the kernel ends it when memory runs out (proc_pid_oom_score_adj(5)).
     pub oom_score_adj: Option<i32>,
     /// Its niceness.

@@ -39,6 +39,7 @@ mod opening;
 mod orphans;
 mod parent;
 mod process;
+mod recipe;
 mod redact;
 mod relay;
 mod request;
@@ -59,6 +60,7 @@ pub use look::{Found, Shim, is_locked, lingering, look, read_program};
 pub use open_files::raise_open_files;
 pub(crate) use opening::EXIT_ASIDE;
 pub use orphans::reap_orphans;
+pub use recipe::Recipe;
 pub use wishes::Wishes;
 
 /// Whether [`init`] ran, so that this program may be executed as launcher.
