@@ -1,17 +1,16 @@
 //! Has the runtime make a container, in the shim: hands over its bundle, its streams and its configuration.
 
 use std::fs::{self, DirBuilder, File};
-use std::io;
+use std::io::{self, Seek as _};
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt as _, fchown};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use oci_spec::runtime::Spec;
 use runtara_runner::describe;
 use runtara_runner::shim::{NotStarted, Streams, Wishes};
-use rustix::fs::{CWD, Mode, OFlags, openat};
-use rustix::mount::{OpenTreeFlags, open_tree};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 
 use crate::plan::{ContainerPlan, paths_in};
 use crate::rootfs::{CONFINED, MemoryOptions, mount_in_memory};
@@ -27,6 +26,11 @@ const BUNDLE: &str = "bundle";
 const STATE: &str = "state";
 /// Its size: a configuration has what `run.json` has, of up to 8 MiB, and there is the log of the runtime.
 const BUNDLE_BYTES: u64 = 16 * 1024 * 1024;
+/// What keeps a file of memory as it is (fcntl(2), "File Sealing").
+const UNCHANGING: SealFlags = SealFlags::WRITE
+    .union(SealFlags::GROW)
+    .union(SealFlags::SHRINK)
+    .union(SealFlags::SEAL);
 
 /// A runtime that is making a container. Dropped, it is killed; there may be parts of the container.
 pub(crate) struct Making {
@@ -54,7 +58,7 @@ impl Making {
         let pipe = pipe.map_err(|error| not_made(&error))?;
         let output = |stream| give_output(plan, stream).map_err(|error| not_made(&error));
         let streams = runtime::Streams {
-            stdin: stdin.into(),
+            stdin,
             stdout: output(streams.stdout)?,
             stderr: output(streams.stderr)?,
         };
@@ -98,22 +102,28 @@ fn pid_file(bundle: &Path) -> PathBuf {
     bundle.join("pid")
 }
 
-/// Copies the input to where the program finds it, and opens that. By a mount that is nowhere: the link of a descriptor tells the path of its
-/// file (proc_pid_fd(5)), and where the host has it is nobody's business.
-fn put_input(plan: &ContainerPlan, input: BorrowedFd<'_>) -> io::Result<File> {
+/// Copies the input to where the program finds it, and into a file of memory for its standard input. That one has no place: the link of a
+/// descriptor tells the path of its file (proc_pid_fd(5)), and where the host has it is nobody's business.
+fn put_input(plan: &ContainerPlan, input: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let (uid, gid) = plan.user;
+    let (uid, gid) = (plan.ids.on_host(uid), plan.ids.on_host(gid));
     let (_, run_directory) = paths_in(&plan.staging);
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let nowhere = open_tree(CWD, &run_directory, flags)?;
-    let open = |flags: OFlags| {
-        let mode = Mode::from_raw_mode(0o600);
-        openat(&nowhere, INPUT_FILE, flags | OFlags::CLOEXEC, mode).map(File::from)
-    };
-    let mut file = open(OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)?;
+    let mut file = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(run_directory.join(INPUT_FILE))?;
     let mut input = File::from(input.try_clone_to_owned()?);
     io::copy(&mut input, &mut file)?;
-    let (uid, gid) = plan.user;
-    fchown(&file, plan.ids.on_host(uid), plan.ids.on_host(gid))?;
-    Ok(open(OFlags::RDONLY)?)
+    fchown(&file, uid, gid)?;
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let mut stdin = File::from(memfd_create(INPUT_FILE, flags)?);
+    input.rewind()?;
+    io::copy(&mut input, &mut stdin)?;
+    stdin.rewind()?;
+    fchown(&stdin, uid, gid)?;
+    fcntl_add_seals(&stdin, UNCHANGING)?;
+    Ok(stdin.into())
 }
 
 /// Makes the bundle in memory of its own: the runtime writes to it when the program may have filled that of the container already.
