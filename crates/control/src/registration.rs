@@ -141,6 +141,9 @@ impl ImageRegistration {
 
     /// Puts the content in its place and registers it. What cannot run on this server is refused, with the reason.
     ///
+    /// Of several registrations of a name, the name means the one that was finished last: one whose content took longer to be made
+    /// ready does not replace it.
+    ///
     /// # Errors
     /// [`ControlError::Invalid`]: `EMPTY_BINARY`, `CHECKSUM_MISMATCH`, `INVALID_BASE`, `INVALID_SETTINGS`, `IMAGE_NOT_RUNNABLE`.
     pub async fn finish(self, request: RegisterImage) -> ControlResult<ImageRecord> {
@@ -159,6 +162,8 @@ impl ImageRegistration {
         if upload.received() == 0 {
             return Err(ControlError::invalid("EMPTY_BINARY", "the binary is empty"));
         }
+        // All of it has arrived: from now on nothing that takes its time changes which of two registrations the name means.
+        let number = control.store.next_registration().await?;
         let detected = upload.detect().await.map_err(of_blob)?;
         let chosen = control.choose_kind(&request, &detected)?;
         control.check_settings(chosen.kind, request.settings, RunSettings::default())?;
@@ -177,6 +182,7 @@ impl ImageRegistration {
         };
         let image = NewImage {
             image_id: ImageId::generate(),
+            number,
             tenant_id: request.tenant_id,
             name: request.name,
             description: request.description,
@@ -197,6 +203,7 @@ impl ImageRegistration {
             kind = %registered.kind,
             native_for_oci = chosen.native_for_oci,
             bytes = registered.size,
+            replaced_already = !registered.current,
             "registered an image"
         );
         // Held until the row is durable, so that nobody removes the content or its base in between.

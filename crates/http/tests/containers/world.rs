@@ -38,6 +38,8 @@ pub(crate) struct Played {
     pub(crate) reached: Notify,
     /// A permit for each image that may be made ready.
     pub(crate) gate: Semaphore,
+    /// A permit for each image that says `held` and may be made ready.
+    pub(crate) held: Semaphore,
 }
 
 #[async_trait]
@@ -66,6 +68,9 @@ impl Programs for Played {
         let content = image.content;
         let text = fs::read(&image.path).unwrap();
         let says = |word: &str| text.windows(word.len()).any(|part| part == word.as_bytes());
+        if says("held") {
+            self.held.acquire().await.unwrap().forget();
+        }
         self.prepared.lock().unwrap().push((kind, image.clone()));
         let host = |kind: io::ErrorKind| PrepareError::Host {
             content,
@@ -131,6 +136,7 @@ impl World {
             prepared: Mutex::default(),
             reached: Notify::new(),
             gate: Semaphore::new(1_000),
+            held: Semaphore::new(0),
         });
         let unavailable = unavailable.iter();
         let control = Control::new(

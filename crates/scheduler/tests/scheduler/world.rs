@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use runtara_domain::{
     Due, EndedBy, ExitCause, ImageId, ImageName, InstanceId, Labels, NewImage, NewInstance, NodeId,
-    RunExit, RunSettings, RunnerKind, TenantId, Usage,
+    RegistrationNumber, RunExit, RunSettings, RunnerKind, TenantId, Usage,
 };
 use runtara_images::{BlobOptions, BlobStore, Stored};
 use runtara_runner::{
@@ -268,6 +268,7 @@ impl World {
         }
         let image = NewImage {
             image_id: ImageId::generate(),
+            number: RegistrationNumber(0),
             tenant_id: tenant.clone(),
             name: ImageName::new("image").unwrap(),
             description: None,
