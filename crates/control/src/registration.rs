@@ -1,5 +1,6 @@
 //! Registers images: the content first, then whether it can be run, then its row.
 
+use std::io;
 use std::time::Duration;
 
 use runtara_domain::{ImageContent, ImageId, ImageRecord, NewImage, RunSettings, RunnerKind};
@@ -103,17 +104,22 @@ impl Control {
         prepared.map(|image| image.about).map_err(of_preparation)
     }
 
-    /// Removes content that was refused, unless an image needs it or another registration is about to.
+    /// Removes content that was refused, with all that was made of it, unless an image needs it or another registration is about to.
     async fn remove_refused(&self, content: ImageContent) {
         let digest = content.digest;
         let removed = async {
+            let internal = |error: io::Error| ControlError::internal(&error);
+            // As long as it is locked, nobody makes anything of it, nor lays anything on it.
             let Some(removal) = self.blobs.removal(&digest).await.map_err(of_blob)? else {
                 return Ok(());
             };
-            if !self.store.is_content_needed(&digest).await? {
-                removal.remove().await.map_err(of_blob)?;
+            if self.store.is_content_needed(&digest).await? {
+                return Ok(());
             }
-            ControlResult::Ok(())
+            self.programs.forget(digest).await.map_err(internal)?;
+            removal.remove().await.map_err(of_blob)?;
+            // The lock is given back: registrations wait for nothing of this.
+            self.programs.reclaim().await.map_err(internal)
         };
         // What stays is found by the sweep of content that no image has.
         if let Err(error) = removed.await {

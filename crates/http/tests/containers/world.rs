@@ -10,7 +10,7 @@ use axum::body::Body;
 use http::{Request, StatusCode};
 use http_body_util::BodyExt as _;
 use runtara_control::{Control, ControlConfig, Programs};
-use runtara_domain::{NodeId, RunToken, RunnerKind};
+use runtara_domain::{ImageDigest, NodeId, RunToken, RunnerKind};
 use runtara_http::HostPolicy;
 use runtara_http::environment::{
     EnvironmentService, EnvironmentState, MachineCheck, ServerReport, service,
@@ -40,6 +40,12 @@ pub(crate) struct Played {
     pub(crate) gate: Semaphore,
     /// A permit for each image that says `held` and may be made ready.
     pub(crate) held: Semaphore,
+    /// What was taken away.
+    pub(crate) forgotten: Mutex<Vec<ImageDigest>>,
+    /// Told when room is about to be given back.
+    pub(crate) reclaiming: Notify,
+    /// A permit for each time that room may be given back.
+    pub(crate) room: Semaphore,
 }
 
 #[async_trait]
@@ -93,6 +99,17 @@ impl Programs for Played {
             path: image.path,
         })
     }
+
+    async fn forget(&self, digest: ImageDigest) -> io::Result<()> {
+        self.forgotten.lock().unwrap().push(digest);
+        Ok(())
+    }
+
+    async fn reclaim(&self) -> io::Result<()> {
+        self.reclaiming.notify_one();
+        self.room.acquire().await.unwrap().forget();
+        Ok(())
+    }
 }
 
 struct Nothing;
@@ -137,6 +154,9 @@ impl World {
             reached: Notify::new(),
             gate: Semaphore::new(1_000),
             held: Semaphore::new(0),
+            forgotten: Mutex::default(),
+            reclaiming: Notify::new(),
+            room: Semaphore::new(1_000),
         });
         let unavailable = unavailable.iter();
         let control = Control::new(
