@@ -106,3 +106,142 @@ async fn a_registration_waits_for_no_room_that_is_given_back() {
     let (status, body) = timeout(PATIENCE, registration).await.unwrap();
     assert_eq!(status.as_u16(), 400, "{body}");
 }
+
+#[tokio::test]
+async fn an_image_that_nobody_waits_for_is_discarded() {
+    let world = World::new().await;
+    let programs = &world.programs;
+    let content = container_image("held");
+    {
+        let registration = world.upload(&content, &[]);
+        tokio::pin!(registration);
+        tokio::select! {
+            answer = &mut registration => panic!("it was not held: {answer:?}"),
+            () = programs.reached.notified() => {}
+        }
+        // Here its client goes away.
+    }
+    let newer = world.image(&container_image("newer"), &[]).await;
+    programs.held.add_permits(1);
+    let removed = timeout(PATIENCE, programs.reclaiming.notified()).await;
+    removed.expect("what was made of it is removed");
+    let digest = ImageDigest::of(&content);
+    assert_eq!(*programs.forgotten.lock().unwrap(), [digest]);
+    assert!(!world.blobs.exists(&digest).await.unwrap());
+    assert_eq!(world.get("/api/v1/images").await["total_count"], 1);
+    assert_eq!(named(&world, "program").await, Some(id(&newer)));
+    // Who comes back later finds nothing in the way.
+    programs.held.add_permits(1);
+    let again = world.image(&content, &[]).await;
+    assert_eq!(named(&world, "program").await, Some(id(&again)));
+}
+
+#[tokio::test]
+async fn who_goes_away_before_its_turn_is_not_waited_for() {
+    let world = World::new().await;
+    let programs = &world.programs;
+    let mut at_work = Vec::new();
+    for number in 0..4 {
+        let content = container_image(&format!("held {number}"));
+        let name = format!("at-work-{number}");
+        let mut registration = Box::pin({
+            let world = &world;
+            async move { world.upload(&content, &[("name", &name)]).await }
+        });
+        tokio::select! {
+            answer = &mut registration => panic!("it was not held: {answer:?}"),
+            () = programs.reached.notified() => {}
+        }
+        at_work.push(registration);
+    }
+    let content = container_image("fifth");
+    let digest = ImageDigest::of(&content);
+    {
+        let registration = world.upload(&content, &[]);
+        tokio::pin!(registration);
+        let stored = async {
+            while !world.blobs.exists(&digest).await.unwrap() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            answer = &mut registration => panic!("it had a turn: {answer:?}"),
+            stored = timeout(PATIENCE, stored) => stored.unwrap(),
+        }
+    }
+    let removed = timeout(PATIENCE, programs.reclaiming.notified()).await;
+    removed.expect("it is removed while the others are at work");
+    assert!(!world.blobs.exists(&digest).await.unwrap());
+    assert!(programs.prepared.lock().unwrap().is_empty());
+    programs.held.add_permits(4);
+    for registration in at_work {
+        let (status, body) = timeout(PATIENCE, registration).await.unwrap();
+        assert_eq!(status.as_u16(), 201, "{body}");
+    }
+}
+
+#[tokio::test]
+async fn the_same_content_stays_for_another_that_still_waits() {
+    let world = World::new().await;
+    let programs = &world.programs;
+    let content = container_image("held");
+    let waits = world.upload(&content, &[("name", "waits")]);
+    tokio::pin!(waits);
+    {
+        let goes = world.upload(&content, &[("name", "goes")]);
+        tokio::pin!(goes);
+        tokio::select! {
+            answer = &mut goes => panic!("it was not held: {answer:?}"),
+            () = programs.reached.notified() => {}
+        }
+        tokio::select! {
+            answer = &mut waits => panic!("it was not held: {answer:?}"),
+            () = programs.reached.notified() => {}
+        }
+    }
+    // Whichever is ready first.
+    programs.held.add_permits(2);
+    let (status, body) = timeout(PATIENCE, waits).await.unwrap();
+    assert_eq!(status.as_u16(), 201, "{body}");
+    let prepared = async {
+        while programs.prepared.lock().unwrap().len() < 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, prepared).await.unwrap();
+    assert_eq!(named(&world, "goes").await, None);
+    assert!(
+        world
+            .blobs
+            .exists(&ImageDigest::of(&content))
+            .await
+            .unwrap()
+    );
+    assert_eq!(*programs.forgotten.lock().unwrap(), []);
+}
+
+#[tokio::test]
+async fn who_comes_back_soon_finds_what_was_made() {
+    let world = World::that_keeps(Duration::from_secs(3_600)).await;
+    let programs = &world.programs;
+    let content = container_image("held");
+    {
+        let registration = world.upload(&content, &[("name", "first")]);
+        tokio::pin!(registration);
+        tokio::select! {
+            answer = &mut registration => panic!("it was not held: {answer:?}"),
+            () = programs.reached.notified() => {}
+        }
+    }
+    programs.held.add_permits(2);
+    let prepared = async {
+        while programs.prepared.lock().unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, prepared).await.unwrap();
+    let again = world.image(&content, &[("name", "second")]).await;
+    assert_eq!(named(&world, "second").await, Some(id(&again)));
+    assert_eq!(named(&world, "first").await, None);
+    assert_eq!(*programs.forgotten.lock().unwrap(), []);
+}

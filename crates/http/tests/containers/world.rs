@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::body::Body;
@@ -141,9 +142,22 @@ impl World {
         Self::that_runs(&[RunnerKind::Oci, RunnerKind::Native], &[]).await
     }
 
+    /// One that keeps for so long what a client went away from.
+    pub(crate) async fn that_keeps(kept_for_another_try: Duration) -> Self {
+        Self::with(&[RunnerKind::Oci], &[], kept_for_another_try).await
+    }
+
     pub(crate) async fn that_runs(
         kinds: &[RunnerKind],
         unavailable: &[(RunnerKind, &str)],
+    ) -> Self {
+        Self::with(kinds, unavailable, Duration::ZERO).await
+    }
+
+    async fn with(
+        kinds: &[RunnerKind],
+        unavailable: &[(RunnerKind, &str)],
+        kept_for_another_try: Duration,
     ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let blobs = BlobStore::open(directory.path().join("blobs"), BlobOptions::default());
@@ -170,6 +184,7 @@ impl World {
                     .collect::<BTreeMap<_, _>>(),
                 native_for_oci: false,
                 data_dir: directory.path().to_owned(),
+                kept_for_another_try,
             },
         );
         let state = EnvironmentState {
