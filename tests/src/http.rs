@@ -1,7 +1,7 @@
 //! A small blocking HTTP/1.1 client (RFC 9112) that can also send what no proper client would.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -340,6 +340,21 @@ impl Connection {
             Ok(bytes) => Ok(bytes.is_empty()),
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(true),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Tells the server that nothing more will be sent or read, as a client does that leaves, and waits until it has closed the connection.
+    ///
+    /// # Errors
+    /// If it takes longer than the connection's patience.
+    pub fn leave(mut self) -> io::Result<()> {
+        match self.stream.get_ref() {
+            Stream::Tcp(stream) => stream.shutdown(Shutdown::Write)?,
+            Stream::Unix(stream) => stream.shutdown(Shutdown::Write)?,
+        }
+        match self.is_closed()? {
+            true => Ok(()),
+            false => Err(io::Error::other("the server answered nevertheless")),
         }
     }
 

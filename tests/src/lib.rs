@@ -5,6 +5,7 @@
 //! - [`Image`] and the verbs of [`Server`]: register, start, look, wait.
 //! - [`Server::runtara`]: the command line, as a person runs it.
 //! - [`Shared`]: files by which a test and the programs that it starts tell each other how far they are.
+//! - [`Hold`]: holds whoever opens a file or a directory, so that a test can act while the server is at work.
 //! - [`processes`]: which processes there are because of a server.
 //! - [`image`]: container images, made byte by byte; [`Server::remains`]: what containers have left on the machine.
 //!
@@ -17,6 +18,7 @@ pub mod processes;
 mod command_line;
 mod containers;
 mod database;
+mod hold;
 mod place;
 mod postgres;
 mod programs;
@@ -27,6 +29,7 @@ mod wait;
 pub use command_line::Ran;
 pub use containers::Remains;
 pub use database::{Ground, Kind, Store};
+pub use hold::Hold;
 pub use place::Shared;
 pub use postgres::PrivatePostgres;
 pub use programs::program;

@@ -23,6 +23,7 @@ mod start;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use runtara_domain::{InstanceId, RunnerKind, TenantId};
 use runtara_images::BlobStore;
@@ -52,6 +53,9 @@ pub struct ControlConfig {
     pub native_for_oci: bool,
     /// Where the server keeps its files.
     pub data_dir: PathBuf,
+    /// How long what was made of an image is kept if its client went away before it was ready: a client that waits for less time than that
+    /// takes, and asks again, finds it made.
+    pub kept_for_another_try: Duration,
 }
 
 /// The operations of the environment protocol.

@@ -1,7 +1,9 @@
 //! What the control plane asks of those who run programs.
 
+use std::io;
+
 use async_trait::async_trait;
-use runtara_domain::RunnerKind;
+use runtara_domain::{ImageDigest, RunnerKind};
 use runtara_runner::{AskedSettings, ImageFiles, PrepareError, PreparedImage};
 
 /// Knows what can be run here. It answers before anything is registered or started; nothing of it launches or ends a run.
@@ -23,4 +25,17 @@ pub trait Programs: Send + Sync {
         kind: RunnerKind,
         image: ImageFiles,
     ) -> Result<PreparedImage, PrepareError>;
+
+    /// Takes away what was made ready of all images with this content, or on it. Ask while the content is locked against registrations, and
+    /// no image needs it. Quick; see [`runtara_runner::Runner::forget`].
+    ///
+    /// # Errors
+    /// What taking it away reported; a later call tries again.
+    async fn forget(&self, digest: ImageDigest) -> io::Result<()>;
+
+    /// Removes from the disk what forgotten images have left. Takes its time; see [`runtara_runner::Runner::reclaim`].
+    ///
+    /// # Errors
+    /// What removing reported; a later call tries again.
+    async fn reclaim(&self) -> io::Result<()>;
 }

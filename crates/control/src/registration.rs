@@ -1,5 +1,7 @@
 //! Registers images: the content first, then whether it can be run, then its row.
 
+use std::io;
+use std::pin::pin;
 use std::time::Duration;
 
 use runtara_domain::{ImageContent, ImageId, ImageRecord, NewImage, RunSettings, RunnerKind};
@@ -7,7 +9,8 @@ use runtara_images::{
     BlobError, Candidate, ChosenKind, Detected, KindRules, Pin, Stored, Upload, check_kind,
 };
 use runtara_runner::{AskedSettings, ImageFiles, PrepareError, describe};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::base::Base;
 use crate::{Control, ControlError, ControlResult, RegisterImage};
@@ -77,12 +80,16 @@ impl Control {
         &self,
         kind: RunnerKind,
         content: ImageContent,
+        nobody_waits: &CancellationToken,
     ) -> ControlResult<Option<String>> {
         // What another program needs of the host may be installed until it is started.
         if kind != RunnerKind::Oci {
             return Ok(None);
         }
-        let turn = timeout(PREPARE_WAIT, self.preparing.acquire()).await;
+        let turn = tokio::select! {
+            turn = timeout(PREPARE_WAIT, self.preparing.acquire()) => turn,
+            () = nobody_waits.cancelled() => return Err(abandoned()),
+        };
         let _turn = turn.map_err(|_| ControlError::Unavailable {
             message: format!(
                 "{PREPARED_AT_ONCE} images are being made ready, and none was so within {} s",
@@ -103,21 +110,35 @@ impl Control {
         prepared.map(|image| image.about).map_err(of_preparation)
     }
 
-    /// Removes content that was refused, unless an image needs it or another registration is about to.
+    /// Waits while somebody who went away too early may ask again. Nobody waits for this. A server that ends meanwhile leaves what is kept to
+    /// the sweep of the next one.
+    async fn keep_for_another_try(&self) -> ControlResult<()> {
+        tokio::select! {
+            () = sleep(self.config.kept_for_another_try) => Ok(()),
+            () = self.closing.cancelled() => Err(abandoned()),
+        }
+    }
+
+    /// Removes content that was refused or that nobody wants any more, with all that was made of it, unless an image needs it or another registration is about to.
     async fn remove_refused(&self, content: ImageContent) {
         let digest = content.digest;
         let removed = async {
+            let internal = |error: io::Error| ControlError::internal(&error);
+            // As long as it is locked, nobody makes anything of it, nor lays anything on it.
             let Some(removal) = self.blobs.removal(&digest).await.map_err(of_blob)? else {
                 return Ok(());
             };
-            if !self.store.is_content_needed(&digest).await? {
-                removal.remove().await.map_err(of_blob)?;
+            if self.store.is_content_needed(&digest).await? {
+                return Ok(());
             }
-            ControlResult::Ok(())
+            self.programs.forget(digest).await.map_err(internal)?;
+            removal.remove().await.map_err(of_blob)?;
+            // The lock is given back: registrations wait for nothing of this.
+            self.programs.reclaim().await.map_err(internal)
         };
         // What stays is found by the sweep of content that no image has.
         if let Err(error) = removed.await {
-            tracing::warn!(%error, %digest, "the content of a refused image could not be removed");
+            tracing::warn!(%error, %digest, "the content of an image that was not registered could not be removed");
         }
     }
 }
@@ -141,17 +162,29 @@ impl ImageRegistration {
 
     /// Puts the content in its place and registers it. What cannot run on this server is refused, with the reason.
     ///
+    /// Of several registrations of a name, the name means the one that was finished last: one whose content took longer to be made
+    /// ready does not replace it.
+    ///
+    /// If the future is dropped before the content has been made ready, nothing is registered, and the content is removed with all that was
+    /// made of it; what is ready by then is kept for [`crate::ControlConfig::kept_for_another_try`].
+    ///
     /// # Errors
     /// [`ControlError::Invalid`]: `EMPTY_BINARY`, `CHECKSUM_MISMATCH`, `INVALID_BASE`, `INVALID_SETTINGS`, `IMAGE_NOT_RUNNABLE`.
     pub async fn finish(self, request: RegisterImage) -> ControlResult<ImageRecord> {
         request.check()?;
-        // On a task of its own: a client that goes away now must not leave content without its row.
-        tokio::spawn(self.finish_checked(request))
+        let nobody_waits = CancellationToken::new();
+        let _somebody_waits = nobody_waits.clone().drop_guard();
+        // On a task of its own: a client that goes away now must leave neither content without its row, nor what is half made of it.
+        tokio::spawn(self.finish_checked(request, nobody_waits))
             .await
             .map_err(|error| ControlError::internal(&error))?
     }
 
-    async fn finish_checked(self, request: RegisterImage) -> ControlResult<ImageRecord> {
+    async fn finish_checked(
+        self,
+        request: RegisterImage,
+        nobody_waits: CancellationToken,
+    ) -> ControlResult<ImageRecord> {
         let Self {
             control,
             mut upload,
@@ -159,6 +192,8 @@ impl ImageRegistration {
         if upload.received() == 0 {
             return Err(ControlError::invalid("EMPTY_BINARY", "the binary is empty"));
         }
+        // All of it has arrived: from now on nothing that takes its time changes which of two registrations the name means.
+        let number = control.store.next_registration().await?;
         let detected = upload.detect().await.map_err(of_blob)?;
         let chosen = control.choose_kind(&request, &detected)?;
         control.check_settings(chosen.kind, request.settings, RunSettings::default())?;
@@ -166,17 +201,40 @@ impl ImageRegistration {
         let stored = upload.finish(request.expected).await.map_err(of_blob)?;
         let (content, pins) = pinned(&stored, base);
         let held = (stored.pin, pins);
-        let container = match control.try_out(chosen.kind, content).await {
-            Ok(container) => container,
-            Err(refused) => {
+        let mut trying = pin!(control.try_out(chosen.kind, content, &nobody_waits));
+        let (tried, is_wanted) = tokio::select! {
+            biased;
+            () = nobody_waits.cancelled() => {
+                tracing::info!(
+                    tenant = %request.tenant_id,
+                    name = %request.name,
+                    digest = %content.digest,
+                    "an image is not registered: its client went away before it was ready"
+                );
+                // What is being made cannot be removed before it is.
+                (trying.await, false)
+            }
+            tried = &mut trying => (tried, true),
+        };
+        let container = match tried {
+            Ok(container) if is_wanted => container,
+            tried => {
                 // Content that is held is not removed.
                 drop(held);
+                let refused = match tried {
+                    Ok(_) => {
+                        control.keep_for_another_try().await?;
+                        abandoned()
+                    }
+                    Err(refused) => refused,
+                };
                 control.remove_refused(content).await;
                 return Err(refused);
             }
         };
         let image = NewImage {
             image_id: ImageId::generate(),
+            number,
             tenant_id: request.tenant_id,
             name: request.name,
             description: request.description,
@@ -197,6 +255,7 @@ impl ImageRegistration {
             kind = %registered.kind,
             native_for_oci = chosen.native_for_oci,
             bytes = registered.size,
+            replaced_already = !registered.current,
             "registered an image"
         );
         // Held until the row is durable, so that nobody removes the content or its base in between.
@@ -209,6 +268,13 @@ fn pinned(stored: &Stored, base: Option<Base>) -> (ImageContent, Option<Pin>) {
     let digest = stored.digest;
     let (base, pin) = base.map(|base| (base.digest, base.pin)).unzip();
     (ImageContent { digest, base }, pin)
+}
+
+/// What is answered where nobody listens any more.
+fn abandoned() -> ControlError {
+    ControlError::Unavailable {
+        message: "who registered the image no longer waits for it".to_owned(),
+    }
 }
 
 /// What stood in the way of making an image ready.

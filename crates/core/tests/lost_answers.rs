@@ -8,7 +8,7 @@ use bytes::Bytes;
 use runtara_core::{Core, CoreConfig};
 use runtara_domain::{
     Caller, Due, Fence, ImageDigest, ImageId, ImageName, InstanceId, Labels, NewImage, NewInstance,
-    NodeId, RunSettings, RunToken, RunnerKind, SignalId, TenantId,
+    NodeId, RegistrationNumber, RunSettings, RunToken, RunnerKind, SignalId, TenantId,
 };
 use runtara_runner::{CallTracker, InstanceCalls as _};
 use runtara_store::lossy::LossyStore;
@@ -20,6 +20,7 @@ async fn running(store: &LossyStore) -> Caller {
     let tenant = TenantId::new("acme").unwrap();
     let image = NewImage {
         image_id: ImageId::generate(),
+        number: RegistrationNumber(0),
         tenant_id: tenant.clone(),
         name: ImageName::new("program").unwrap(),
         description: None,

@@ -18,11 +18,17 @@ words! {
     }
 }
 
+/// Where a registration stands among all: the later its content arrived, the higher. The store gives these out, each once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RegistrationNumber(pub u64);
+
 /// An image as it is to be registered.
 #[derive(Debug, Clone)]
 pub struct NewImage {
     /// The id of this registration.
     pub image_id: ImageId,
+    /// Its place among the registrations of its name: the name means the one whose content arrived last, whichever was made ready first.
+    pub number: RegistrationNumber,
     /// Its owner.
     pub tenant_id: TenantId,
     /// The name it is registered under. An earlier image of that name leaves the list and keeps its id and content.

@@ -57,7 +57,7 @@ pub use id::{
     CheckpointId, DatabaseId, IdError, ImageDigest, ImageId, ImageName, InstanceId, NodeId,
     RunNumber, SignalId, TenantId,
 };
-pub use image::{ImageContent, ImageRecord, NewImage, RunnerKind};
+pub use image::{ImageContent, ImageRecord, NewImage, RegistrationNumber, RunnerKind};
 pub use instance::{
     Attempts, Due, Hold, InstanceState, NewInstance, Origin, Pending, PendingSignal, RunMarks,
 };

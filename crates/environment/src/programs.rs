@@ -1,11 +1,12 @@
 //! What the control plane is told of the runners.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use runtara_control::Programs;
-use runtara_domain::RunnerKind;
+use runtara_domain::{ImageDigest, RunnerKind};
 use runtara_runner::{AskedSettings, ImageFiles, PrepareError, PreparedImage, Runner};
 
 /// Hands on what the control plane asks to the runner of the kind.
@@ -44,6 +45,21 @@ impl Programs for ProgramsOfRunners {
             .map_err(|reason| PrepareError::Unfit { content, reason })?
             .prepare(image)
             .await
+    }
+
+    async fn forget(&self, digest: ImageDigest) -> io::Result<()> {
+        // Whatever the content was registered as, and laid on.
+        for runner in &self.runners {
+            runner.forget(digest).await?;
+        }
+        Ok(())
+    }
+
+    async fn reclaim(&self) -> io::Result<()> {
+        for runner in &self.runners {
+            runner.reclaim().await?;
+        }
+        Ok(())
     }
 }
 

@@ -29,6 +29,8 @@ use crate::{Error, runners, store};
 
 /// The lease of a node.
 const LEASE: Duration = Duration::from_secs(15);
+/// Longer than it takes to send a large image again.
+const KEPT_FOR_ANOTHER_TRY: Duration = Duration::from_secs(600);
 
 /// A server that can be started.
 pub struct EnvironmentRuntime {
@@ -127,6 +129,7 @@ impl EnvironmentRuntime {
                 unavailable: programs::unavailable(&runners.report),
                 native_for_oci: config.native_for_oci,
                 data_dir: data_dir.path().to_owned(),
+                kept_for_another_try: KEPT_FOR_ANOTHER_TRY,
             },
         );
         let addr = sockets

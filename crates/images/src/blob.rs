@@ -358,8 +358,8 @@ impl BlobStore {
     }
 
     /// Locks a digest against registrations, in all servers that share the directory, so that the caller can find out whether a
-    /// row needs the content before it is removed. Answers `None` at once if it is being registered. Ask one short
-    /// question while it is held: registrations wait for it for at most ten seconds.
+    /// row needs the content before it is removed. Answers `None` at once if it is being registered. Do nothing that takes
+    /// long while it is held: registrations wait for it for at most ten seconds.
     ///
     /// # Errors
     /// [`BlobError::Io`] if the lock cannot be taken.
@@ -385,7 +385,8 @@ pub struct Removal {
 
 impl Removal {
     /// Removes the content, durably. If the future is dropped, the content may be there or not; removing it again is
-    /// harmless.
+    /// harmless. Registrations wait until its name is gone, and not for its room on the disk, which a large file takes a while to
+    /// give back.
     ///
     /// # Errors
     /// [`BlobError::Objects`] if it cannot be removed, [`BlobError::Io`] if the removal cannot be made durable.
@@ -398,6 +399,9 @@ impl Removal {
         // On a task of its own: were the caller's future dropped in the middle, the lock would be released while the file
         // is still being removed.
         let removing = tokio::spawn(async move {
+            let path = store.place.path_of(&digest);
+            // While it is open, the file system takes away its name alone.
+            let open = blocking(move || Ok(File::open(path).ok())).await?;
             let removed = match store.objects.delete(&location(&digest)).await {
                 Ok(()) => Deletion::Removed,
                 Err(object_store::Error::NotFound { .. }) => return Ok(Deletion::Absent),
@@ -406,6 +410,11 @@ impl Removal {
             let place = Arc::clone(&store.place);
             blocking(move || place.sync_removal(&digest)).await?;
             drop(lock);
+            blocking(move || {
+                drop(open);
+                Ok(())
+            })
+            .await?;
             Ok(removed)
         });
         joined(removing.await)?

@@ -16,7 +16,8 @@
 //!   durable, with a [`BlobStore::pin`] of the content that it is laid on. A crash in between leaves content without a row, which
 //!   the removal below finds.
 //! - **Removing**: [`BlobStore::removal`] locks the digest against new registrations; *then* ask the store whether a row needs
-//!   it; then [`Removal::remove`]. Asking before locking would lose the content of an image that was registered in between.
+//!   it; then take away what was made of it; then [`Removal::remove`]. Asking before locking would lose the content of an image that was
+//!   registered in between. Registrations wait for all of this, so what takes long (deleting many files) comes after it.
 //!
 //! ```
 //! use runtara_domain::RunnerKind;

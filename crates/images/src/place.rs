@@ -24,7 +24,7 @@ use uuid::Uuid;
 use crate::BlobError;
 
 /// How long a registration waits for a removal of another digest with the same first byte. A removal holds its lock for one
-/// question to the database.
+/// question to the database, and to take names away: giving back the room of what had them comes after it.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 const LOCK_POLL: Duration = Duration::from_millis(2);
 

@@ -50,6 +50,30 @@ pub(crate) struct Images {
     /// Who makes which.
     turns: Mutex<HashMap<ImageContent, Arc<Mutex<()>>>>,
     stopping: AtomicBool,
+    forgotten: Mutex<Forgotten>,
+}
+
+/// What there is of an image.
+pub(crate) enum Found {
+    /// Nothing has to be made: it was made ready in this process or in an earlier one.
+    Ready(Arc<Ready>),
+    /// Something has to be made.
+    Missing(Missing),
+}
+
+/// An image of which something has to be made, and what an earlier process has noted of it: its layers are here, but not all of it in one
+/// tree.
+pub(crate) struct Missing(Option<Box<Ready>>);
+
+/// What forgotten images have left on the disk.
+#[derive(Default)]
+struct Forgotten {
+    /// Whether layers may be there that no image has any more.
+    layers: bool,
+    /// Whole images, renamed.
+    trees: Vec<PathBuf>,
+    /// The last number in a name of those.
+    number: u64,
 }
 
 impl Images {
@@ -69,6 +93,7 @@ impl Images {
             ready: Mutex::default(),
             turns: Mutex::default(),
             stopping: AtomicBool::new(false),
+            forgotten: Mutex::default(),
         };
         let sweep = record::make_directory(&images.records).and_then(|()| {
             // Of settings that may have changed; it costs little to make it again.
@@ -91,17 +116,15 @@ impl Images {
             .then_some(ready)
     }
 
-    /// An image for which nothing has to be made: it was made ready in this process or in an earlier one.
-    pub(crate) fn known(&self, content: ImageContent) -> Option<Arc<Ready>> {
+    /// Looks what there is of an image.
+    pub(crate) fn find(&self, content: ImageContent) -> Found {
         if let Some(ready) = self.ready(content) {
-            return Some(ready);
+            return Found::Ready(ready);
         }
-        if self.flat.is_some() {
-            return None;
+        match self.recorded(content) {
+            Some(ready) if self.flat.is_none() => Found::Ready(self.remember(content, ready)),
+            recorded => Found::Missing(Missing(recorded.map(Box::new))),
         }
-        let ready = Arc::new(self.recorded(content)?);
-        self.remembered().insert(content, Arc::clone(&ready));
-        Some(ready)
     }
 
     /// Whether work on images is to end: nobody waits for it any more, or the disk is nearly full.
@@ -109,14 +132,20 @@ impl Images {
         self.stopping.load(Ordering::Relaxed) || room::is_short(&self.records)
     }
 
-    /// Makes an image ready. Of several who ask for the same at once, one does it, and the others find it done.
-    pub(crate) fn prepare(&self, image: &ImageFiles) -> Result<Arc<Ready>, PrepareError> {
+    /// Makes an image ready of which something was missing. Of several who ask for the same at once, one does it, and the others find it
+    /// done.
+    pub(crate) fn prepare(
+        &self,
+        image: &ImageFiles,
+        missing: Missing,
+    ) -> Result<Arc<Ready>, PrepareError> {
         let turn = self.turn_of(image.content);
         let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(ready) = self.known(image.content) {
+        // Only this process makes images, and it remembers those that are done.
+        if let Some(ready) = self.ready(image.content) {
             return Ok(ready);
         }
-        let made = self.prepare_once(image);
+        let made = self.prepare_once(image, missing);
         if made.is_err() {
             self.sweep_after_refusal();
         }
@@ -130,10 +159,14 @@ impl Images {
         Arc::clone(turns.entry(content).or_default())
     }
 
-    fn prepare_once(&self, image: &ImageFiles) -> Result<Arc<Ready>, PrepareError> {
+    fn prepare_once(
+        &self,
+        image: &ImageFiles,
+        Missing(recorded): Missing,
+    ) -> Result<Arc<Ready>, PrepareError> {
         let content = image.content;
-        let mut ready = match self.recorded(content) {
-            Some(ready) => ready,
+        let mut ready = match recorded {
+            Some(ready) => *ready,
             None => {
                 let ready = self.make(image)?;
                 self.record(content, &ready)
@@ -149,33 +182,72 @@ impl Images {
             let tree = self.flatten(&flat.join(record::name(content)), &ready);
             ready.layers = vec![tree.map_err(|error| make::refused(content, error))?];
         }
-        let ready = Arc::new(ready);
-        self.remembered().insert(content, Arc::clone(&ready));
-        Ok(ready)
+        Ok(self.remember(content, ready))
     }
 
-    /// Removes what was made of a content, alone and with others. Layers that no other image has go, too.
+    fn remember(&self, content: ImageContent, ready: Ready) -> Arc<Ready> {
+        let ready = Arc::new(ready);
+        self.remembered().insert(content, Arc::clone(&ready));
+        ready
+    }
+
+    /// Takes away what was made of a content, alone and with others, so that nobody finds it any more. Removes no layer and no tree: what is
+    /// left is for [`Self::reclaim`], or for the next server that opens these images.
     pub(crate) fn forget(&self, digest: ImageDigest) -> io::Result<()> {
         let is_of =
             |content: &ImageContent| content.digest == digest || content.base == Some(digest);
         self.remembered().retain(|content, _| !is_of(content));
-        let mut removed = false;
         for (path, content) in record::list(&self.records)? {
             if !is_of(&content) {
                 continue;
             }
             if let Some(flat) = &self.flat {
-                remove_tree(&flat.join(record::name(content)))?;
+                self.set_aside(&flat.join(record::name(content)))?;
             }
-            match fs::remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => removed = true,
+            gone(fs::remove_file(path))?;
+            self.forgotten().layers = true;
+        }
+        Ok(())
+    }
+
+    /// Renames the tree of a whole image, if there is one, so that it is not found and can be removed in its own time.
+    fn set_aside(&self, tree: &Path) -> io::Result<()> {
+        let mut forgotten = self.forgotten();
+        forgotten.number += 1;
+        let aside = tree.with_extension(format!("removed-{}", forgotten.number));
+        match fs::rename(tree, &aside) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            renamed => renamed?,
+        }
+        forgotten.trees.push(aside);
+        Ok(())
+    }
+
+    /// Removes from the disk what forgotten images have left. Layers that others have stay, and so do those that are at work or in use.
+    pub(crate) fn reclaim(&self) -> io::Result<()> {
+        loop {
+            let Some(tree) = self.forgotten().trees.pop() else {
+                break;
+            };
+            if let Err(error) = remove_tree(&tree) {
+                self.forgotten().trees.push(tree);
+                return Err(error);
             }
         }
-        match removed {
-            true => self.sweep(),
-            false => Ok(()),
+        if !std::mem::take(&mut self.forgotten().layers) {
+            return Ok(());
         }
+        let swept = self.sweep();
+        if swept.is_err() {
+            self.forgotten().layers = true;
+        }
+        swept
+    }
+
+    fn forgotten(&self) -> std::sync::MutexGuard<'_, Forgotten> {
+        self.forgotten
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has work that is under way end soon.
@@ -250,6 +322,14 @@ impl Images {
         }
         let swept = self.store.sweep(&needed);
         swept.map(drop).map_err(io::Error::other)
+    }
+}
+
+/// Takes what is not there for removed.
+fn gone(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
     }
 }
 

@@ -22,7 +22,7 @@ use crate::config::OciConfig;
 use crate::finding::Finding;
 use crate::host::Host;
 use crate::ids::Ids;
-use crate::images::Images;
+use crate::images::{self, Images};
 use crate::launch::{Launch, NotMade, places_of_run};
 use crate::plan::ContainerPlan;
 use crate::settings::{Refusal, settle};
@@ -277,15 +277,15 @@ impl Runner for OciRunner {
         };
         let unfit = |error| host("no container can be made here", error);
         let parts = Arc::clone(&self.parts);
-        let known = blocking(move || Ok(parts.images()?.known(content)));
-        let ready = match known.await.map_err(unfit)? {
-            Some(ready) => ready,
-            None => {
+        let found = blocking(move || Ok(parts.images()?.find(content)));
+        let ready = match found.await.map_err(unfit)? {
+            images::Found::Ready(ready) => ready,
+            images::Found::Missing(missing) => {
                 // What is to be unpacked waits for its turn, and nothing else waits for that.
                 let turn = self.unpacking.acquire().await;
                 let _turn = turn.map_err(|error| unfit(io::Error::other(error)))?;
                 let parts = Arc::clone(&self.parts);
-                let made = blocking(move || Ok(parts.images()?.prepare(&image))).await;
+                let made = blocking(move || Ok(parts.images()?.prepare(&image, missing))).await;
                 made.map_err(unfit)??
             }
         };
@@ -305,6 +305,15 @@ impl Runner for OciRunner {
         let parts = Arc::clone(&self.parts);
         blocking(move || match &parts.images {
             Ok(images) => images.forget(digest),
+            Err(_) => Ok(()),
+        })
+        .await
+    }
+
+    async fn reclaim(&self) -> Result<(), io::Error> {
+        let parts = Arc::clone(&self.parts);
+        blocking(move || match &parts.images {
+            Ok(images) => images.reclaim(),
             Err(_) => Ok(()),
         })
         .await

@@ -214,11 +214,24 @@ pub trait Runner: Send + Sync {
     /// The reason, for whoever asks: what was found and what is allowed.
     fn check(&self, settings: &AskedSettings) -> Result<(), String>;
 
-    /// Removes what was made ready of all images with this content, or on it, when that goes away. Idempotent. Runs that were launched from it go on.
+    /// Takes away what was made ready of all images with this content, or on it, when that goes away: from then on nobody finds it, and
+    /// who needs it makes it anew. Idempotent. Runs that were launched from it go on.
+    ///
+    /// Quick, whatever its size: it is asked while the content is locked against registrations. What it leaves on the disk goes with
+    /// [`Runner::reclaim`], or with the next start of the server.
+    ///
+    /// # Errors
+    /// What taking it away reported; a later call tries again.
+    async fn forget(&self, _digest: ImageDigest) -> Result<(), std::io::Error> {
+        Ok(())
+    }
+
+    /// Removes from the disk what forgotten images have left, if they have: maybe gigabytes in many files, so it is asked while nobody
+    /// waits for it. What another image needs stays. Idempotent, and safe at any time.
     ///
     /// # Errors
     /// What removing reported; a later call tries again.
-    async fn forget(&self, _digest: ImageDigest) -> Result<(), std::io::Error> {
+    async fn reclaim(&self) -> Result<(), std::io::Error> {
         Ok(())
     }
 

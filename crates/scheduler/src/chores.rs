@@ -73,14 +73,9 @@ async fn refresh_counts(shared: Arc<Shared>) -> Result<(), Failure> {
 }
 
 async fn remove_unneeded_images(shared: Arc<Shared>) -> Result<(), Failure> {
-    for digest in shared.store.remove_unneeded_images(100).await? {
-        let runners = shared.runners.values();
-        shared
-            .images
-            .remove(digest, shared.store.as_ref(), runners)
-            .await?;
-    }
-    Ok(())
+    let (store, runners) = (shared.store.as_ref(), &shared.runners);
+    let digests = store.remove_unneeded_images(100).await?;
+    shared.images.remove(&digests, store, runners).await
 }
 
 async fn remove_orphans(shared: Arc<Shared>) -> Result<(), Failure> {

@@ -133,6 +133,8 @@ async fn launch(
     Ok(())
 }
 
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+type Runners = HashMap<RunnerKind, Arc<dyn Runner>>;
 type ReadyImages = HashMap<(RunnerKind, ImageContent), Arc<OnceCell<PreparedImage>>>;
 
 /// Images that runners have made ready, each once.
@@ -184,18 +186,38 @@ impl PreparedImages {
         ready.retain(|(_, content), _| content.digest != digest && content.base != Some(digest));
     }
 
-    /// Removes the content of an image that nobody needs any more.
+    /// Removes the contents of images that nobody needs any more, and what was made of them.
     pub(crate) async fn remove(
+        &self,
+        digests: &[ImageDigest],
+        store: &dyn Store,
+        runners: &Runners,
+    ) -> Result<(), Failure> {
+        let mut removed = Ok(());
+        for digest in digests {
+            removed = self.remove_one(*digest, store, runners).await;
+            if removed.is_err() {
+                break;
+            }
+        }
+        // Only now, when no content is locked: this may take long.
+        for runner in runners.values() {
+            runner.reclaim().await?;
+        }
+        removed
+    }
+
+    async fn remove_one(
         &self,
         digest: ImageDigest,
         store: &dyn Store,
-        runners: impl Iterator<Item = &Arc<dyn Runner>>,
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        runners: &Runners,
+    ) -> Result<(), Failure> {
         // Locked against registrations while the store is asked: the same content may just be registered anew.
         if let Some(removal) = self.blobs.removal(&digest).await?
             && !store.is_content_needed(&digest).await?
         {
-            for runner in runners {
+            for runner in runners.values() {
                 runner.forget(digest).await?;
             }
             self.forget_all_with(digest);
@@ -208,21 +230,23 @@ impl PreparedImages {
     pub(crate) async fn remove_orphans(
         &self,
         store: &dyn Store,
-        runners: &HashMap<RunnerKind, Arc<dyn Runner>>,
+        runners: &Runners,
         closing: &CancellationToken,
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    ) -> Result<(), Failure> {
         self.blobs.sweep().await?;
         let mut after = None;
         loop {
             let page = self.blobs.list(after, ORPHANS_PAGE).await?;
+            let mut orphans = Vec::new();
             for blob in &page {
                 if closing.is_cancelled() {
                     return Ok(());
                 }
                 if !store.is_content_needed(&blob.digest).await? {
-                    self.remove(blob.digest, store, runners.values()).await?;
+                    orphans.push(blob.digest);
                 }
             }
+            self.remove(&orphans, store, runners).await?;
             match page.last() {
                 Some(last) if page.len() == ORPHANS_PAGE => after = Some(last.digest),
                 _ => return Ok(()),

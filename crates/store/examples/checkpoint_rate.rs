@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use runtara_domain::{
     Caller, CheckpointId, Due, Fence, ImageDigest, ImageId, ImageName, InstanceId, Labels,
-    NewImage, NewInstance, NodeId, RunSettings, RunToken, RunnerKind, SaveCheckpoint, TenantId,
+    NewImage, NewInstance, NodeId, RegistrationNumber, RunSettings, RunToken, RunnerKind,
+    SaveCheckpoint, TenantId,
 };
 use runtara_store::postgres::{PostgresOptions, PostgresStore};
 use runtara_store::{Claim, Store};
@@ -30,6 +31,7 @@ async fn runs(store: &PostgresStore, prefix: &str, count: usize) -> Result<Vec<C
     store
         .register_image(NewImage {
             image_id: image_id.clone(),
+            number: RegistrationNumber(0),
             tenant_id: tenant.clone(),
             name: ImageName::new("program")?,
             description: None,

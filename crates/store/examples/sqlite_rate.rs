@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use runtara_domain::{
     Caller, CheckpointId, Due, Fence, ImageDigest, ImageId, ImageName, InstanceId, Labels,
-    NewImage, NewInstance, NodeId, RunSettings, RunToken, RunnerKind, SaveCheckpoint, TenantId,
-    limits,
+    NewImage, NewInstance, NodeId, RegistrationNumber, RunSettings, RunToken, RunnerKind,
+    SaveCheckpoint, TenantId, limits,
 };
 use runtara_store::sqlite::{SqliteOptions, SqliteStore};
 use runtara_store::{Claim, Store};
@@ -163,6 +163,7 @@ async fn measure(directory: &Path, time: Duration) -> Result<()> {
     let tenant = TenantId::new("acme")?;
     let image = NewImage {
         image_id: ImageId::generate(),
+        number: RegistrationNumber(0),
         tenant_id: tenant.clone(),
         name: ImageName::new("program")?,
         description: None,

@@ -24,8 +24,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use runtara_domain::{
     Caller, Change, CheckpointId, Checkpointed, DatabaseId, ImageDigest, ImageId, ImageName,
-    ImageRecord, InstanceId, NewEvent, NewImage, NewInstance, NodeId, RaisedSignal, SaveCheckpoint,
-    SignalId, TenantId, Word,
+    ImageRecord, InstanceId, NewEvent, NewImage, NewInstance, NodeId, RaisedSignal,
+    RegistrationNumber, SaveCheckpoint, SignalId, TenantId, Word,
 };
 
 pub use clock::{Clock, ManualClock, SystemClock};
@@ -70,7 +70,12 @@ pub trait Store: Send + Sync + 'static {
 
     // Images ----------------------------------------------------------------------------------------------------------
 
-    /// Registers an image. One that had its name before leaves the list and keeps its id.
+    /// A number for a registration whose content has arrived: higher than all that were given before, by whichever server of this
+    /// database. One that is not used harms nothing.
+    async fn next_registration(&self) -> StoreResult<RegistrationNumber>;
+
+    /// Registers an image. One of its name with the same number or a lower one leaves the list and keeps its id. If there is one with a
+    /// higher number, deleted or not, that one keeps the name, and this image is known by its id alone, as if it had been replaced.
     async fn register_image(&self, image: NewImage) -> StoreResult<ImageRecord>;
 
     /// An image that is not deleted, current or not.

@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use runtara_domain::{
     Caller, Change, CheckpointId, Checkpointed, DatabaseId, ImageDigest, ImageId, ImageName,
-    ImageRecord, InstanceId, NewEvent, NewImage, NewInstance, NodeId, RaisedSignal, RunnerKind,
-    SaveCheckpoint, SignalId, TenantId, TokenHash, Word,
+    ImageRecord, InstanceId, NewEvent, NewImage, NewInstance, NodeId, RaisedSignal,
+    RegistrationNumber, RunnerKind, SaveCheckpoint, SignalId, TenantId, TokenHash, Word,
 };
 
 use crate::{
@@ -96,6 +96,7 @@ passing! {
     renew_node(node: NodeLease) -> NodeStanding;
     release_node(node: NodeId) -> ();
     expire_nodes(me: NodeId, limit: u32) -> Vec<InstanceId>;
+    next_registration() -> RegistrationNumber;
     register_image(image: NewImage) -> ImageRecord;
     image(id: &ImageId) -> Option<ImageRecord>;
     image_even_deleted(id: &ImageId) -> Option<ImageRecord>;

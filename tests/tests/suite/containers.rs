@@ -7,4 +7,5 @@ mod images;
 mod isolation;
 mod network;
 mod programs;
+mod registrations;
 mod settings;

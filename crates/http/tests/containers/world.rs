@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::body::Body;
 use http::{Request, StatusCode};
 use http_body_util::BodyExt as _;
 use runtara_control::{Control, ControlConfig, Programs};
-use runtara_domain::{NodeId, RunToken, RunnerKind};
+use runtara_domain::{ImageDigest, NodeId, RunToken, RunnerKind};
 use runtara_http::HostPolicy;
 use runtara_http::environment::{
     EnvironmentService, EnvironmentState, MachineCheck, ServerReport, service,
@@ -38,6 +39,14 @@ pub(crate) struct Played {
     pub(crate) reached: Notify,
     /// A permit for each image that may be made ready.
     pub(crate) gate: Semaphore,
+    /// A permit for each image that says `held` and may be made ready.
+    pub(crate) held: Semaphore,
+    /// What was taken away.
+    pub(crate) forgotten: Mutex<Vec<ImageDigest>>,
+    /// Told when room is about to be given back.
+    pub(crate) reclaiming: Notify,
+    /// A permit for each time that room may be given back.
+    pub(crate) room: Semaphore,
 }
 
 #[async_trait]
@@ -66,6 +75,9 @@ impl Programs for Played {
         let content = image.content;
         let text = fs::read(&image.path).unwrap();
         let says = |word: &str| text.windows(word.len()).any(|part| part == word.as_bytes());
+        if says("held") {
+            self.held.acquire().await.unwrap().forget();
+        }
         self.prepared.lock().unwrap().push((kind, image.clone()));
         let host = |kind: io::ErrorKind| PrepareError::Host {
             content,
@@ -87,6 +99,17 @@ impl Programs for Played {
             about: image.base.is_none().then(|| ABOUT.to_owned()),
             path: image.path,
         })
+    }
+
+    async fn forget(&self, digest: ImageDigest) -> io::Result<()> {
+        self.forgotten.lock().unwrap().push(digest);
+        Ok(())
+    }
+
+    async fn reclaim(&self) -> io::Result<()> {
+        self.reclaiming.notify_one();
+        self.room.acquire().await.unwrap().forget();
+        Ok(())
     }
 }
 
@@ -119,9 +142,22 @@ impl World {
         Self::that_runs(&[RunnerKind::Oci, RunnerKind::Native], &[]).await
     }
 
+    /// One that keeps for so long what a client went away from.
+    pub(crate) async fn that_keeps(kept_for_another_try: Duration) -> Self {
+        Self::with(&[RunnerKind::Oci], &[], kept_for_another_try).await
+    }
+
     pub(crate) async fn that_runs(
         kinds: &[RunnerKind],
         unavailable: &[(RunnerKind, &str)],
+    ) -> Self {
+        Self::with(kinds, unavailable, Duration::ZERO).await
+    }
+
+    async fn with(
+        kinds: &[RunnerKind],
+        unavailable: &[(RunnerKind, &str)],
+        kept_for_another_try: Duration,
     ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let blobs = BlobStore::open(directory.path().join("blobs"), BlobOptions::default());
@@ -131,6 +167,10 @@ impl World {
             prepared: Mutex::default(),
             reached: Notify::new(),
             gate: Semaphore::new(1_000),
+            held: Semaphore::new(0),
+            forgotten: Mutex::default(),
+            reclaiming: Notify::new(),
+            room: Semaphore::new(1_000),
         });
         let unavailable = unavailable.iter();
         let control = Control::new(
@@ -144,6 +184,7 @@ impl World {
                     .collect::<BTreeMap<_, _>>(),
                 native_for_oci: false,
                 data_dir: directory.path().to_owned(),
+                kept_for_another_try,
             },
         );
         let state = EnvironmentState {

@@ -231,6 +231,9 @@ impl LayerStore {
     /// Removes the layers that are not needed, and says which. A layer stays in all variants while it is needed, and while
     /// a [`Layer`] of it lives: ask which are needed after the last image was registered, and before calling this.
     ///
+    /// A layer that goes is renamed first, so that nobody who begins to need it meanwhile meets half of it; several may sweep at once. It
+    /// takes as long as the file system needs to remove what may be many files.
+    ///
     /// A container that still runs needs its layers, though nothing here knows of it.
     ///
     /// # Errors
@@ -254,6 +257,8 @@ impl LayerStore {
                 .unless_claimed(key, || fs::rename(&path, &removed));
             match renamed {
                 None => swept.in_use.push(diff_id),
+                // Another sweep was quicker.
+                Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => {}
                 Some(renamed) => {
                     renamed.map_err(ImageError::io("remove", &path))?;
                     remove(&removed)?;

@@ -16,7 +16,7 @@ use runtara_runner::{ImageFiles, PrepareError, describe};
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
-use super::{Images, Ready};
+use super::{Found, Images, Ready};
 use crate::spec::{ImageConfig, ImageUser, RUN_DIRECTORY, check_image, signal_number};
 
 /// Says why there is no image.
@@ -134,7 +134,11 @@ impl Images {
             path: path.to_owned(),
             base: None,
         };
-        self.prepare(&base).map_err(|error| match error {
+        let prepared = match self.find(base.content) {
+            Found::Ready(ready) => Ok(ready),
+            Found::Missing(missing) => self.prepare(&base, missing),
+        };
+        prepared.map_err(|error| match error {
             PrepareError::Host {
                 context, source, ..
             } => NotMade::Host {

@@ -89,6 +89,8 @@ fn main() {
             a_machine_without_runtime_says_what_to_install,
             a_program_that_needs_a_loader_needs_a_base,
             an_image_that_goes_takes_what_nobody_else_needs,
+            what_a_forgotten_image_leaves_goes_with_the_next_server,
+            a_whole_copy_of_an_image_goes_with_it,
             an_image_that_is_refused_leaves_no_layers,
             an_image_is_ready_at_once_for_the_next_server,
             layers_that_are_gone_are_unpacked_again,

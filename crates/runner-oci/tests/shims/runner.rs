@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use runtara_domain::{EndedBy, ExitCause, ImageDigest, NetworkMode, ResourceLimits};
+use runtara_domain::{EndedBy, ExitCause, NetworkMode, ResourceLimits};
 use runtara_runner::{
     Adoption, AskedSettings, LaunchObstacle, PrepareError, Readiness, RunKey, Runner as _,
 };
@@ -271,12 +271,54 @@ pub(crate) async fn an_image_that_goes_takes_what_nobody_else_needs() {
     server.prepare(on_base.clone()).await.unwrap();
     assert_eq!(layers(&server), 3, "the base is shared");
     server.runner.forget(other.content.digest).await.unwrap();
+    assert_eq!(layers(&server), 3, "what may take long is for later");
+    server.runner.reclaim().await.unwrap();
     assert_eq!(layers(&server), 2);
     server.runner.forget(on_base.content.digest).await.unwrap();
+    server.runner.reclaim().await.unwrap();
     assert_eq!(layers(&server), 1);
     server.runner.forget(base.content.digest).await.unwrap();
     server.runner.forget(base.content.digest).await.unwrap();
+    // Whoever comes in between has a whole image again.
+    server.prepare(base.clone()).await.unwrap();
+    server.runner.reclaim().await.unwrap();
+    assert_eq!(layers(&server), 1);
+    server.runner.forget(base.content.digest).await.unwrap();
+    server.runner.reclaim().await.unwrap();
+    server.runner.reclaim().await.unwrap();
     assert_eq!(layers(&server), 0);
+}
+
+pub(crate) async fn what_a_forgotten_image_leaves_goes_with_the_next_server() {
+    let mut server = Server::new().await;
+    let image = server.busybox();
+    server.prepare(image.clone()).await.unwrap();
+    server.runner.forget(image.content.digest).await.unwrap();
+    assert_eq!(layers(&server), 1);
+    server.restart().await;
+    assert_eq!(layers(&server), 0);
+}
+
+pub(crate) async fn a_whole_copy_of_an_image_goes_with_it() {
+    let server = Server::with(|config| config.overlay = Some(false)).await;
+    let image = server.busybox();
+    server.prepare(image.clone()).await.unwrap();
+    let flat = server.config.data_dir.join("cache/oci/flat");
+    let copies = || fs::read_dir(&flat).unwrap().count();
+    let whole = flat.join(image.content.digest.to_string());
+    assert!(whole.join("bin/busybox").exists());
+    server.runner.forget(image.content.digest).await.unwrap();
+    assert!(!whole.exists(), "nobody finds it");
+    assert_eq!(copies(), 1, "what may take long is for later");
+    server.prepare(image.clone()).await.unwrap();
+    assert_eq!(copies(), 2);
+    server.runner.reclaim().await.unwrap();
+    assert_eq!(copies(), 1);
+    assert!(whole.join("bin/busybox").exists(), "it was made anew");
+    assert_eq!(layers(&server), 1);
+    server.runner.forget(image.content.digest).await.unwrap();
+    server.runner.reclaim().await.unwrap();
+    assert_eq!((copies(), layers(&server)), (0, 0));
 }
 
 pub(crate) async fn an_image_that_is_refused_leaves_no_layers() {
@@ -330,10 +372,16 @@ pub(crate) async fn an_image_is_made_ready_once_however_many_ask() {
         assert_eq!(layers(&server), 1);
         // And while others go.
         let other = server.files(b"#!/bin/sh\n", Some(&server.busybox()));
-        let forgotten = server.runner.forget(ImageDigest::of(b"nothing"));
-        let (made, forgotten) = tokio::join!(server.prepare(other), forgotten);
+        let third = server.files(b"#!/bin/sh\n# gone\n", Some(&server.busybox()));
+        server.prepare(third.clone()).await.unwrap();
+        server.runner.forget(third.content.digest).await.unwrap();
+        let reclaimed = || server.runner.reclaim();
+        let (made, first, second) =
+            tokio::join!(server.prepare(other.clone()), reclaimed(), reclaimed());
         made.unwrap();
-        forgotten.unwrap();
+        first.unwrap();
+        second.unwrap();
+        assert_eq!(layers(&server), 2, "the base, and what is laid on it now");
     }
 }
 

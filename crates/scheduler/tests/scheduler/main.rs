@@ -6,6 +6,7 @@ mod clocks;
 mod fairness;
 mod faults;
 mod files;
+mod images;
 mod world;
 
 use std::time::Duration;

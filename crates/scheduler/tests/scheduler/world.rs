@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use runtara_domain::{
-    Due, EndedBy, ExitCause, ImageId, ImageName, InstanceId, Labels, NewImage, NewInstance, NodeId,
-    RunExit, RunSettings, RunnerKind, TenantId, Usage,
+    Due, EndedBy, ExitCause, ImageDigest, ImageId, ImageName, InstanceId, Labels, NewImage,
+    NewInstance, NodeId, RegistrationNumber, RunExit, RunSettings, RunnerKind, TenantId, Usage,
 };
 use runtara_images::{BlobOptions, BlobStore, Stored};
 use runtara_runner::{
@@ -111,6 +111,12 @@ pub(crate) struct FakeRunner {
     /// How often an image was prepared.
     pub(crate) prepared: AtomicUsize,
     pub(crate) unremovable: Mutex<u32>,
+    /// What was taken away.
+    pub(crate) forgotten: Mutex<Vec<ImageDigest>>,
+    /// Whether giving back room lasts until this is unset.
+    pub(crate) reclaims_slowly: watch::Sender<bool>,
+    /// How often giving back room has begun.
+    pub(crate) reclaims: watch::Sender<u32>,
 }
 
 impl FakeRunner {
@@ -148,6 +154,18 @@ impl Runner for FakeRunner {
     }
 
     fn check(&self, _settings: &AskedSettings) -> Result<(), String> {
+        Ok(())
+    }
+
+    async fn forget(&self, digest: ImageDigest) -> Result<(), std::io::Error> {
+        self.forgotten.lock().unwrap().push(digest);
+        Ok(())
+    }
+
+    async fn reclaim(&self) -> Result<(), std::io::Error> {
+        self.reclaims.send_modify(|reclaims| *reclaims += 1);
+        let mut slowly = self.reclaims_slowly.subscribe();
+        slowly.wait_for(|slowly| !slowly).await.unwrap();
         Ok(())
     }
 
@@ -222,7 +240,7 @@ pub(crate) struct World {
     pub(crate) runner: Arc<FakeRunner>,
     pub(crate) tracker: CallTracker,
     pub(crate) directory: TempDir,
-    blobs: BlobStore,
+    pub(crate) blobs: BlobStore,
     node: NodeId,
     content: Stored,
     images: Mutex<HashMap<TenantId, ImageId>>,
@@ -268,6 +286,7 @@ impl World {
         }
         let image = NewImage {
             image_id: ImageId::generate(),
+            number: RegistrationNumber(0),
             tenant_id: tenant.clone(),
             name: ImageName::new("image").unwrap(),
             description: None,

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use runtara_domain::{ImageDigest, ImageId, ImageName, ImageRecord, LabelFilter, RunnerKind, Word};
+use runtara_domain::{
+    ImageDigest, ImageId, ImageName, ImageRecord, LabelFilter, RunnerKind, TenantId, Word,
+};
 
 use super::Harness;
 use super::make::{exit_code, labels, new_image, settings, tenant};
@@ -93,6 +95,69 @@ pub async fn a_name_means_the_newest(harness: &dyn Harness) {
         .await
         .unwrap();
     assert_eq!(found, None, "the one before does not come back");
+}
+
+/// Of two registrations of one name the one whose content arrived later is meant, whichever is done first.
+pub async fn a_name_means_what_arrived_last(harness: &dyn Harness) {
+    let world = World::new(harness).await;
+    let register = async |tenant: &TenantId, number, content: &str| {
+        let mut new = new_image(tenant, "raced", content.as_bytes());
+        new.number = number;
+        world.store.register_image(new).await.unwrap()
+    };
+    let named = async || {
+        let name = ImageName::new("raced").unwrap();
+        let found = world.store.image_by_name(&world.tenant, &name).await;
+        found.unwrap().map(|image| image.image_id)
+    };
+    let mut numbers = Vec::new();
+    for _ in 0..4 {
+        numbers.push(world.store.next_registration().await.unwrap());
+    }
+    let [older, newer, _, newest] = numbers[..] else {
+        panic!("four were asked for: {numbers:?}")
+    };
+    assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
+    let second = register(&world.tenant, newer, "second").await;
+    assert!(second.current);
+    let first = register(&world.tenant, older, "first").await;
+    assert!(!first.current, "it was replaced before it was registered");
+    assert_eq!(named().await, Some(second.image_id.clone()));
+    let found = world.store.image(&first.image_id).await.unwrap();
+    assert_eq!(found, Some(first), "it is known by its id");
+    let same = register(&world.tenant, newer, "same").await;
+    assert!(same.current);
+    assert_eq!(named().await, Some(same.image_id.clone()));
+    let theirs = register(&tenant("else"), older, "theirs").await;
+    assert!(theirs.current, "names are a tenant's own");
+    let deleted = world.store.delete_image(&same.image_id).await.unwrap();
+    assert_eq!(deleted, ImageDeletion::Deleted);
+    let late = register(&world.tenant, older, "late").await;
+    assert!(!late.current, "what was deleted had replaced it");
+    assert_eq!(named().await, None);
+    let last = register(&world.tenant, newest, "last").await;
+    assert_eq!(named().await, Some(last.image_id));
+}
+
+/// Numbers of registrations that are asked for at once are all different, and each is higher than those that were given before.
+pub async fn registrations_are_numbered(harness: &dyn Harness) {
+    let world = World::new(harness).await;
+    let mut last = world.store.next_registration().await.unwrap();
+    for _ in 0..4 {
+        let asking: Vec<_> = (0..8)
+            .map(|_| {
+                let store = world.store.clone();
+                tokio::spawn(async move { store.next_registration().await })
+            })
+            .collect();
+        let mut given = BTreeSet::new();
+        for number in asking {
+            given.insert(number.await.expect("no task panics").expect("it is given"));
+        }
+        assert_eq!(given.len(), 8, "{given:?}");
+        assert!(given.first().is_some_and(|first| *first > last));
+        last = *given.last().expect("there are eight");
+    }
 }
 
 /// Many registrations of one name at once leave one current.

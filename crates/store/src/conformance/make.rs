@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use runtara_domain::{
     CheckpointId, ExitCause, ImageDigest, ImageId, ImageName, InstanceId, Labels, NetworkMode,
-    NewImage, Refusal, ResourceLimits, RunExit, RunSettings, RunnerKind, SaveCheckpoint, SignalId,
-    TenantId, WaitCall, WaitKind, limits,
+    NewImage, Refusal, RegistrationNumber, ResourceLimits, RunExit, RunSettings, RunnerKind,
+    SaveCheckpoint, SignalId, TenantId, WaitCall, WaitKind, limits,
 };
 
 use crate::{StoreError, StoreResult, WaitKey, WaitRequest};
@@ -44,6 +44,7 @@ pub fn labels(pairs: &[(&str, &str)]) -> Labels {
 pub fn new_image(tenant: &TenantId, name: &str, content: &[u8]) -> NewImage {
     NewImage {
         image_id: ImageId::generate(),
+        number: RegistrationNumber(0),
         tenant_id: tenant.clone(),
         name: ImageName::new(name).expect("image names of the suite are valid"),
         description: None,

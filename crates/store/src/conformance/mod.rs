@@ -217,6 +217,8 @@ cases! { $
     images {
         an_image_is_read_back,
         a_name_means_the_newest,
+        a_name_means_what_arrived_last,
+        registrations_are_numbered,
         one_of_many_is_current,
         an_image_in_use_is_not_deleted,
         a_deletion_counts_up_to_a_thousand,

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use runtara_domain::{
-    Cursor, ImageDigest, ImageId, ImageName, ImageRecord, NewImage, TenantId, Timestamp,
+    Cursor, ImageDigest, ImageId, ImageName, ImageRecord, NewImage, RegistrationNumber, TenantId,
+    Timestamp,
 };
 
 use super::Model;
@@ -15,14 +16,23 @@ use crate::{ImageDeletion, ImageFilter, Page, PageRequest, PageStart};
 const COUNTED_USERS: usize = 1_000;
 
 impl Model {
+    /// See [`crate::Store::next_registration`].
+    pub fn next_registration(&mut self) -> RegistrationNumber {
+        self.registrations += 1;
+        RegistrationNumber(self.registrations)
+    }
+
     /// See [`crate::Store::register_image`].
     pub fn register_image(&mut self, new: NewImage, now: Timestamp) -> ImageRecord {
         if let Some(known) = self.images.get(&new.image_id) {
             return known.record.clone();
         }
+        let mut current = true;
         for image in self.images.values_mut() {
-            if image.record.tenant_id == new.tenant_id && image.record.name == new.name {
-                image.record.current = false;
+            let record = &mut image.record;
+            if record.tenant_id == new.tenant_id && record.name == new.name && record.current {
+                record.current = image.number > new.number;
+                current &= !record.current;
             }
         }
         let record = ImageRecord {
@@ -39,10 +49,11 @@ impl Model {
             settings: new.settings,
             container: new.container,
             created_at: now,
-            current: true,
+            current,
         };
         let image = Image {
             record: record.clone(),
+            number: new.number,
             deleted: false,
         };
         self.images.insert(record.image_id.clone(), image);

@@ -19,8 +19,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use runtara_domain::{
     Caller, Change, CheckpointId, Checkpointed, DatabaseId, ImageDigest, ImageId, ImageName,
-    ImageRecord, InstanceId, NewEvent, NewImage, NewInstance, NodeId, RaisedSignal, RunnerKind,
-    SaveCheckpoint, SignalId, TenantId, Timestamp, TokenHash, Word,
+    ImageRecord, InstanceId, NewEvent, NewImage, NewInstance, NodeId, RaisedSignal,
+    RegistrationNumber, RunnerKind, SaveCheckpoint, SignalId, TenantId, Timestamp, TokenHash, Word,
 };
 
 pub use model::{Model, Told};
@@ -106,6 +106,10 @@ impl Store for MemoryStore {
 
     async fn expire_nodes(&self, me: NodeId, limit: u32) -> StoreResult<Vec<InstanceId>> {
         self.with(|model, now| model.expire_nodes(me, limit, now))
+    }
+
+    async fn next_registration(&self) -> StoreResult<RegistrationNumber> {
+        self.with(|model, _| model.next_registration())
     }
 
     async fn register_image(&self, image: NewImage) -> StoreResult<ImageRecord> {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use runtara_domain::{
     CheckpointId, DatabaseId, ImageId, ImageRecord, InstanceId, InstanceState, Labels, NewEvent,
-    NodeId, Refusal, ResultChange, RunNumber, RunSettings, SignalId, Timestamp, Transition,
-    WaitRecord,
+    NodeId, Refusal, RegistrationNumber, ResultChange, RunNumber, RunSettings, SignalId, Timestamp,
+    Transition, WaitRecord,
 };
 
 use crate::plan::KeptSignal;
@@ -17,6 +17,8 @@ use crate::{StoredEvent, WaitKey};
 pub struct Model {
     pub(super) database_id: Option<DatabaseId>,
     pub(super) nodes: BTreeMap<NodeId, Node>,
+    /// The last number that was given to a registration.
+    pub(super) registrations: u64,
     pub(super) images: BTreeMap<ImageId, Image>,
     pub(super) instances: BTreeMap<InstanceId, Instance>,
     told: Vec<Told>,
@@ -39,6 +41,7 @@ pub(super) struct Node {
 #[derive(Debug)]
 pub(super) struct Image {
     pub(super) record: ImageRecord,
+    pub(super) number: RegistrationNumber,
     pub(super) deleted: bool,
 }
 

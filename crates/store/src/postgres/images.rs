@@ -1,7 +1,8 @@
 //! Registered programs.
 
 use runtara_domain::{
-    Cursor, ImageDigest, ImageId, ImageName, ImageRecord, LabelFilter, NewImage, TenantId,
+    Cursor, ImageDigest, ImageId, ImageName, ImageRecord, LabelFilter, NewImage,
+    RegistrationNumber, TenantId,
 };
 use sqlx::{Postgres, QueryBuilder};
 
@@ -17,6 +18,14 @@ use super::row::{self, image_columns};
 /// Up to how many instances are counted that keep an image.
 const COUNTED_USERS: i64 = 1_000;
 
+/// The next number of a registration. A sequence counts on whether its transaction commits or not, and never back.
+pub(super) async fn next_registration(store: &PostgresStore) -> Answer<RegistrationNumber> {
+    let number: i64 = sqlx::query_scalar("select nextval('runtara_registrations')")
+        .one_on(&store.connections)
+        .await?;
+    Ok(RegistrationNumber(row::unsigned(number)))
+}
+
 /// Registers an image, under a lock of its name: two registrations of one name come one after the other.
 pub(super) async fn register(store: &PostgresStore, new: NewImage) -> Answer<ImageRecord> {
     let (keys, values) = label_arrays(&new.labels);
@@ -28,20 +37,22 @@ pub(super) async fn register(store: &PostgresStore, new: NewImage) -> Answer<Ima
         .await?;
     sqlx::query(
         "update runtara_images set current = false
-          where tenant_id = $1 and name = $2 and current
+          where tenant_id = $1 and name = $2 and current and registration <= $4
             and not exists (select from runtara_images where image_id = $3)",
     )
     .bind(new.tenant_id.as_str())
     .bind(new.name.as_str())
     .bind(new.image_id.as_str())
+    .bind(row::signed(new.number.0))
     .execute(&mut *connection)
     .await?;
     sqlx::query(
         "with made as (
              insert into runtara_images
                     (image_id, tenant_id, name, description, kind, digest, size, metadata, created_at, base,
-                     settings, container)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, runtara_now(), $11, $12, $13)
+                     settings, container, registration, current)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, runtara_now(), $11, $12, $13, $14,
+                     not exists (select from runtara_images where tenant_id = $2 and name = $3 and current))
              on conflict (image_id) do nothing
              returning image_id
          )
@@ -61,6 +72,7 @@ pub(super) async fn register(store: &PostgresStore, new: NewImage) -> Answer<Ima
     .bind(new.base.map(|base| base.0))
     .bind(row::json_text(&new.settings, new.settings.is_empty())?)
     .bind(new.container.as_deref().map(row::without_nul))
+    .bind(row::signed(new.number.0))
     .execute(&mut *connection)
     .await?;
     let found = sqlx::query(concat!(

@@ -39,6 +39,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "run_settings",
         sql: include_str!("../../migrations/postgres/0005_run_settings.sql"),
     },
+    Migration {
+        version: 6,
+        name: "registrations",
+        sql: include_str!("../../migrations/postgres/0006_registrations.sql"),
+    },
 ];
 
 /// The key of the advisory lock under which one server migrates and others wait: "runtara" in ASCII.

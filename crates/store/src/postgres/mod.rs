@@ -35,7 +35,7 @@ use bytes::Bytes;
 use runtara_domain::{
     Caller, Change, CheckpointId, Checkpointed, DatabaseId, ImageDigest, ImageId, ImageName,
     ImageRecord, InstanceId, InstanceState, NewEvent, NewImage, NewInstance, NodeId, RaisedSignal,
-    RunnerKind, SaveCheckpoint, SignalId, TenantId, TokenHash, Word,
+    RegistrationNumber, RunnerKind, SaveCheckpoint, SignalId, TenantId, TokenHash, Word,
 };
 use sqlx::postgres::PgPool;
 
@@ -155,6 +155,11 @@ impl Store for PostgresStore {
     async fn expire_nodes(&self, me: NodeId, limit: u32) -> StoreResult<Vec<InstanceId>> {
         let lost = nodes::expire(self, me, limit).await;
         lost.map_err(|fault| fault.during("taking runs of lost nodes for lost"))
+    }
+
+    async fn next_registration(&self) -> StoreResult<RegistrationNumber> {
+        let number = images::next_registration(self).await;
+        number.map_err(|fault| fault.during("numbering a registration"))
     }
 
     async fn register_image(&self, image: NewImage) -> StoreResult<ImageRecord> {

@@ -43,6 +43,14 @@ pub(super) fn read_image(columns: &mut Columns<'_>) -> StoreResult<ImageRecord> 
     })
 }
 
+/// The highest number of a registration whose image is still here. A higher one may have been given by an earlier process: registrations
+/// that had no row by then ended with it, so that there is none left to be compared with.
+pub(super) async fn last_registration(connection: &mut SqliteConnection) -> StoreResult<u64> {
+    let sql = Sql::new("select coalesce(max(registration), 0) from runtara_images");
+    let row = sql.row(connection, "looking for the last registration");
+    row.await?.map_or(Ok(0), |row| Columns::of(&row).number())
+}
+
 /// Registers an image, unless that was done under this id before.
 pub(super) async fn register(tx: &mut Tx, image: NewImage) -> StoreResult<ImageRecord> {
     let mut known = Sql::new(concat!(
@@ -54,16 +62,28 @@ pub(super) async fn register(tx: &mut Tx, image: NewImage) -> StoreResult<ImageR
     if let Some(row) = tx.row(known, "looking before a registration").await? {
         return read_image(&mut Columns::of(&row));
     }
+    let mut newer = Sql::new(
+        "select 1 from runtara_images where tenant_id = ? and name = ? and current = 1 \
+         and registration > ?",
+    );
+    newer
+        .bind(image.tenant_id.as_str())
+        .bind(image.name.as_str())
+        .bind_u64(image.number.0);
+    let newer = tx.row(newer, "looking for a newer registration").await?;
+    let current = newer.is_none();
     let mut sql = Sql::default();
     sql.then(
-        "update runtara_images set current = 0 where tenant_id = ? and name = ? and current = 1",
+        "update runtara_images set current = 0 where tenant_id = ? and name = ? and current = 1 \
+         and registration <= ?",
     )
     .bind(image.tenant_id.as_str())
     .bind(image.name.as_str())
+    .bind_u64(image.number.0)
     .then(
         "insert into runtara_images (image_id, tenant_id, name, description, kind, digest, base, \
-         size, metadata, labels, settings, container, created_at) \
-         values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         size, metadata, labels, settings, container, registration, current, created_at) \
+         values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(image.image_id.as_str())
     .bind(image.tenant_id.as_str())
@@ -77,6 +97,8 @@ pub(super) async fn register(tx: &mut Tx, image: NewImage) -> StoreResult<ImageR
     .bind(json_text(&image.labels, image.labels.is_empty())?)
     .bind(json_text(&image.settings, image.settings.is_empty())?)
     .bind(image.container.as_deref())
+    .bind_u64(image.number.0)
+    .bind(i64::from(current))
     .bind_time(tx.now);
     tx.execute(sql);
     Ok(ImageRecord {
@@ -93,7 +115,7 @@ pub(super) async fn register(tx: &mut Tx, image: NewImage) -> StoreResult<ImageR
         settings: image.settings,
         container: image.container,
         created_at: tx.now,
-        current: true,
+        current,
     })
 }
 

@@ -30,6 +30,7 @@ mod writer;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -37,8 +38,8 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use runtara_domain::{
     Caller, Change, CheckpointId, Checkpointed, DatabaseId, ImageDigest, ImageId, ImageName,
-    ImageRecord, InstanceId, NewEvent, NewImage, NewInstance, NodeId, RaisedSignal, RunnerKind,
-    SaveCheckpoint, SignalId, TenantId, TokenHash, Word,
+    ImageRecord, InstanceId, NewEvent, NewImage, NewInstance, NodeId, RaisedSignal,
+    RegistrationNumber, RunnerKind, SaveCheckpoint, SignalId, TenantId, TokenHash, Word,
 };
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
@@ -147,6 +148,8 @@ pub struct SqliteStore {
     writer: Writer,
     readers: Readers,
     several_nodes: bool,
+    /// The last number that was given to a registration.
+    registrations: AtomicU64,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -165,6 +168,7 @@ impl SqliteStore {
         let mut connection = connect::open_writer(&writing).await?;
         connect::migrate(&mut connection, &options.path).await?;
         let database_id = connect::database_id(&mut connection).await?;
+        let registrations = images::last_registration(&mut connection).await?;
         let anchors = Arc::new(Anchors::default());
         let (writer, task) = Writer::start(
             connection,
@@ -185,6 +189,7 @@ impl SqliteStore {
             anchors,
             writer,
             several_nodes: options.several_nodes,
+            registrations: AtomicU64::new(registrations),
             task: Mutex::new(Some(task)),
         })
     }
@@ -247,6 +252,12 @@ impl Store for SqliteStore {
 
     async fn expire_nodes(&self, me: NodeId, limit: u32) -> StoreResult<Vec<InstanceId>> {
         act!(self, 0, |tx| runs::expire(tx, me, limit))
+    }
+
+    async fn next_registration(&self) -> StoreResult<RegistrationNumber> {
+        // This is the one process that has the database, and those that wait for their row end with it.
+        let before = self.registrations.fetch_add(1, Ordering::Relaxed);
+        Ok(RegistrationNumber(before + 1))
     }
 
     async fn register_image(&self, image: NewImage) -> StoreResult<ImageRecord> {

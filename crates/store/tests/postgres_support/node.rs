@@ -1,8 +1,8 @@
 //! A node with an image to start.
 
 use runtara_domain::{
-    Due, ImageDigest, ImageId, ImageName, InstanceId, Labels, NewImage, NewInstance, RunSettings,
-    RunnerKind, TenantId,
+    Due, ImageDigest, ImageId, ImageName, InstanceId, Labels, NewImage, NewInstance,
+    RegistrationNumber, RunSettings, RunnerKind, TenantId,
 };
 use runtara_store::Store;
 use runtara_store::postgres::PostgresStore;
@@ -24,6 +24,7 @@ impl<'a> Node<'a> {
         };
         let image = NewImage {
             image_id: node.image.clone(),
+            number: RegistrationNumber(0),
             tenant_id: node.tenant.clone(),
             name: ImageName::new("program").unwrap(),
             description: None,

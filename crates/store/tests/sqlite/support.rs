@@ -6,8 +6,8 @@ use std::path::Path;
 use bytes::Bytes;
 use runtara_domain::{
     Caller, CheckpointId, Due, Fence, ImageDigest, ImageId, ImageName, InstanceId, Labels,
-    NewImage, NewInstance, NodeId, RunSettings, RunToken, RunnerKind, SaveCheckpoint, TenantId,
-    limits,
+    NewImage, NewInstance, NodeId, RegistrationNumber, RunSettings, RunToken, RunnerKind,
+    SaveCheckpoint, TenantId, limits,
 };
 use runtara_store::sqlite::{SqliteOptions, SqliteStore};
 use runtara_store::{Claim, ClaimedRun, Store};
@@ -23,6 +23,7 @@ pub(super) fn tenant() -> TenantId {
 pub(super) fn image() -> NewImage {
     NewImage {
         image_id: ImageId::new("image-1").unwrap(),
+        number: RegistrationNumber(0),
         tenant_id: tenant(),
         name: ImageName::new("orders").unwrap(),
         description: None,

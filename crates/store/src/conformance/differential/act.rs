@@ -18,6 +18,8 @@ pub(super) enum Act {
         name: u8,
         content: u8,
         kind: u8,
+        /// How many registrations whose content arrived later are done before this one.
+        overtaken: u8,
     },
     /// Deletes the n-th image.
     DeleteImage(u8),
@@ -224,6 +226,7 @@ pub(super) fn beginning() -> Vec<Act> {
         name,
         content,
         kind: 0,
+        overtaken: 0,
     };
     let node = |node| Act::Renew {
         node,
@@ -476,8 +479,10 @@ fn act() -> impl Strategy<Value = Act> {
     ];
     let started = || prop_oneof![9 => 0..STARTED, 1 => STARTED..INSTANCES];
     prop_oneof![
-        1 => (0..2_u8, 0..3_u8, 0..CONTENTS, 0..3_u8)
-            .prop_map(|(tenant, name, content, kind)| Act::RegisterImage { tenant, name, content, kind }),
+        1 => (0..2_u8, 0..3_u8, 0..CONTENTS, 0..3_u8, prop_oneof![2 => Just(0_u8), 1 => 1..4_u8])
+            .prop_map(|(tenant, name, content, kind, overtaken)| Act::RegisterImage {
+                tenant, name, content, kind, overtaken,
+            }),
         1 => (0..6_u8).prop_map(Act::DeleteImage),
         1 => Just(Act::RemoveUnneeded),
         2 => (started(), 0..2_u8, 0..4_u8, 0..2_u8, option::of(millis()), option::of(1..4_u8), 0..4_u8).prop_map(

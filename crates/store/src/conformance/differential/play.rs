@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use runtara_domain::{
-    Caller, Change, Due, Fence, InstanceId, NewEvent, NewInstance, RunNumber, RunnerKind,
-    SaveCheckpoint, Timestamp, TokenHash, Word, limits,
+    Caller, Change, Due, Fence, InstanceId, NewEvent, NewInstance, RegistrationNumber, RunNumber,
+    RunnerKind, SaveCheckpoint, Timestamp, TokenHash, Word, limits,
 };
 
 use super::act::{Act, Asked, STARTED, Said, Spoken, Whose};
@@ -100,9 +100,12 @@ impl<'a> Player<'a> {
                 name: image,
                 content: of,
                 kind,
+                overtaken,
             } => {
                 let mut new = new_image(&owner(tenant), name(image), &[of]);
                 new.image_id = image_id(self.images);
+                let number = self.images.saturating_sub(overtaken);
+                new.number = RegistrationNumber(number.into());
                 new.kind = RunnerKind::ALL[usize::from(kind)];
                 new.labels = label_set(of + 1);
                 new.settings = settings_of(of);
