@@ -176,6 +176,19 @@ impl Attempts {
     pub fn allowed(&self) -> u32 {
         self.max_attempts.unwrap_or(limits::MAX_ATTEMPTS)
     }
+
+    /// Relaunches without progress that are allowed after crashes.
+    #[must_use]
+    pub fn allowed_retries(&self) -> u32 {
+        self.allowed().saturating_sub(1)
+    }
+
+    /// Relaunches after crashes without progress in between, one that is still waited for included. The crash that used up what was allowed
+    /// is followed by none, so this is never more than [`Self::allowed_retries`].
+    #[must_use]
+    pub fn retries(&self) -> u32 {
+        self.crash_count.min(self.allowed_retries())
+    }
 }
 
 /// All that decides what may happen to an instance next. Stores load it, apply [`crate::transition()`], and write it back, each as
@@ -306,6 +319,30 @@ impl InstanceState {
         match self.origin {
             Origin::Launched => self.run.token.map(Fence::Run),
             Origin::SelfRegistered => Some(Fence::SelfRegistered),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_crash_is_followed_by_no_relaunch() {
+        for (max_attempts, crash_count, retries) in [
+            (None, 0, 0),
+            (None, 1, 1),
+            (None, 2, 2),
+            (None, 3, 2),
+            (Some(1), 1, 0),
+            (Some(2), 2, 1),
+        ] {
+            let attempts = Attempts {
+                crash_count,
+                max_attempts,
+                ..Attempts::default()
+            };
+            assert_eq!(attempts.retries(), retries, "{attempts:?}");
         }
     }
 }
