@@ -61,7 +61,8 @@ fn main() {
             running_time_is_bounded,
             a_killed_shim_leaves_nothing_running,
             a_container_that_is_never_made_is_given_up,
-            a_container_that_is_never_made_ends_with_its_time,
+            a_container_that_is_never_made_was_not_launched,
+            running_time_begins_when_the_program_does,
             a_wish_is_heard_while_the_container_is_made;
         copies:
             a_copy_is_what_the_image_is,
