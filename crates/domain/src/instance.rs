@@ -132,7 +132,7 @@ pub struct Hold {
 pub struct RunMarks {
     /// What it shows for itself; `None` once its exit is recorded.
     pub token: Option<TokenHash>,
-    /// When it was claimed.
+    /// When it was claimed. Its running time begins later, with its program, and is told by its exit.
     pub claimed_at: Option<Timestamp>,
     /// Whether it has spoken the instance protocol.
     pub spoke: bool,
@@ -162,7 +162,7 @@ pub struct Attempts {
     pub crash_count: u32,
     /// Launches without progress that are allowed, if the start said so.
     pub max_attempts: Option<u32>,
-    /// How often the pause before a relaunch has doubled.
+    /// Relaunches with a pause in a row, each of which has doubled it: after crashes, and launches that could not be made.
     pub backoff: u32,
     /// Uncounted relaunches without progress in between.
     pub interruptions: u32,
@@ -239,7 +239,7 @@ pub struct InstanceState {
     pub checkpoint_id: Option<CheckpointId>,
     /// The exit code of its last process.
     pub exit_code: Option<i32>,
-    /// Whether an error text is stored with it.
+    /// Whether it failed, and an error text is stored with it.
     pub has_error: bool,
     /// Whether a custom signal was read by a run and is kept until that run has saved something new.
     pub has_read_signals: bool,
@@ -311,6 +311,14 @@ impl InstanceState {
             usage: Usage::default(),
             time_in_states: TimeInStates::default(),
         }
+    }
+
+    /// Whether the error text that is stored with it is about where it stands: how it failed, or why it waits to be launched again. Else it
+    /// is of an earlier time.
+    #[must_use]
+    pub fn shows_error(&self) -> bool {
+        self.has_error
+            || (self.status == Status::Suspended && self.reason == Some(Reason::Interrupted))
     }
 
     /// What a caller must show to speak for the current run.

@@ -86,7 +86,7 @@ fn main() {
             each_container_has_user_ids_of_its_own,
             where_owners_cannot_be_shifted_all_have_the_same_ids,
             without_overlayfs_each_has_a_copy,
-            what_is_not_allowed_is_refused_for_good,
+            what_is_not_allowed_is_refused_for_now,
             a_machine_without_runtime_says_what_to_install,
             a_program_that_needs_a_loader_needs_a_base,
             an_image_that_goes_takes_what_nobody_else_needs,
