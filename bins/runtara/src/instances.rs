@@ -266,7 +266,7 @@ fn facts(instance: &Instance, now: i64) -> Vec<(&'static str, Option<Cell>)> {
         ("due", time(instance.due_at_ms)),
         ("run", instance.run_number.map(|run| run.to_string().into())),
         (
-            "crashes",
+            "retries",
             instance
                 .retry_count
                 .filter(|count| *count > 0)

@@ -71,10 +71,13 @@ impl Control {
     ) -> ControlResult<InstanceView> {
         let deadline = Instant::now() + wait.min(LONGEST_WAIT);
         let (record, values) = self.watch_until(scope, id, deadline, Wanted::End).await?;
-        let values = match values {
+        let mut values = match values {
             Some(values) => values,
             None => self.store.instance_values(id).await?.unwrap_or_default(),
         };
+        if !record.state.shows_error() {
+            values.error = None;
+        }
         Ok(InstanceView { record, values })
     }
 

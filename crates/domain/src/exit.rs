@@ -11,7 +11,8 @@ pub struct Usage {
     pub cpu_usec: u64,
     /// The largest memory that they had at once, in bytes; cached files count where a cgroup tells it. Of several runs, the largest.
     pub memory_peak_bytes: u64,
-    /// Milliseconds during which there was a process.
+    /// Milliseconds during which its program ran, held sleeps included: from the moment at which it was executed, or its container said to
+    /// be started, to its end. What was done to make it ready is not counted.
     pub running_ms: u64,
 }
 

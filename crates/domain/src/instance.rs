@@ -132,7 +132,7 @@ pub struct Hold {
 pub struct RunMarks {
     /// What it shows for itself; `None` once its exit is recorded.
     pub token: Option<TokenHash>,
-    /// When it was claimed.
+    /// When it was claimed. Its running time begins later, with its program, and is told by its exit.
     pub claimed_at: Option<Timestamp>,
     /// Whether it has spoken the instance protocol.
     pub spoke: bool,
@@ -162,7 +162,7 @@ pub struct Attempts {
     pub crash_count: u32,
     /// Launches without progress that are allowed, if the start said so.
     pub max_attempts: Option<u32>,
-    /// How often the pause before a relaunch has doubled.
+    /// Relaunches with a pause in a row, each of which has doubled it: after crashes, and launches that could not be made.
     pub backoff: u32,
     /// Uncounted relaunches without progress in between.
     pub interruptions: u32,
@@ -175,6 +175,19 @@ impl Attempts {
     #[must_use]
     pub fn allowed(&self) -> u32 {
         self.max_attempts.unwrap_or(limits::MAX_ATTEMPTS)
+    }
+
+    /// Relaunches without progress that are allowed after crashes.
+    #[must_use]
+    pub fn allowed_retries(&self) -> u32 {
+        self.allowed().saturating_sub(1)
+    }
+
+    /// Relaunches after crashes without progress in between, one that is still waited for included. The crash that used up what was allowed
+    /// is followed by none, so this is never more than [`Self::allowed_retries`].
+    #[must_use]
+    pub fn retries(&self) -> u32 {
+        self.crash_count.min(self.allowed_retries())
     }
 }
 
@@ -226,7 +239,7 @@ pub struct InstanceState {
     pub checkpoint_id: Option<CheckpointId>,
     /// The exit code of its last process.
     pub exit_code: Option<i32>,
-    /// Whether an error text is stored with it.
+    /// Whether it failed, and an error text is stored with it.
     pub has_error: bool,
     /// Whether a custom signal was read by a run and is kept until that run has saved something new.
     pub has_read_signals: bool,
@@ -300,12 +313,44 @@ impl InstanceState {
         }
     }
 
+    /// Whether the error text that is stored with it is about where it stands: how it failed, or why it waits to be launched again. Else it
+    /// is of an earlier time.
+    #[must_use]
+    pub fn shows_error(&self) -> bool {
+        self.has_error
+            || (self.status == Status::Suspended && self.reason == Some(Reason::Interrupted))
+    }
+
     /// What a caller must show to speak for the current run.
     #[must_use]
     pub fn fence(&self) -> Option<Fence> {
         match self.origin {
             Origin::Launched => self.run.token.map(Fence::Run),
             Origin::SelfRegistered => Some(Fence::SelfRegistered),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_crash_is_followed_by_no_relaunch() {
+        for (max_attempts, crash_count, retries) in [
+            (None, 0, 0),
+            (None, 1, 1),
+            (None, 2, 2),
+            (None, 3, 2),
+            (Some(1), 1, 0),
+            (Some(2), 2, 1),
+        ] {
+            let attempts = Attempts {
+                crash_count,
+                max_attempts,
+                ..Attempts::default()
+            };
+            assert_eq!(attempts.retries(), retries, "{attempts:?}");
         }
     }
 }

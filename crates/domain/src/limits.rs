@@ -61,9 +61,12 @@ pub const RELAUNCHES: u32 = 1_000;
 pub const INTERRUPTIONS: u32 = 50;
 /// First pause before a relaunch after a crash, in milliseconds; it doubles up to [`BACKOFF_MAX_MS`].
 pub const BACKOFF_MS: u64 = 1_000;
-/// Longest pause before a relaunch, in milliseconds.
+/// Longest pause before a relaunch after a crash, in milliseconds.
 pub const BACKOFF_MAX_MS: u64 = 60_000;
-/// A run that lasted longer than this resets the pause, in milliseconds.
+/// Longest pause before another attempt at a launch that could not be made, in milliseconds (five minutes): the host, or what its operator
+/// allows, may stay as it is for months, and thousands of instances may wait for it.
+pub const POSTPONED_MAX_MS: u64 = 300_000;
+/// A crash after a longer running time than this begins with the first pause again, in milliseconds.
 pub const BACKOFF_RESET_MS: u64 = 60_000;
 /// How long a run may stay after its own last word before it is killed, in milliseconds.
 pub const LEAVE_MS: u64 = 10_000;

@@ -7,7 +7,8 @@ use crate::{InstanceState, Status, Timestamp};
 pub struct TimeInStates {
     /// Before its first run.
     pub pending_ms: u64,
-    /// With a run that is live, starting, or just gone; sleeps and waits that are held in an open call count here.
+    /// With a run that is live, starting, or just gone; sleeps and waits that are held in an open call count here. So it is more than the
+    /// running time of its programs: what is done to make a run ready, and to record its end, belongs to it.
     pub running_ms: u64,
     /// Between two runs.
     pub suspended_ms: u64,

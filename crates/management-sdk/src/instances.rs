@@ -77,10 +77,10 @@ pub struct Instance {
     /// The end of its standard error.
     #[serde(default)]
     pub stderr: Option<String>,
-    /// Crashes without progress in between.
+    /// Relaunches after crashes without progress in between, one that is still waited for included; never more than `max_retries`.
     #[serde(default)]
     pub retry_count: Option<u32>,
-    /// Relaunches without progress that are allowed.
+    /// Relaunches after crashes without progress in between that are allowed.
     #[serde(default)]
     pub max_retries: Option<u32>,
     /// Most memory it used at once.

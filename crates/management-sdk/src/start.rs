@@ -36,7 +36,7 @@ pub struct StartRequest {
     pub instance_id: Option<String>,
     /// The input, any JSON.
     pub input: Option<Value>,
-    /// Longest running time of one run in seconds.
+    /// Longest running time of one run in seconds, from the moment at which its program was started; held sleeps are not counted.
     pub timeout_seconds: Option<u64>,
     /// Environment variables of the program.
     pub env: BTreeMap<String, String>,

@@ -117,6 +117,7 @@ impl Launch<'_> {
             oom_score_adj: None,
             nice: None,
             timeout_ms,
+            made_within_ms: None,
             log_cap_bytes: self.config.log_cap_bytes,
         })
     }

@@ -25,7 +25,7 @@ use crate::ids::Ids;
 use crate::images::{self, Images};
 use crate::launch::{Launch, NotMade, places_of_run};
 use crate::plan::ContainerPlan;
-use crate::settings::{Refusal, settle};
+use crate::settings::settle;
 
 /// Images that are unpacked at once: one waits for the disk while the other decompresses.
 const UNPACKED_AT_ONCE: usize = 2;
@@ -150,13 +150,8 @@ impl Parts {
         let images = self.images().map_err(|unfit| host(unfit.to_string()))?;
         let runtime = self.host.runtime.as_deref();
         let runtime = runtime.ok_or_else(|| host("there is no OCI runtime".to_owned()))?;
-        let given =
-            settle(&self.config, &self.host.machine, &spec.settings).map_err(|refusal| {
-                match refusal {
-                    Refusal::Forbidden(reason) => refused(LaunchObstacle::Image, reason),
-                    Refusal::Lacking(reason) => host(reason),
-                }
-            })?;
+        // A start that could not be given this was refused: operator or machine have changed since, and may change again.
+        let given = settle(&self.config, &self.host.machine, &spec.settings).map_err(host)?;
         let image = images.ready(spec.image.content).ok_or_else(|| {
             let reason = "its layers are gone".to_owned();
             refused(LaunchObstacle::NotPrepared, reason)
@@ -297,8 +292,7 @@ impl Runner for OciRunner {
     }
 
     fn check(&self, settings: &AskedSettings) -> Result<(), String> {
-        let settled = settle(&self.parts.config, &self.parts.host.machine, settings);
-        settled.map(drop).map_err(Refusal::text)
+        settle(&self.parts.config, &self.parts.host.machine, settings).map(drop)
     }
 
     async fn forget(&self, digest: ImageDigest) -> Result<(), io::Error> {

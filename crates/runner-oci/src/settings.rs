@@ -15,32 +15,15 @@ pub(crate) struct Given {
     pub(crate) read_only: bool,
 }
 
-/// Says why a container is not given what is asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    /// It is not allowed, or can be given nowhere.
-    Forbidden(String),
-    /// This machine lacks something now.
-    Lacking(String),
-}
-
-impl Refusal {
-    pub(crate) fn text(self) -> String {
-        match self {
-            Self::Forbidden(text) | Self::Lacking(text) => text,
-        }
-    }
-}
-
 /// Says what a container is given: the start wins over the image, both over what the operator gives where neither says anything.
 ///
 /// # Errors
-/// What cannot be given, or is not allowed, with what is. Nothing else is given in its place.
+/// What cannot be given on this machine as it is, or is not allowed by the operator, with what is. Nothing else is given in its place.
 pub(crate) fn settle(
     config: &OciConfig,
     machine: &Machine,
     asked: &AskedSettings,
-) -> Result<Given, Refusal> {
+) -> Result<Given, String> {
     let sources = LimitSources {
         image: asked.image.limits,
         start: asked.start.limits,
@@ -56,7 +39,7 @@ pub(crate) fn settle(
             ..config.ceiling
         },
     };
-    let limits = merge(&sources).map_err(|error| Refusal::Forbidden(error.to_string()))?;
+    let limits = merge(&sources).map_err(|error| error.to_string())?;
     let read_only = asked.start.read_only.or(asked.image.read_only);
     Ok(Given {
         limits,
@@ -69,7 +52,7 @@ fn network(
     config: &OciConfig,
     machine: &Machine,
     asked: &AskedSettings,
-) -> Result<NetworkMode, Refusal> {
+) -> Result<NetworkMode, String> {
     let mode = asked.start.network.or(asked.image.network);
     let mode = mode.unwrap_or(config.network);
     if !config.allowed_networks.contains(&mode) {
@@ -78,16 +61,16 @@ fn network(
             .iter()
             .map(|mode| format!("'{mode}'"))
             .collect();
-        return Err(Refusal::Forbidden(format!(
+        return Err(format!(
             "the network mode '{mode}' is not allowed here; the operator allows {}",
             allowed.join(", ")
-        )));
+        ));
     }
     if mode == NetworkMode::Egress && machine.egress.is_none() {
-        return Err(Refusal::Lacking(format!(
+        return Err(format!(
             "the network mode 'egress' cannot be had on this machine: {}",
             about_egress(machine)
-        )));
+        ));
     }
     Ok(mode)
 }
@@ -125,7 +108,7 @@ mod tests {
     fn network_of(
         image: Option<NetworkMode>,
         start: Option<NetworkMode>,
-    ) -> Result<NetworkMode, Refusal> {
+    ) -> Result<NetworkMode, String> {
         let with = |network| RunSettings {
             network,
             ..RunSettings::default()
@@ -155,11 +138,6 @@ mod tests {
     #[test]
     fn a_network_that_cannot_be_had_is_refused_and_nothing_falls_back() {
         let error = network_of(None, Some(NetworkMode::Egress)).unwrap_err();
-        assert!(
-            matches!(error, Refusal::Lacking(_)),
-            "a later launch may have it"
-        );
-        let error = error.text();
         assert!(error.contains("'egress' cannot be had"), "{error}");
     }
 
@@ -174,8 +152,6 @@ mod tests {
             ..AskedSettings::default()
         };
         let error = settle(&config, &machine(), &asked).unwrap_err();
-        assert!(matches!(error, Refusal::Forbidden(_)));
-        let error = error.text();
         assert!(
             error.ends_with("the operator allows 'isolated', 'egress'"),
             "{error}"

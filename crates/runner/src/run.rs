@@ -97,7 +97,7 @@ pub struct LaunchSpec {
     pub token: RunToken,
     /// Where the core listens, as `host:port`.
     pub core_addr: String,
-    /// How long its processes may run, held sleeps not counted.
+    /// How long its program may run from the moment at which it was started, held sleeps not counted.
     pub timeout: Duration,
 }
 
@@ -208,7 +208,8 @@ pub trait Runner: Send + Sync {
     /// [`PrepareError::Unfit`] if the image can never run here, [`PrepareError::Host`] if this machine stood in the way.
     async fn prepare(&self, image: ImageFiles) -> Result<PreparedImage, PrepareError>;
 
-    /// Says why it would not launch what asks for these settings: it cannot give them, or the operator does not allow them.
+    /// Says why it would not launch what asks for these settings: it cannot give them, or the operator does not allow them. A start is refused
+    /// for it; an instance that was started when they could be had waits until they can be had again.
     ///
     /// # Errors
     /// The reason, for whoever asks: what was found and what is allowed.

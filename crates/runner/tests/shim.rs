@@ -28,6 +28,7 @@ fn program(work: &Path, command: &str) -> Program {
         oom_score_adj: None,
         nice: None,
         timeout_ms: 60_000,
+        made_within_ms: None,
         log_cap_bytes: 4096,
     }
 }
@@ -86,7 +87,7 @@ async fn a_run_is_started_found_ended_and_recorded() {
     assert_eq!(record.cause, ExitCause::Signal(9));
     assert_eq!(record.ended_by, Some(EndedBy::Stop));
     assert!(!is_locked(&directory).unwrap());
-    assert!(shim.usage().unwrap().is_none());
+    assert!(shim.usage(&directory).unwrap().is_none());
 }
 
 #[tokio::test]
@@ -320,7 +321,7 @@ async fn the_time_of_a_spare_is_not_that_of_its_run() {
         std::thread::sleep(Duration::from_millis(1));
     }
     assert_eq!(shim_of(&directory), i64::from(waiting));
-    let running = shim.usage().unwrap().unwrap().running_ms;
+    let running = shim.usage(&directory).unwrap().unwrap().running_ms;
     // Both are told in ticks of 10 ms.
     let since = begun.elapsed() + Duration::from_millis(50);
     assert!(u128::from(running) <= since.as_millis(), "{running} ms");

@@ -77,6 +77,17 @@ async fn launch(
         .runners
         .get(&kind)
         .ok_or_else(|| NotLaunched::for_now(format!("this server has no runner for '{kind}'")))?;
+    let settings = AskedSettings {
+        image: claimed.image.settings,
+        start: claimed.settings,
+    };
+    // Before anything is made ready: of such instances there may be thousands, each of which asks again from time to time.
+    runner.check(&settings).map_err(|reason| {
+        NotLaunched::for_now(format!(
+            "what it asks for was allowed when it was started, and is not now: {reason}; it waits until the operator allows it again, or until it is \
+             stopped"
+        ))
+    })?;
     let image = shared
         .images
         .get(runner.as_ref(), claimed.image.content())
@@ -101,10 +112,7 @@ async fn launch(
         key: live.key.clone(),
         tenant_id: claimed.tenant_id,
         image,
-        settings: AskedSettings {
-            image: claimed.image.settings,
-            start: claimed.settings,
-        },
+        settings,
         args: claimed.args,
         env: claimed.env,
         passed_env: shared.config.passed_env.clone(),

@@ -331,7 +331,7 @@ pub struct InstanceValues {
     pub input: Option<Bytes>,
     /// Its output.
     pub output: Option<Bytes>,
-    /// Its error text.
+    /// Its error text: how it failed, or why it was interrupted last, see [`runtara_domain::InstanceState::shows_error`].
     pub error: Option<String>,
     /// The end of the standard error of its last run that wrote any.
     pub stderr: Option<String>,

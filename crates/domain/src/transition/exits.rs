@@ -30,6 +30,8 @@ pub(super) fn exited(
     next.state.run.leave_by = None;
     next.state.run.asked_to_leave = false;
     if state.status != Status::Running {
+        // It could be launched, and left in good order: what comes of the next run has nothing to do with what came before this one.
+        next.state.attempts.backoff = 0;
         return Ok(next);
     }
     let facts = ExitFacts {

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::Transition;
+use super::{ResultChange, Transition};
 use crate::{InstanceState, NewEvent, Reason, RunExit, Timestamp, limits, subtype, tail};
 
 impl Transition {
@@ -24,21 +24,44 @@ impl Transition {
         self.relaunch_uncounted(cause, now)
     }
 
-    /// Has the instance launched again after a pause, however often it could not be: the program has had no part in it, and a host that
-    /// cannot launch (its disk is full, it has no process left) must not use up what the instance is allowed.
+    /// Has the instance launched again after a pause, however often it could not be: the program has had no part in it, and neither a host
+    /// that cannot launch (its disk is full, it has no process left) nor an operator who does not allow it any more must use up what the
+    /// instance is allowed.
+    ///
+    /// It may go on so for months. So the pause grows to [`limits::POSTPONED_MAX_MS`], and once it has, only each attempt is recorded whose
+    /// number has doubled.
     pub(super) fn postpone(mut self, cause: &str, now: Timestamp) -> Self {
-        let due = next_attempt(&mut self.state, now);
-        self.relaunch_uncounted(cause, due)
+        let pauses = self.state.attempts.backoff.saturating_add(1);
+        let due = next_attempt(&mut self.state, limits::POSTPONED_MAX_MS, now);
+        let grows = pause_ms(pauses - 1, u64::MAX) <= limits::POSTPONED_MAX_MS;
+        let next = self.wait_for_relaunch(cause, due);
+        match grows || pauses.is_power_of_two() {
+            true => next.record_interruption(cause, due),
+            false => next,
+        }
     }
 
-    pub(super) fn relaunch_uncounted(self, cause: &str, due: Timestamp) -> Self {
+    fn relaunch_uncounted(self, cause: &str, due: Timestamp) -> Self {
+        self.wait_for_relaunch(cause, due)
+            .record_interruption(cause, due)
+    }
+
+    /// Suspends it until it is due, and keeps why, for whoever looks meanwhile.
+    fn wait_for_relaunch(mut self, cause: &str, due: Timestamp) -> Self {
+        self.result = ResultChange::Set {
+            output: None,
+            error: Some(tail(cause, limits::STDERR_BYTES)),
+        };
+        self.suspend(Some(Reason::Interrupted), Some(due))
+    }
+
+    fn record_interruption(self, cause: &str, due: Timestamp) -> Self {
         let payload = json!({
             "run": self.state.run_number.0,
             "cause": tail(cause, limits::STDERR_BYTES),
             "due_at_ms": due.0,
         });
-        self.suspend(Some(Reason::Interrupted), Some(due))
-            .record(NewEvent::by_server(subtype::INTERRUPTED, &payload))
+        self.record(NewEvent::by_server(subtype::INTERRUPTED, &payload))
     }
 
     /// Counts a crash and has the instance launched again after a pause, or ends it if that has happened too often.
@@ -58,7 +81,10 @@ impl Transition {
             };
             return self.fail(Reason::Crashed, &error, now);
         }
-        let due = next_attempt(&mut self.state, now);
+        if exit.usage.running_ms > limits::BACKOFF_RESET_MS {
+            self.state.attempts.backoff = 0;
+        }
+        let due = next_attempt(&mut self.state, limits::BACKOFF_MAX_MS, now);
         let payload = json!({
             "run": self.state.run_number.0,
             "crash_count": crashes,
@@ -71,16 +97,16 @@ impl Transition {
     }
 }
 
-/// When a relaunch with a pause is due. The pause doubles each time; its jitter comes from the instance and the run, so that
+/// A pause that has doubled so often.
+fn pause_ms(doublings: u32, most: u64) -> u64 {
+    (limits::BACKOFF_MS << doublings.min(16)).min(most)
+}
+
+/// When a relaunch with a pause is due. The pause doubles each time up to what is given; its jitter comes from the instance and the run, so that
 /// instances that crashed together come back apart, and the same history gives the same times.
-fn next_attempt(state: &mut InstanceState, now: Timestamp) -> Timestamp {
-    let ran_ms = state.run.claimed_at.map_or(0, |at| now.millis_since(at));
-    if ran_ms > limits::BACKOFF_RESET_MS {
-        state.attempts.backoff = 0;
-    }
-    let doublings = state.attempts.backoff.min(16);
-    let pause = (limits::BACKOFF_MS << doublings).min(limits::BACKOFF_MAX_MS);
-    state.attempts.backoff = doublings + 1;
+fn next_attempt(state: &mut InstanceState, most_ms: u64, now: Timestamp) -> Timestamp {
+    let pause = pause_ms(state.attempts.backoff, most_ms);
+    state.attempts.backoff = state.attempts.backoff.saturating_add(1);
     let seed = state
         .instance_id
         .as_str()

@@ -114,6 +114,9 @@ fn broken_law_of_steps(
     let begins = happening == H::Claim || registers;
     let left = before.status == Status::Running && after.status != Status::Running;
     let is_call = matches!(change, Change::Call(..));
+    let interrupted = left && after.reason == Some(Reason::Interrupted);
+    // It may go on so for months.
+    let again_not_launched = happening == H::NotLaunched && after.attempts.backoff > 9;
     laws! {
         "an end is left by a resume only":
             implies(was_end && !is_end, happening == H::Resume);
@@ -153,11 +156,18 @@ fn broken_law_of_steps(
         "a result is of who ends, and is taken from who goes on": match &next.result {
             ResultChange::Keep => was_end == is_end || after.status == Status::Cancelled,
             ResultChange::Clear => was_end && !is_end,
-            ResultChange::Set { error, .. } => {
-                !was_end && is_end && error.is_some() == (after.status == Status::Failed)
-            }
+            ResultChange::Set { error, .. } => interrupted
+                || (!was_end && is_end && error.is_some() == (after.status == Status::Failed)),
         };
-        "who stops running has it recorded": implies(left, !next.events.is_empty());
+        "who is interrupted is told why": implies(
+            interrupted,
+            matches!(&next.result, ResultChange::Set { output: None, error: Some(_) })
+        );
+        "an error is shown to who failed or waits for a relaunch that is nobody's fault":
+            after.shows_error() == (after.status == Status::Failed
+                || after.status == Status::Suspended && after.reason == Some(Reason::Interrupted));
+        "who stops running has it recorded":
+            implies(left, !next.events.is_empty() || again_not_launched);
         "an end has its event": implies(!was_end && is_end, next.events.iter().any(is_ending));
         "a call of who does not run changes nothing but by a registration": implies(
             is_call && before.status != Status::Running && happening != H::Register, !next.applied

@@ -1,7 +1,7 @@
 //! Long random histories.
 
 use proptest::prelude::*;
-use runtara_domain::{InstanceState, Status, TimeInStates, Timestamp, limits};
+use runtara_domain::{Change, InstanceState, Status, TimeInStates, Timestamp, limits, transition};
 
 use crate::changes::Happening;
 use crate::laws::step;
@@ -156,16 +156,19 @@ fn no_history_relaunches_for_ever() {
 fn a_host_that_cannot_launch_is_waited_for() {
     let mut state = started(None);
     let mut now = Timestamp(0);
+    let mut recorded = Vec::new();
     for time in 1..=u64::from(limits::RELAUNCHES) + 100 {
         for happening in [Happening::Claim, Happening::NotLaunched] {
-            state = step(&state, happening, now).unwrap().state;
+            let next = step(&state, happening, now).unwrap();
+            recorded.extend(next.events.iter().map(|_| time));
+            state = next.state;
         }
         assert_eq!(state.status, Status::Suspended, "time {time}");
         let due = state.due_at.expect("it is launched again");
         let pause = due.millis_since(now);
-        let least = (limits::BACKOFF_MS << time.min(10)) / 2;
+        let least = ((limits::BACKOFF_MS << time.min(10)) / 2).min(limits::POSTPONED_MAX_MS);
         assert!(
-            pause >= least.min(limits::BACKOFF_MAX_MS),
+            (least..=limits::POSTPONED_MAX_MS * 5 / 4).contains(&pause),
             "time {time}: a pause of {pause} ms"
         );
         now = due;
@@ -179,6 +182,31 @@ fn a_host_that_cannot_launch_is_waited_for() {
         ),
         (0, 0, 0)
     );
+    let expected = [1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 32, 64, 128, 256, 512, 1024];
+    assert_eq!(recorded, expected, "months of it fill no table");
+}
+
+/// What could not be launched for long, and then ran and left in good order, begins with short pauses and with an event again.
+#[test]
+fn a_run_that_leaves_in_good_order_ends_a_row_of_pauses() {
+    let mut state = started(None);
+    let mut now = Timestamp(0);
+    for _ in 0..20 {
+        for happening in [Happening::Claim, Happening::NotLaunched] {
+            state = step(&state, happening, now).unwrap().state;
+        }
+        now = state.due_at.expect("it is launched again");
+    }
+    for happening in [Happening::Claim, Happening::Sleep, Happening::ExitZero] {
+        state = step(&state, happening, now).unwrap().state;
+    }
+    now = state.due_at.expect("it sleeps");
+    state = step(&state, Happening::Claim, now).unwrap().state;
+    let next = step(&state, Happening::NotLaunched, now).unwrap();
+    assert_eq!(next.events.len(), 1);
+    let pause = next.state.due_at.expect("it is launched again");
+    let pause = pause.millis_since(now);
+    assert!(pause < 2 * limits::BACKOFF_MS, "{pause} ms");
 }
 
 /// Progress in each run lets a program crash again and again, up to the ceiling of all relaunches.
@@ -200,21 +228,36 @@ fn progress_lasts_up_to_the_ceiling_of_relaunches() {
     assert_eq!(state.status, Status::Failed);
 }
 
-/// The pause before a relaunch doubles from a second to a minute, each with up to a quarter more, and begins anew after a long run.
+/// The pause before a relaunch doubles from a second to a minute, each with up to a quarter more, and begins anew after a long run. How long it
+/// took to make a run ready is nothing of it.
 #[test]
 fn pauses_double_up_to_a_minute() {
     let mut state = started(Some(100));
     let mut now = Timestamp(0);
     let mut pauses = Vec::new();
-    for runs_ms in [1, 1, 1, 1, 1, 1, 1, 1, 70_000, 1] {
-        for (happening, pause) in [
-            (Happening::Claim, 0),
-            (Happening::Register, 0),
-            (Happening::ExitOne, runs_ms),
-        ] {
-            now = now.plus_millis(pause);
-            state = step(&state, happening, now).unwrap().state;
-        }
+    let quick = (0, 1);
+    for (ready_ms, running_ms) in [
+        quick,
+        quick,
+        quick,
+        quick,
+        (70_000, 1),
+        quick,
+        quick,
+        quick,
+        (0, 70_000),
+        quick,
+    ] {
+        state = step(&state, Happening::Claim, now).unwrap().state;
+        now = now.plus_millis(ready_ms);
+        state = step(&state, Happening::Register, now).unwrap().state;
+        now = now.plus_millis(running_ms);
+        let mut exit = Happening::ExitOne.change(&state, now);
+        let Change::Exit { exit: told, .. } = &mut exit else {
+            panic!("{exit:?} is no exit");
+        };
+        told.usage.running_ms = running_ms;
+        state = transition(&state, &exit, now).unwrap().state;
         let due = state.due_at.expect("it is launched again");
         pauses.push(due.millis_since(now));
         now = due;

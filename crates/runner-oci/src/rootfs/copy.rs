@@ -79,7 +79,7 @@ pub(super) fn copy(plan: &RootfsPlan<'_>, layer: &Path, target: &OwnedFd) -> io:
             if plan.wishes.is_some_and(Wishes::is_over) {
                 return Err(io::Error::new(
                     io::ErrorKind::Interrupted,
-                    "the run is to end",
+                    "the container was given up",
                 ));
             }
             copy.one(&path, &stat, &mut links)?;

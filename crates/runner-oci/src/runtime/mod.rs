@@ -93,8 +93,8 @@ pub enum RuntimeError {
         /// How long it was given.
         deadline: Duration,
     },
-    /// It was killed, because its run was to end. What it was about may be half done: delete the container.
-    #[error("'{program} {verb}' was killed, because the run was to end")]
+    /// It was killed, because its run was to end, or its container late. What it was about may be half done: delete the container.
+    #[error("'{program} {verb}' was killed, because the container was given up")]
     Unwanted {
         /// The program.
         program: PathBuf,
@@ -152,7 +152,7 @@ impl Runtime {
     }
 
     /// Makes a container and starts its program, which runs on as a child of the nearest subreaper (prctl(2)) or of process 1. It is given
-    /// up when the wishes, if there are any, say that the run is over.
+    /// up when the wishes, if there are any, say so.
     ///
     /// # Errors
     /// As [`Runtime::create`].

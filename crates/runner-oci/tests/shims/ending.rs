@@ -169,16 +169,59 @@ pub(crate) async fn a_container_that_is_never_made_is_given_up() {
     assert_eq!(ended.stdout, "");
 }
 
-pub(crate) async fn a_container_that_is_never_made_ends_with_its_time() {
+pub(crate) async fn a_container_that_is_never_made_was_not_launched() {
     let mut stage = Stage::new().await;
-    stage.timeout = Duration::from_secs(1);
+    stage.made_within = Duration::from_secs(1);
     let mut plan = stage.plan("echo never");
     plan.runtime = slow_runtime(&stage, "exec sleep 600");
+    let begun = Instant::now();
     let ended = stage.launch(plan).await.end().await;
-    assert_eq!(ended.record.cause, ExitCause::Signal(9), "{ended:?}");
-    assert_eq!(ended.record.ended_by, Some(EndedBy::Deadline), "{ended:?}");
-    let took = Duration::from_millis(ended.record.usage.running_ms);
-    assert!(took < PATIENCE / 2, "{took:?}");
+    assert!(begun.elapsed() < PATIENCE / 2, "it is given up");
+    let ExitCause::NotLaunched { permanent, error } = &ended.record.cause else {
+        panic!("{ended:?}");
+    };
+    assert!(!permanent, "another launch may be faster");
+    let told = "the host did not make its container within 1 s";
+    assert!(error.contains(told), "{error}");
+    assert_eq!(ended.record.ended_by, None, "{ended:?}");
+    assert_eq!(ended.record.usage.running_ms, 0, "{ended:?}");
+}
+
+/// Far longer than the program has, in whose place nobody may be ended.
+const LONG_MADE: Duration = Duration::from_secs(6);
+
+pub(crate) async fn running_time_begins_when_the_program_does() {
+    let mut stage = Stage::new().await;
+    stage.timeout = LONG_MADE - Duration::from_secs(1);
+    let mut plan = stage.plan("echo ready; exec sleep 1000");
+    plan.runtime = slow_runtime(&stage, &format!("sleep {}", LONG_MADE.as_secs()));
+    let begun = Instant::now();
+    let run = stage.launch(plan).await;
+    let used = run.shim.usage(&run.directory).unwrap().unwrap();
+    assert_eq!(used.running_ms, 0, "it is still being made");
+    run.wrote("ready").await;
+    until("the lock says who has it", || {
+        std::fs::read(run.directory.lock_file()).is_ok_and(|lock| !lock.is_empty())
+    })
+    .await;
+    // As another server finds it.
+    let Found::Alive(shim) = found(&run.directory).await else {
+        panic!("it lives");
+    };
+    let used = shim.usage(&run.directory).unwrap().unwrap();
+    let most = begun.elapsed().saturating_sub(LONG_MADE);
+    assert!(
+        u128::from(used.running_ms) <= most.as_millis(),
+        "{used:?}, {most:?}"
+    );
+    run.shim.terminate(Duration::ZERO, EndedBy::Stop).unwrap();
+    let ended = run.end().await;
+    assert_eq!(ended.record.ended_by, Some(EndedBy::Stop), "{ended:?}");
+    let most = begun.elapsed().saturating_sub(LONG_MADE);
+    assert!(
+        u128::from(ended.record.usage.running_ms) <= most.as_millis(),
+        "{ended:?}, {most:?}"
+    );
 }
 
 pub(crate) async fn a_wish_is_heard_while_the_container_is_made() {

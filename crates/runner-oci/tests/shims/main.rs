@@ -61,7 +61,8 @@ fn main() {
             running_time_is_bounded,
             a_killed_shim_leaves_nothing_running,
             a_container_that_is_never_made_is_given_up,
-            a_container_that_is_never_made_ends_with_its_time,
+            a_container_that_is_never_made_was_not_launched,
+            running_time_begins_when_the_program_does,
             a_wish_is_heard_while_the_container_is_made;
         copies:
             a_copy_is_what_the_image_is,
@@ -85,7 +86,7 @@ fn main() {
             each_container_has_user_ids_of_its_own,
             where_owners_cannot_be_shifted_all_have_the_same_ids,
             without_overlayfs_each_has_a_copy,
-            what_is_not_allowed_is_refused_for_good,
+            what_is_not_allowed_is_refused_for_now,
             a_machine_without_runtime_says_what_to_install,
             a_program_that_needs_a_loader_needs_a_base,
             an_image_that_goes_takes_what_nobody_else_needs,

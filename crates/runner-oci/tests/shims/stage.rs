@@ -48,6 +48,7 @@ pub(crate) struct Stage {
     pub(crate) limits: ResourceLimits,
     pub(crate) stop_signal: i32,
     pub(crate) timeout: Duration,
+    pub(crate) made_within: Duration,
     pub(crate) core: Option<CoreRelay>,
     pub(crate) egress: Option<EgressProgram>,
 }
@@ -71,6 +72,7 @@ impl Stage {
             limits: ResourceLimits::default(),
             stop_signal: 15,
             timeout: PATIENCE,
+            made_within: 2 * PATIENCE,
             core: None,
             egress: None,
             root,
@@ -164,6 +166,7 @@ impl Stage {
             oom_score_adj: None,
             nice: None,
             timeout_ms: u64::try_from(self.timeout.as_millis()).unwrap(),
+            made_within_ms: Some(u64::try_from(self.made_within.as_millis()).unwrap()),
             log_cap_bytes: 1 << 20,
         };
         write_run_file(&self.spares, &directory.run_file(), program).unwrap();

@@ -1,10 +1,8 @@
 //! How a shim begins a run: as a process of its own, or in a container.
 
-use std::os::fd::{AsFd as _, BorrowedFd};
-use std::time::Instant;
-
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use runtara_domain::{EndedBy, ExitCause, Usage};
+use std::os::fd::{AsFd as _, BorrowedFd};
 
 use super::cgroup::Cgroup;
 use super::containers::{Container, Streams};
@@ -15,7 +13,7 @@ use super::process::ProcessId;
 use super::recipe::Recipe;
 use super::relay::Relay;
 use super::sys::{self, Child, Waited};
-use super::wishes::Wishes;
+use super::wishes::{GivenUp, Wishes};
 use super::{containers, opening, tree};
 
 /// A program in a container.
@@ -77,16 +75,22 @@ pub(super) fn start_container(
 }
 
 /// The end of a run that was killed before its program was there, or while nobody could tell whether it was.
-pub(super) fn killed_early(by: EndedBy, started: Instant) -> ExitRecord {
+fn killed_early(by: EndedBy) -> ExitRecord {
     ExitRecord {
         cause: ExitCause::Signal(libc::SIGKILL),
         ended_by: Some(by),
         limits_met: Vec::new(),
         memory_limit_bytes: None,
-        usage: Usage {
-            running_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            ..Usage::default()
-        },
+        usage: Usage::default(),
+    }
+}
+
+/// The end of a run whose container was not made.
+pub(super) fn not_made(error: NotStarted, program: &Program, wishes: &Wishes<'_>) -> ExitRecord {
+    match wishes.given_up() {
+        Some(GivenUp::Wished(by)) => killed_early(by),
+        Some(GivenUp::Late) => error.late(program.made_within()).record(),
+        None => error.record(),
     }
 }
 

@@ -18,8 +18,8 @@ pub use super::opening::NotStarted;
 /// its own only if this makes it so.
 pub trait Containers: Sync {
     /// Makes the container of a run and starts its program. The container is what the runner wrote as
-    /// [`Program::container`](super::Program::container). It may take some time, which counts as running time of the run; it is to give up
-    /// when the wishes say that the run is over.
+    /// [`Program::container`](super::Program::container). Its running time begins when this answers; what is done until then is the host's
+    /// affair, and has a deadline of its own: it is to give up when the wishes say that it is over.
     ///
     /// # Errors
     /// [`NotStarted`]; then nothing of the container is left.

@@ -1,6 +1,7 @@
 //! The files by which server and shim speak across time: `run.json`, `lock`, `exit.json` and `slept`.
 //!
-//! Each carries a version. A reader takes its own and the one before, so that a new server understands the runs of the old one.
+//! Each carries a version. A reader takes its own and the one before, so that a new server understands the runs of the old one. What a
+//! file may lack, and a reader may pass over, is no new version.
 
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -52,10 +53,27 @@ pub struct Program {
     pub oom_score_adj: Option<i32>,
     /// Its niceness.
     pub nice: Option<i32>,
-    /// How long it may run, in milliseconds; time slept in held calls and time the machine was suspended not counted.
+    /// How long it may run, in milliseconds, from the moment at which it was started: executed, or said to be started by whoever makes its
+    /// container. Time slept in held calls and time the machine was suspended are not counted.
     pub timeout_ms: u64,
+    /// How long its container may take to be made, in milliseconds, if not as long as usual (300 s). Beyond it the run was not launched,
+    /// through the host's fault.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_within_ms: Option<u64>,
     /// How much of each of its two outputs is kept, in bytes.
     pub log_cap_bytes: u64,
+}
+
+/// How long a container may take to be made unless somebody says otherwise: far longer than a busy machine needs, for it is better late than
+/// begun anew.
+const MADE_WITHIN: Duration = Duration::from_secs(300);
+
+impl Program {
+    /// How long its container may take to be made.
+    pub(crate) fn made_within(&self) -> Duration {
+        self.made_within_ms
+            .map_or(MADE_WITHIN, Duration::from_millis)
+    }
 }
 
 /// Limits of each process of a run (getrlimit(2)); soft and hard alike. What is not set is as it is for the server.
@@ -85,14 +103,19 @@ pub(crate) struct LockFile {
     #[serde(flatten)]
     pub(crate) shim: Identity,
     pub(crate) child_pid: ProcessId,
+    /// When the program began: milliseconds of CLOCK_MONOTONIC (clock_gettime(2)), which begins anew with each boot. Shims of earlier servers
+    /// did not say it.
+    #[serde(default)]
+    pub(crate) began_ms: Option<u64>,
 }
 
 impl LockFile {
-    pub(crate) fn new(shim: Identity, child_pid: ProcessId) -> Self {
+    pub(crate) fn new(shim: Identity, child_pid: ProcessId, began_ms: u64) -> Self {
         Self {
             version: VERSION,
             shim,
             child_pid,
+            began_ms: Some(began_ms),
         }
     }
 }
@@ -415,6 +438,23 @@ mod tests {
     }
 
     #[test]
+    fn files_of_before_are_read_that_did_not_tell_when_a_program_began() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        let before = r#"{"version":1,"pid":7,"start_time":8,"boot_id":"b","child_pid":9}"#;
+        std::fs::write(&path, before).unwrap();
+        let lock = read_lock_file(&path).unwrap().unwrap();
+        assert_eq!((lock.child_pid, lock.began_ms), (9, None));
+        let lock = LockFile::new(lock.shim, 9, 5);
+        std::fs::write(&path, serde_json::to_vec(&lock).unwrap()).unwrap();
+        let lock = read_lock_file(&path).unwrap().unwrap();
+        assert_eq!((lock.child_pid, lock.began_ms), (9, Some(5)));
+        let before = br#"{"version":1,"go":true,"program":{"executable":"/x","args":[],"env":[],"work":"/","stdin":null,"user":null,"oom_score_adj":null,"nice":null,"timeout_ms":1,"log_cap_bytes":1}}"#;
+        let program = read_run_file(before).unwrap().program.unwrap();
+        assert_eq!(program.made_within(), MADE_WITHIN);
+    }
+
+    #[test]
     fn the_longest_error_fits_into_what_was_set_aside() {
         for error in ["\0".repeat(100_000), "ä".repeat(100_000)] {
             let exit = ExitRecord {
@@ -449,6 +489,7 @@ mod tests {
             oom_score_adj: None,
             nice: None,
             timeout_ms: 1,
+            made_within_ms: None,
             log_cap_bytes: 1,
         };
         let spares = Spares::open(directory.path().join("spares")).unwrap();

@@ -15,8 +15,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::files::{
-    ExitRecord, Program, RunFile, forbid_start, read_bounded, read_lock_file, read_run_bytes,
-    read_run_file,
+    ExitRecord, LockFile, Program, RunFile, forbid_start, read_bounded, read_lock_file,
+    read_run_bytes, read_run_file,
 };
 use super::launcher::PATH_BYTES;
 use super::process::{ProcessId, Stat, boot_id};
@@ -234,12 +234,12 @@ impl Shim {
         }
     }
 
-    /// What the run's processes have used so far; `None` if there is none any more. Its time includes that in which the machine
-    /// was suspended, which its record will not.
+    /// What the processes of the run of this directory have used so far; `None` if there is none any more. Its running time is counted as
+    /// its record will: from the moment at which its program was there.
     ///
     /// # Errors
-    /// What reading `/proc` reported.
-    pub fn usage(&self) -> io::Result<Option<Usage>> {
+    /// What reading `/proc` or the run's lock file reported.
+    pub fn usage(&self, directory: &RunDirectory) -> io::Result<Option<Usage>> {
         let Some(pid) = self.pid()? else {
             return Ok(None);
         };
@@ -250,28 +250,22 @@ impl Shim {
         };
         let mut ticks = shim.children_cpu_ticks;
         let mut resident_pages = 0;
-        // Of the program: its shim may have waited for it as a spare. What it leaves to the shim was started later.
-        let mut start_time = None;
-        for (process, parent) in tree::descendants(pid)? {
+        for (process, _) in tree::descendants(pid)? {
             if let Some(stat) = Stat::of(process)? {
-                if parent == pid {
-                    start_time = Some(
-                        start_time.map_or(stat.start_time, |first: u64| first.min(stat.start_time)),
-                    );
-                }
                 ticks += stat.cpu_ticks + stat.children_cpu_ticks;
                 resident_pages += stat.resident_pages;
             }
             let peak = peak_bytes(process)?;
             usage.memory_peak_bytes = usage.memory_peak_bytes.max(peak);
         }
+        usage.running_ms = match read_lock_file(&directory.lock_file())? {
+            Some(lock) => running_ms(&lock)?,
+            // Its program is not there yet.
+            None => 0,
+        };
         // If the shim has ended meanwhile, its number may have been another process.
         if self.pid()? != Some(pid) {
             return Ok(None);
-        }
-        if let Some(start_time) = start_time {
-            usage.running_ms =
-                ms_since_boot()?.saturating_sub(start_time * 1000 / ticks_per_second()?);
         }
         usage.cpu_usec = ticks.saturating_mul(1_000_000 / ticks_per_second()?);
         usage.memory_peak_bytes = usage.memory_peak_bytes.max(resident_pages * page_bytes()?);
@@ -286,6 +280,19 @@ impl Shim {
         let number = number.and_then(|number| number.trim().parse::<ProcessId>().ok());
         Ok(number.filter(|number| *number > 0))
     }
+}
+
+/// How long the program has run by now that the lock of its run names.
+fn running_ms(lock: &LockFile) -> io::Result<u64> {
+    if let Some(began_ms) = lock.began_ms {
+        return Ok(sys::monotonic_ms().saturating_sub(began_ms));
+    }
+    // Of a shim that did not say when: then its process tells, with the time that the machine was suspended.
+    let Some(program) = Stat::of(lock.child_pid)? else {
+        return Ok(0);
+    };
+    let began_ms = program.start_time * 1000 / ticks_per_second()?;
+    Ok(ms_since_boot()?.saturating_sub(began_ms))
 }
 
 /// Whether a shim says that it has recorded the exit. It stays said. Without that word it was killed, or had nothing to record.

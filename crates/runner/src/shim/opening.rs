@@ -106,8 +106,13 @@ impl RunFiles {
     }
 
     /// Says in the lock which processes hold it.
-    pub(crate) fn write_lock(&self, shim: Identity, child: ProcessId) -> io::Result<()> {
-        let bytes = serde_json::to_vec(&LockFile::new(shim, child))?;
+    pub(crate) fn write_lock(
+        &self,
+        shim: Identity,
+        child: ProcessId,
+        began_ms: u64,
+    ) -> io::Result<()> {
+        let bytes = serde_json::to_vec(&LockFile::new(shim, child, began_ms))?;
         self.lock.write_all_at(&bytes, 0)
     }
 }
@@ -162,6 +167,18 @@ impl NotStarted {
             error: reword(&self.error),
             ..self
         }
+    }
+
+    /// The same, if it may have come of the time being over that there was for it.
+    pub(crate) fn late(self, within: Duration) -> Self {
+        if self.permanent {
+            return self;
+        }
+        let seconds = within.as_secs_f32();
+        Self::for_now(format!(
+            "the host did not make its container within {seconds} s: {}",
+            self.error
+        ))
     }
 
     /// What is written down.

@@ -127,7 +127,8 @@ struct Parent<'a> {
     outputs: [Capture; 2],
     /// See [`Pipe`].
     _writers: [OwnedFd; 2],
-    started: Instant,
+    /// When its program was there: running time begins with it, not with what was done to make it ready.
+    began: Instant,
     timeout: Duration,
     /// When the running time is over, as far as is known: held sleeps may have moved it.
     deadline: Instant,
@@ -167,23 +168,24 @@ impl<'a> Parent<'a> {
         files: &'a RunFiles,
         large: bool,
     ) -> Result<Self, ExitRecord> {
-        // CLOCK_MONOTONIC: it stands still while the machine is suspended.
-        let started = Instant::now();
         // It was possible when the server started. If it is not any more, the run is told by its processes alone.
         let cgroup = program.cgroup.clone();
         let mut cgroup = cgroup.and_then(|path| Cgroup::make(path).ok());
-        let timeout = Duration::from_millis(program.timeout_ms);
-        let wishes = Wishes::new(ready.signals(), after(started, timeout));
+        let made_by = after(Instant::now(), program.made_within());
+        let wishes = Wishes::new(ready.signals(), made_by);
         let begun = match &program.container {
             None => beginning::start_process(&program, cgroup.as_ref(), &ready),
             Some(container) => {
                 beginning::start_container(&program, container, cgroup.as_ref(), &ready, &wishes)
             }
         };
-        let (child, contained) = begun.map_err(|error| match wishes.due() {
-            Some(by) if program.container.is_some() => beginning::killed_early(by, started),
-            _ => error.record(),
+        let (child, contained) = begun.map_err(|error| match &program.container {
+            None => error.record(),
+            Some(_) => beginning::not_made(error, &program, &wishes),
         })?;
+        // CLOCK_MONOTONIC: it stands still while the machine is suspended.
+        let (began, began_ms) = (Instant::now(), sys::monotonic_ms());
+        let timeout = Duration::from_millis(program.timeout_ms);
         let wish = wishes.pass_on();
         // From here on the program runs, and nobody waits for what is done.
         let Ready {
@@ -199,7 +201,7 @@ impl<'a> Parent<'a> {
             sys::trim_memory();
         }
         // If this cannot be written the run goes on; only adoption has to wait for its end.
-        let _written = files.write_lock(identity, child);
+        let _written = files.write_lock(identity, child, began_ms);
         if let Some(cgroup) = &mut cgroup {
             cgroup.open_figures(contained.is_some());
         }
@@ -212,9 +214,9 @@ impl<'a> Parent<'a> {
                 Capture::new("stderr", stderr.reader, cap),
             ],
             _writers: [stdout.writer, stderr.writer],
-            started,
+            began,
             timeout,
-            deadline: after(started, timeout),
+            deadline: after(began, timeout),
             ending: None,
             cgroup,
             contained,
@@ -337,7 +339,7 @@ impl<'a> Parent<'a> {
     fn look_at_the_time(&mut self) {
         let now = Instant::now();
         if self.ending.is_none() && now >= self.deadline {
-            self.deadline = after(self.started, self.timeout + self.slept());
+            self.deadline = after(self.began, self.timeout.saturating_add(self.slept()));
             if now >= self.deadline {
                 self.ending = Some(Ending {
                     by: EndedBy::Deadline,
@@ -456,7 +458,7 @@ impl<'a> Parent<'a> {
     /// that the memory is that of the largest; of a container it never is, as those that made it are larger than many of its own.
     fn usage(&self, counted: &Counted) -> Usage {
         let mut usage = Usage {
-            running_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            running_ms: u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
             cpu_usec: counted.cpu_usec.unwrap_or(0),
             memory_peak_bytes: counted.memory_peak_bytes.unwrap_or(0),
         };

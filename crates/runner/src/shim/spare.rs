@@ -62,7 +62,7 @@ fn wait_for_run(socket: &OwnedFd, ready: &Ready) -> io::Result<Vec<u8>> {
 /// Does once what each run needs and what has no effect, so that the memory is touched that it takes.
 fn rehearse(ready: &Ready) {
     let _run = black_box(files::read_run_file(black_box(SAMPLE)));
-    let lock = LockFile::new(ready.identity().clone(), 1);
+    let lock = LockFile::new(ready.identity().clone(), 1, super::sys::monotonic_ms());
     let _lock = black_box(serde_json::to_vec(&lock));
     let record = ExitRecord {
         cause: ExitCause::Code(0),

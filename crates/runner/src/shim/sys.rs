@@ -13,6 +13,7 @@ use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::path::Path;
+use std::time::Duration;
 
 /// Turns the answer of a system call into a result.
 fn checked(answer: libc::c_long) -> io::Result<libc::c_long> {
@@ -248,6 +249,16 @@ pub(crate) fn wait(child: Child, reap: bool) -> Waited {
         _ => Ended::Signal(status),
     };
     Waited::Ended(pid, ended)
+}
+
+/// Milliseconds by the clock that stands still while the machine is suspended, and begins anew when it is booted (CLOCK_MONOTONIC,
+/// clock_gettime(2)). The same for all processes.
+pub(crate) fn monotonic_ms() -> u64 {
+    // Every kernel has this clock.
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    now.map_or(0, |now| {
+        u64::try_from(Duration::from(now).as_millis()).unwrap_or(u64::MAX)
+    })
 }
 
 /// Reads a small extended attribute of a file (xattr(7)); `None` if it has no such attribute.

@@ -1,4 +1,5 @@
-//! Wishes to end a run that come before there is a program that could be asked to leave.
+//! What ends the making of a container: wishes to end its run, which come before there is a program that could be asked to leave, and the
+//! time that the making may take.
 
 use std::cell::Cell;
 use std::os::fd::BorrowedFd;
@@ -14,8 +15,17 @@ use super::sys;
 #[derive(Debug)]
 pub struct Wishes<'a> {
     signals: BorrowedFd<'a>,
-    deadline: Instant,
+    made_by: Instant,
     heard: Cell<Option<Heard>>,
+}
+
+/// Why a container is not to be made any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum GivenUp {
+    /// Somebody wished the run to end.
+    Wished(EndedBy),
+    /// It took too long: the host's fault, not that of a program that has not begun.
+    Late,
 }
 
 /// A wish that has come.
@@ -26,11 +36,11 @@ struct Heard {
 }
 
 impl<'a> Wishes<'a> {
-    /// Of a run whose time is over at the deadline.
-    pub(super) fn new(signals: BorrowedFd<'a>, deadline: Instant) -> Self {
+    /// Of a run whose container is to be there at this moment.
+    pub(super) fn new(signals: BorrowedFd<'a>, made_by: Instant) -> Self {
         Self {
             signals,
-            deadline,
+            made_by,
             heard: Cell::new(None),
         }
     }
@@ -41,22 +51,28 @@ impl<'a> Wishes<'a> {
         self.signals
     }
 
-    /// The moment at which nothing of the run may be any more, as far as is known now.
+    /// The moment at which the container is given up if it is not there, as far as is known now.
     #[must_use]
     pub fn ends_at(&self) -> Instant {
-        self.ending().kill_at
+        self.listen();
+        let heard = self.heard.get();
+        heard.map_or(self.made_by, |heard| heard.kill_at.min(self.made_by))
     }
 
-    /// Whether the run is to be over by now.
+    /// Whether the container is given up by now.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.due().is_some()
+        self.given_up().is_some()
     }
 
-    /// On whose wish the run is to be over by now, if it is.
-    pub(super) fn due(&self) -> Option<EndedBy> {
-        let ending = self.ending();
-        (ending.kill_at <= Instant::now()).then_some(ending.by)
+    /// Why the container is given up by now, if it is.
+    pub(super) fn given_up(&self) -> Option<GivenUp> {
+        self.listen();
+        let now = Instant::now();
+        let wished = self.heard.get().filter(|heard| heard.kill_at <= now);
+        wished
+            .map(|heard| GivenUp::Wished(heard.by))
+            .or_else(|| (self.made_by <= now).then_some(GivenUp::Late))
     }
 
     /// What was heard, for whoever minds the program from now on.
@@ -66,18 +82,6 @@ impl<'a> Wishes<'a> {
             grace: heard.kill_at.saturating_duration_since(Instant::now()),
             ended_by: heard.by,
         })
-    }
-
-    fn ending(&self) -> Heard {
-        self.listen();
-        let deadline = Heard {
-            by: EndedBy::Deadline,
-            kill_at: self.deadline,
-        };
-        let heard = self.heard.get();
-        heard
-            .filter(|heard| heard.kill_at < deadline.kill_at)
-            .unwrap_or(deadline)
     }
 
     /// Reads what has come. The wish that leaves the least time counts.

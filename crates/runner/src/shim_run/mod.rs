@@ -194,7 +194,7 @@ impl Run for ShimRun {
         }
         // Some reads of /proc, which no disk is behind.
         let used = match self.state().await {
-            Ok(State::Live(shim)) => shim.usage(),
+            Ok(State::Live(shim)) => shim.usage(&self.places.directory),
             Ok(State::Ended(_) | State::Gone) => Ok(None),
             Err(error) => Err(error),
         };

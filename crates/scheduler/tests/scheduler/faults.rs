@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use runtara_domain::{ExitCause, Fence, Status};
+use runtara_domain::{ExitCause, Fence, Reason, Status};
 use runtara_store::lossy::LossyStore;
 use runtara_store::memory::MemoryStore;
-use runtara_store::{Nudges, Store, SystemClock};
+use runtara_store::{InstanceRecord, Nudges, Store, SystemClock};
 use tokio::time::timeout;
 
 use crate::soon;
@@ -84,6 +84,42 @@ async fn an_exit_is_judged_after_the_open_calls_of_the_run() {
         "it left because we failed"
     );
     scheduler.end_runs();
+    scheduler.shutdown(soon()).await;
+}
+
+#[tokio::test]
+async fn what_is_not_allowed_any_more_waits_and_keeps_nobody_from_a_launch() {
+    let world = World::new().await;
+    world.runner.forbids.store(true, Ordering::SeqCst);
+    let mut ids = Vec::new();
+    for number in 0..40 {
+        ids.push(world.start(&format!("waits-{number}")).await);
+    }
+    let scheduler = world.scheduler(1);
+    for id in &ids {
+        let waits = |found: &InstanceRecord| found.state.reason == Some(Reason::Interrupted);
+        world.until(id, waits).await;
+        let values = world.store.instance_values(id).await.unwrap();
+        let error = values.and_then(|values| values.error).unwrap_or_default();
+        assert!(error.contains("ask for at most 4"), "{error}");
+    }
+    assert_eq!(world.runner.prepared.load(Ordering::SeqCst), 0);
+    world.runner.forbids.store(false, Ordering::SeqCst);
+    let next = world.start("allowed").await;
+    // Each makes room for the one after it, whichever comes first.
+    for number in 1..=ids.len() + 1 {
+        let key = world.runner.launched(number).await;
+        let state = world.instance(&key.instance_id).await.state;
+        assert_eq!(
+            (state.attempts.crash_count, state.attempts.interruptions),
+            (0, 0)
+        );
+        world.runner.run(&key).unwrap().ends(ExitCause::Code(0));
+    }
+    for id in ids.iter().chain([&next]) {
+        let completed = |found: &InstanceRecord| found.state.status == Status::Completed;
+        world.until(id, completed).await;
+    }
     scheduler.shutdown(soon()).await;
 }
 

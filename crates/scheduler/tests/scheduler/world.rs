@@ -108,6 +108,8 @@ pub(crate) struct FakeRunner {
     data_dir: OnceLock<PathBuf>,
     /// Whether the next launch finds that what was prepared is gone.
     pub(crate) image_is_gone: AtomicBool,
+    /// Whether nothing is allowed that is asked for.
+    pub(crate) forbids: AtomicBool,
     /// How often an image was prepared.
     pub(crate) prepared: AtomicUsize,
     pub(crate) unremovable: Mutex<u32>,
@@ -154,7 +156,10 @@ impl Runner for FakeRunner {
     }
 
     fn check(&self, _settings: &AskedSettings) -> Result<(), String> {
-        Ok(())
+        match self.forbids.load(Ordering::SeqCst) {
+            true => Err("5 is more than the operator allows; ask for at most 4".to_owned()),
+            false => Ok(()),
+        }
     }
 
     async fn forget(&self, digest: ImageDigest) -> Result<(), std::io::Error> {

@@ -1,5 +1,7 @@
 //! However a container ends, nothing of it stays on the machine, and its instance comes to its right end.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -13,6 +15,7 @@ on_both_stores!(
     a_sleeper_has_no_container,
     a_stop_asks_and_waits_and_then_ends_all_of_it,
     a_program_that_is_killed_goes_on_from_its_checkpoints,
+    a_container_that_is_made_slowly_takes_no_time_of_its_program,
 );
 
 fn no_end_leaves_anything(store: Store) {
@@ -60,6 +63,39 @@ fn no_end_leaves_anything(store: Store) {
         "no further run would find it: {found}"
     );
     server.wait_until_nothing_remains();
+}
+
+fn a_container_that_is_made_slowly_takes_no_time_of_its_program(store: Store) {
+    const MADE_MS: u64 = 6_000;
+    let place = tempfile::tempdir().expect("a directory can be made");
+    let runtime = place.path().join("slow-runtime");
+    let script = format!(
+        "#!/bin/sh\ncase \"$*\" in *' run '*) sleep {};; esac\nexec runc \"$@\"\n",
+        MADE_MS / 1_000
+    );
+    fs::write(&runtime, script).expect("it can be written");
+    fs::set_permissions(&runtime, Permissions::from_mode(0o755)).expect("it is ours");
+    let mut server = Setup::new(store.in_containers())
+        .variable("RUNTARA_OCI_RUNTIME", &runtime.display().to_string())
+        .start();
+    let image = server.shell("echo ready; sleep 1; echo end");
+    let id = server.launch(&image, &json!({ "timeout_seconds": 5 })).id;
+    let sleeper = server.program("sleeps_forever");
+    let late = server.launch(&sleeper, &json!({ "timeout_seconds": 1 })).id;
+    let _ready = server.instance(&id).wait_for_line("ready");
+    // The deadline is that of the program whoever minds it.
+    server.kill_9_and_restart();
+    let run = server.instance(&id);
+    assert_eq!(run.stdout(), "ready\nend\n");
+    let found = run.status();
+    assert_eq!(found["run_number"], 1, "{found}");
+    let ran = found["time_in_states_ms"]["running"].as_u64();
+    assert!(
+        ran.is_some_and(|ran| ran >= MADE_MS),
+        "making it ready is part of a run: {found}"
+    );
+    let found = server.instance(&late).wait_for("failed");
+    assert_eq!(found["termination_reason"], "timeout", "{found}");
 }
 
 fn a_sleeper_has_no_container(store: Store) {

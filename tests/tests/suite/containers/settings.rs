@@ -7,10 +7,13 @@ use serde_json::{Value, json};
 use super::images::shell;
 
 const MIB: u64 = 1024 * 1024;
+/// How long what waits may take until it is tried again.
+const LONG: std::time::Duration = std::time::Duration::from_secs(120);
 
 on_both_stores!(
     limits_of_a_start_win_over_those_of_its_image,
     a_container_that_takes_more_memory_than_it_may_is_ended,
+    what_is_not_allowed_any_more_waits_until_it_is,
 );
 
 fn limits_of_a_start_win_over_those_of_its_image(store: Store) {
@@ -45,6 +48,109 @@ fn a_container_that_takes_more_memory_than_it_may_is_ended(store: Store) {
     );
     let peak = found["memory_peak_bytes"].as_u64().unwrap_or_default();
     assert!((16 * MIB..=32 * MIB).contains(&peak), "{found}");
+    server.wait_until_nothing_remains();
+}
+
+fn what_is_not_allowed_any_more_waits_until_it_is(store: Store) {
+    const PIDS: &str = "RUNTARA_CONTAINER_MAX_PIDS";
+    const NETWORKS: &str = "RUNTARA_ALLOWED_NETWORK_MODES";
+    let mut server = Setup::new(store.in_containers())
+        .variable("RUNTARA_SLEEP_HOLD_MS", "100")
+        .variable(PIDS, "64")
+        .variable(NETWORKS, "isolated,host")
+        .start();
+    let image = server.scripted();
+    let actions = json!([
+        { "checkpoint": { "id": "a", "value": 1 } },
+        { "wait_signal": { "id": "go" } },
+        { "checkpoint": { "id": "b", "value": 2 } },
+    ]);
+    let asked = [
+        ("many", json!({ "limits": { "pids": 64 } })),
+        ("resumed", json!({ "limits": { "pids": 64 } })),
+        ("connected", json!({ "network": "host" })),
+        ("given-up", json!({ "limits": { "pids": 64 } })),
+        ("modest", json!({ "limits": { "pids": 32 } })),
+    ];
+    for (id, settings) in &asked {
+        let mut start = settings.clone();
+        start["instance_id"] = json!(id);
+        start["input"] = json!({ "actions": actions });
+        let _waits = server.launch(&image, &start);
+    }
+    for (id, _) in &asked {
+        server.instance(id).wait_for_reason("waiting_signal");
+    }
+    server.kill_9();
+    server.set_variable(PIDS, "32");
+    server.set_variable(NETWORKS, "isolated");
+    server.start_again();
+    let [many, resumed, connected, given_up, modest] =
+        ["many", "resumed", "connected", "given-up", "modest"];
+    for (id, _) in &asked {
+        server.instance(id).custom_signal("go", "1");
+    }
+    let waits = |id: &str, told: &str| {
+        let run = server.instance(id);
+        let found = run.wait_until("what it waits for", |found| found["error"].is_string());
+        assert_eq!(
+            (&found["status"], &found["status_reason"]),
+            (&json!("suspended"), &json!("interrupted")),
+            "{found}"
+        );
+        let error = found["error"].as_str().unwrap_or_default();
+        assert!(
+            error.contains(told) && error.contains("it waits until the operator allows it again"),
+            "{found}"
+        );
+        assert!(found["due_at_ms"].is_i64(), "{found}");
+        assert_eq!(found["retry_count"], 0, "nothing is counted: {found}");
+        let events = run.events();
+        let event = events
+            .iter()
+            .find(|event| event["subtype"] == "runtara.interrupted");
+        assert!(event.is_some(), "{events:?}");
+    };
+    let pids = "number of processes of 64, as the start asks, is more than the operator allows; ask for at most 32";
+    waits(many, pids);
+    waits(resumed, pids);
+    waits(given_up, pids);
+    waits(
+        connected,
+        "the network mode 'host' is not allowed here; the operator allows 'isolated'",
+    );
+    assert_eq!(
+        server.instance(modest).output()["run"],
+        2,
+        "what is allowed goes on"
+    );
+    server
+        .try_launch(&image, &json!({ "limits": { "pids": 64 } }))
+        .refuses(400, "INVALID_SETTINGS");
+    assert_eq!(server.instance(given_up).stop(0)["status"], "cancelled");
+    let found = server.instance(given_up).status();
+    assert_eq!(
+        (&found["status"], &found["error"]),
+        (&json!("cancelled"), &Value::Null),
+        "{found}"
+    );
+    server.kill_9();
+    server.set_variable(PIDS, "64");
+    server.set_variable(NETWORKS, "isolated,host");
+    server.start_again();
+    server.instance(resumed).resume();
+    for id in [resumed, many, connected] {
+        let run = server.instance(id);
+        let found = run.wait_within(LONG, "completed");
+        assert_eq!(found["error"], Value::Null, "{found}");
+        assert_eq!(run.checkpoints(), ["a", "b"], "{}", run.story());
+        let names = run.event_names();
+        assert!(
+            !names.contains(&"failed".to_owned())
+                && !names.contains(&"custom/runtara.crashed".to_owned()),
+            "{names:?}"
+        );
+    }
     server.wait_until_nothing_remains();
 }
 

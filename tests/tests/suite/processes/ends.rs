@@ -124,6 +124,11 @@ fn a_program_that_keeps_crashing_is_given_three_launches_with_growing_pauses(sto
     let crashed = run.wait_for_reason("crashed");
     assert_eq!(crashed["status"], "suspended", "{crashed}");
     assert!(crashed["due_at_ms"].is_i64(), "{crashed}");
+    let retries = crashed["retry_count"].as_u64().unwrap_or_default();
+    assert!(
+        (1..=2).contains(&retries),
+        "the one it waits for: {crashed}"
+    );
     let found = run.wait_for("failed");
     assert!(
         before.elapsed() >= Duration::from_secs(3),
@@ -132,9 +137,13 @@ fn a_program_that_keeps_crashing_is_given_three_launches_with_growing_pauses(sto
     );
     assert_eq!(found["termination_reason"], "crashed", "{found}");
     assert_eq!(
-        (&found["run_number"], &found["retry_count"]),
-        (&json!(3), &json!(3)),
-        "{found}"
+        (
+            &found["run_number"],
+            &found["retry_count"],
+            &found["max_retries"]
+        ),
+        (&json!(3), &json!(2), &json!(2)),
+        "the last crash was followed by no relaunch: {found}"
     );
     let error = found["error"].as_str().unwrap_or_default();
     assert!(
