@@ -5,10 +5,34 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use runtara_runner_oci::machine::{self, Machine};
+
 /// Finds a program, or fails with the package that has it.
 pub(crate) fn needed(program: &str, package: &str) -> PathBuf {
     runtara_runner_oci::runtime::find(program, std::env::var_os("PATH"))
         .unwrap_or_else(|_| panic!("'{program}' is missing; Debian: apt install {package}"))
+}
+
+/// Looks at this machine as a server finds it that has made its places: in version 2 memory, and swap with it, is counted only in cgroups
+/// that were told to.
+pub(crate) fn look(data_dir: &Path) -> Machine {
+    let root = Path::new("/sys/fs/cgroup");
+    let control = root.join("cgroup.subtree_control");
+    let place = root.join(format!("runtara-test-{}", std::process::id()));
+    if control.exists() {
+        fs::write(control, "+memory +pids +cpu").unwrap();
+        fs::create_dir_all(&place).unwrap();
+    }
+    let machine = machine::look(data_dir, std::env::var_os("PATH"));
+    let _another_test_of_this_process = fs::remove_dir(place);
+    machine
+}
+
+/// The runtime that makes the containers: runc, or what `RUNTARA_TEST_OCI_RUNTIME` names.
+pub(crate) fn runtime() -> PathBuf {
+    let named = std::env::var("RUNTARA_TEST_OCI_RUNTIME");
+    let name = named.unwrap_or_else(|_| "runc".to_owned());
+    needed(&name, &name)
 }
 
 /// Makes a layer in which busybox is all commands.

@@ -4,7 +4,7 @@ use nix::mount::{MsFlags, mount};
 use runtara_runner_oci::rootfs::enter_private_mounts;
 use runtara_runner_oci::{IdRanges, Level, machine, runtime};
 
-use crate::image::needed;
+use crate::image;
 
 #[test]
 fn a_machine_that_runs_containers_is_fit() {
@@ -18,8 +18,9 @@ fn a_machine_that_runs_containers_is_fit() {
     assert!(unfit.is_empty(), "{unfit:#?}");
     let ids = machine::look_at_ids(&IdRanges::default());
     assert_eq!(ids.level, Level::Fine, "{}", ids.text);
-    let version = runtime::probe(&needed("runc", "runc")).unwrap();
-    assert_eq!(version.name, "runc");
+    let program = image::runtime();
+    let version = runtime::probe(&program).unwrap();
+    assert_eq!(Some(version.name.as_ref()), program.file_name());
     assert_ne!(runtime::assess(&version).level, Level::Unfit);
 }
 

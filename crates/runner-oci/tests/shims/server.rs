@@ -44,6 +44,7 @@ impl Server {
         let node = format!("test-{}-{number}", std::process::id());
         let mut config = OciConfig::new(&data, &node);
         config.run_root = root.path().join("run");
+        config.runtime = image::runtime().display().to_string();
         // Other tests run beside this one.
         let own = (std::process::id() * 16 + number) % 1_000 * 4;
         config.ids = IdRanges::new(USUAL_BASE + own * 65_536, 4).unwrap();

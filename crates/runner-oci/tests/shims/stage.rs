@@ -14,7 +14,7 @@ use runtara_runner::shim::{
 };
 use runtara_runner::{RunDirectory, Spares};
 use runtara_runner_oci::limits::{LimitSources, Limits, merge};
-use runtara_runner_oci::machine::{self, EgressProgram, Machine};
+use runtara_runner_oci::machine::{EgressProgram, Machine};
 use runtara_runner_oci::plan::{ContainerPlan, CoreRelay, paths_in};
 use runtara_runner_oci::rootfs::RootKind;
 use runtara_runner_oci::spec::{Container, ImageConfig, configuration};
@@ -65,7 +65,7 @@ impl Stage {
         fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
         image::make_layer(&closed.join("layer"));
         Self {
-            machine: machine::look(&closed, std::env::var_os("PATH")),
+            machine: image::look(&closed),
             launcher: Launcher::start(ShimProgram::ThisProgram).await.unwrap(),
             spares: Spares::open(closed.join("spares")).unwrap(),
             limits: ResourceLimits::default(),
@@ -127,7 +127,7 @@ impl Stage {
         };
         ContainerPlan {
             configuration: configuration(&container).unwrap(),
-            runtime: image::needed("runc", "runc"),
+            runtime: image::runtime(),
             cgroups: cgroups(&id),
             id,
             layers: vec![self.path("data/layer")],
