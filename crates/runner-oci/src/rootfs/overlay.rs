@@ -51,6 +51,11 @@ pub(super) fn mount(layers: &[OwnedFd], staging: &Staging) -> Result<Overlay, Mo
             .work()
             .map_err(MountError::at("opening the work directory"))?,
     };
+    // Asked although it cannot know them, the kernel would write a line into its log for each container.
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease");
+    if release.is_ok_and(|release| is_too_old_for_options(&release)) {
+        return parts.mount_by_string(staging);
+    }
     match parts.mount_by_options() {
         Err((errno, stage)) if stage.may_be_of_older_kernel(errno) => {
             parts.mount_by_string(staging)
@@ -66,6 +71,14 @@ pub(super) fn mount(layers: &[OwnedFd], staging: &Staging) -> Result<Overlay, Mo
     }
 }
 
+/// Whether a kernel is older than overlayfs with options of the newer interface (6.5), by its release (proc_sys_kernel(5)); one whose release is not
+/// understood is tried.
+fn is_too_old_for_options(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    let mut next = || numbers.next().and_then(|number| number.parse::<u32>().ok());
+    matches!((next(), next()), (Some(major), Some(minor)) if (major, minor) < (6, 5))
+}
+
 /// How far mounting had come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Stage {
@@ -78,7 +91,8 @@ enum Stage {
 
 impl Stage {
     /// Whether it may be that the kernel does not know single layers, which it does since 6.7. Those of 6.5 and 6.6 refuse the option. Older
-    /// ones take whatever they are told, refuse all of it together when the overlay is to be made, and have no words for it.
+    /// ones take whatever they are told, refuse all of it together when the overlay is to be made, and have no words for it. Those that say
+    /// who they are were not asked.
     fn may_be_of_older_kernel(&self, errno: Errno) -> bool {
         let refused = match self {
             Self::FirstLayer => true,
@@ -253,6 +267,21 @@ mod tests {
     fn an_older_kernel_gets_all_layers_in_one_string() {
         assert_eq!(mount_old(1).unwrap(), "0");
         assert_eq!(mount_old(128).unwrap(), "127");
+    }
+
+    #[test]
+    fn a_kernel_that_says_that_it_is_older_is_not_asked() {
+        for old in [
+            "5.10.0-32-amd64",
+            "6.1.0-50-amd64",
+            "6.4.16",
+            "4.18.0-553.el8",
+        ] {
+            assert!(is_too_old_for_options(old), "{old}");
+        }
+        for newer in ["6.5.0", "6.18.44-fc", "7.0", "", "next", "6"] {
+            assert!(!is_too_old_for_options(newer), "{newer}");
+        }
     }
 
     #[test]
