@@ -14,6 +14,7 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::finding::{Finding, Level};
 use crate::id_range::{IdRange, IdRanges, USUAL_BASE};
+use crate::kernel;
 use crate::rootfs::UserNamespace;
 use crate::runtime::find_program;
 use crate::spec::CgroupFeatures;
@@ -150,7 +151,13 @@ fn shifts_owners(
         return false;
     };
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let tried = open_tree(CWD, data_dir, flags)
+    // Mounts are shifted since 5.12, and refused as layers of an overlay until 5.19.
+    let tried = if kernel::is_older_than((5, 19)) {
+        Err(rustix::io::Errno::OPNOTSUPP)
+    } else {
+        open_tree(CWD, data_dir, flags)
+    };
+    let tried = tried
         .map_err(std::io::Error::from)
         .and_then(|mount: OwnedFd| {
             sys::set_mount_attributes(mount.as_fd(), 0, Some(namespace.descriptor()))

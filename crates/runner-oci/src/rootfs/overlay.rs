@@ -10,6 +10,7 @@ use rustix::mount::{
 
 use super::staging::Staging;
 use super::{CONFINED, MountError};
+use crate::kernel;
 
 /// What the files of a layer say about the overlay itself is not heeded: an image could name directories of another layer as its own.
 const DISTRUST: [(&str, &str); 3] = [
@@ -19,6 +20,10 @@ const DISTRUST: [(&str, &str); 3] = [
 ];
 /// Options of mount(2) fit into a page, with the byte that ends them.
 const OPTION_BYTES: usize = 4095;
+
+/// Since when overlayfs knows the interface of file system contexts. It says so of single layers since 6.7 only, see
+/// [`Stage::may_be_of_older_kernel`].
+const OPTIONS_SINCE: kernel::Release = (6, 5);
 
 /// The mounted overlay.
 pub(super) struct Overlay {
@@ -52,8 +57,7 @@ pub(super) fn mount(layers: &[OwnedFd], staging: &Staging) -> Result<Overlay, Mo
             .map_err(MountError::at("opening the work directory"))?,
     };
     // Asked although it cannot know them, the kernel would write a line into its log for each container.
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease");
-    if release.is_ok_and(|release| is_too_old_for_options(&release)) {
+    if kernel::is_older_than(OPTIONS_SINCE) {
         return parts.mount_by_string(staging);
     }
     match parts.mount_by_options() {
@@ -69,14 +73,6 @@ pub(super) fn mount(layers: &[OwnedFd], staging: &Staging) -> Result<Overlay, Mo
             attached: false,
         }),
     }
-}
-
-/// Whether a kernel is older than overlayfs with options of the newer interface (6.5), by its release (proc_sys_kernel(5)); one whose release is not
-/// understood is tried.
-fn is_too_old_for_options(release: &str) -> bool {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
-    let mut next = || numbers.next().and_then(|number| number.parse::<u32>().ok());
-    matches!((next(), next()), (Some(major), Some(minor)) if (major, minor) < (6, 5))
 }
 
 /// How far mounting had come.
@@ -267,21 +263,6 @@ mod tests {
     fn an_older_kernel_gets_all_layers_in_one_string() {
         assert_eq!(mount_old(1).unwrap(), "0");
         assert_eq!(mount_old(128).unwrap(), "127");
-    }
-
-    #[test]
-    fn a_kernel_that_says_that_it_is_older_is_not_asked() {
-        for old in [
-            "5.10.0-32-amd64",
-            "6.1.0-50-amd64",
-            "6.4.16",
-            "4.18.0-553.el8",
-        ] {
-            assert!(is_too_old_for_options(old), "{old}");
-        }
-        for newer in ["6.5.0", "6.18.44-fc", "7.0", "", "next", "6"] {
-            assert!(!is_too_old_for_options(newer), "{newer}");
-        }
     }
 
     #[test]
