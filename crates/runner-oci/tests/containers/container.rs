@@ -127,6 +127,11 @@ impl Trial {
         let owners = self
             .shift_owners
             .then(|| UserNamespace::new(self.ids).unwrap());
+        if !self.machine.shifts_owners {
+            for layer in &self.layers {
+                image::give_to(self.ids, layer);
+            }
+        }
         let plan = RootfsPlan {
             staging: &self.directory().join("staging"),
             layers: &self.layers,

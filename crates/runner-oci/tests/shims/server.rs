@@ -57,6 +57,11 @@ impl Server {
         }
     }
 
+    /// Whether this machine shifts owners of files, so that containers have ids of their own.
+    pub(crate) fn shifts_owners(&self) -> bool {
+        image::look(&self.config.data_dir).shifts_owners
+    }
+
     /// Has another server take the place of this one, which knows nothing of it.
     pub(crate) async fn restart(&mut self) {
         // The one before must have let go of the layers.
@@ -151,11 +156,10 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         let own = format!("runtara-{}", self.config.node);
-        for entry in fs::read_dir("/sys/fs/cgroup")
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
+        let root = PathBuf::from("/sys/fs/cgroup");
+        // Of version 2, and of each hierarchy of version 1.
+        let _not_there = fs::remove_dir(root.join(&own));
+        for entry in fs::read_dir(root).into_iter().flatten().flatten() {
             let _not_there = fs::remove_dir(entry.path().join(&own));
         }
     }

@@ -107,6 +107,9 @@ impl Stage {
             entrypoint: ["/bin/sh", "-c", script].map(str::to_owned).into(),
             ..ImageConfig::default()
         };
+        if !self.machine.shifts_owners {
+            image::give_to(ids, &self.path("data/layer"));
+        }
         let limits = self.limits();
         let (root, run_directory) = paths_in(&staging);
         let container = Container {
@@ -280,4 +283,17 @@ pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
         assert!(tokio::time::Instant::now() < late, "{what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// Whether the kernel tells how much memory a cgroup had at most. Of version 2 it does so since Linux 5.19.
+pub(crate) fn tells_peaks() -> bool {
+    let root = Path::new("/sys/fs/cgroup");
+    if !root.join("cgroup.subtree_control").exists() {
+        return true;
+    }
+    let place = root.join(format!("runtara-peak-{}", std::process::id()));
+    fs::create_dir(&place).unwrap();
+    let is_told = place.join("memory.peak").exists();
+    fs::remove_dir(place).unwrap();
+    is_told
 }
