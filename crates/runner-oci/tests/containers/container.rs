@@ -128,7 +128,7 @@ impl Trial {
             .shift_owners
             .then(|| UserNamespace::new(self.ids).unwrap());
         if !self.machine.shifts_owners {
-            for layer in &self.layers {
+            for layer in self.layers.iter().filter(|layer| layer.exists()) {
                 image::give_to(self.ids, layer);
             }
         }
