@@ -9,6 +9,8 @@
 //! - [`processes`]: which processes there are because of a server.
 //! - [`image`]: container images, made byte by byte; [`Server::remains`]: what containers have left on the machine.
 //!
+//! `RUNTARA_TEST_OCI_RUNTIME` has all servers use another OCI runtime than runc.
+//!
 //! Nothing is built here: programs are looked for beside the test, or where `RUNTARA_TEST_BIN_DIR` says.
 
 pub mod http;

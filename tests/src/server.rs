@@ -1,6 +1,7 @@
 //! The server process under test.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::net::{Ipv4Addr, TcpListener};
@@ -141,6 +142,12 @@ impl Setup {
         let status = server.wait_until_gone();
         (status, server.log())
     }
+}
+
+/// The OCI runtime of all servers, if the tests are told one.
+fn runtime() -> Option<(&'static str, OsString)> {
+    let named = std::env::var_os("RUNTARA_TEST_OCI_RUNTIME");
+    named.map(|name| ("RUNTARA_OCI_RUNTIME", name))
 }
 
 /// The same command, whose process is the first of a namespace of its own, and goes with the one that is started.
@@ -286,6 +293,7 @@ impl Server {
                 "RUNTARA_CORE_ADDR",
                 format!("127.0.0.1:{}", self.ports.core),
             )
+            .envs(runtime())
             .envs(&self.setup.variables)
             // No `.env` of the working tree.
             .current_dir(self.setup.place.path())

@@ -146,11 +146,15 @@ impl RunExit {
         let Some(limit) = self.memory_limit_bytes else {
             return String::new();
         };
-        let peak = mebibytes(self.usage.memory_peak_bytes);
-        format!(
-            ": memory limit of {} exceeded; peak {peak}",
-            mebibytes(limit)
-        )
+        let limit = mebibytes(limit);
+        match self.usage.memory_peak_bytes {
+            // Not every kernel tells it.
+            0 => format!(": memory limit of {limit} exceeded"),
+            peak => format!(
+                ": memory limit of {limit} exceeded; peak {}",
+                mebibytes(peak)
+            ),
+        }
     }
 }
 
@@ -378,6 +382,11 @@ mod tests {
         assert_eq!(
             exit.describe(),
             "process was killed by signal 9, because it was out of memory: memory limit of 64 MiB exceeded; peak 63.9 MiB"
+        );
+        exit.usage.memory_peak_bytes = 0;
+        assert_eq!(
+            exit.describe(),
+            "process was killed by signal 9, because it was out of memory: memory limit of 64 MiB exceeded"
         );
         exit.memory_limit_bytes = None;
         assert_eq!(

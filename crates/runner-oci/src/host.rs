@@ -14,6 +14,9 @@ use crate::machine::{self, CGROUPS, Machine};
 use crate::runtime::{self, RuntimeVersion};
 use crate::spec::CgroupFeatures;
 
+/// The file of a cgroup of version 2 that says what is divided among those below it.
+const DIVIDED: &str = "cgroup.subtree_control";
+
 /// What was found of this machine.
 pub(crate) struct Host {
     /// The program of the runtime, if there is one.
@@ -33,10 +36,11 @@ impl Host {
     /// Looks at the machine, and makes the places that containers have on it. Blocking.
     pub(crate) fn look(config: &OciConfig) -> Self {
         let mut host = Self::find_out(config);
-        if host.unfit().is_none()
-            && let Err((path, error)) = host.make_places(config)
-        {
-            host.findings.push(no_place(&path, &error));
+        if host.unfit().is_none() {
+            match host.make_places(config) {
+                Ok(place) => host.look_at_swap(&place),
+                Err((path, error)) => host.findings.push(no_place(&path, &error)),
+            }
         }
         host
     }
@@ -125,14 +129,30 @@ impl Host {
         }
     }
 
-    fn make_places(&self, config: &OciConfig) -> Result<(), (PathBuf, io::Error)> {
+    /// In version 2 it is only told by cgroups that count memory: here is one.
+    fn look_at_swap(&mut self, place: &Path) {
+        if !self.machine.cgroups.unified {
+            return;
+        }
+        let counted = machine::is_swap_counted_in(place);
+        self.machine.cgroups.swap = counted;
+        self.findings
+            .retain(|finding| finding.about != machine::SWAP);
+        self.findings.extend(machine::told_of_swap(Some(counted)));
+    }
+
+    /// Gives the cgroup that is the place of all containers'.
+    fn make_places(&self, config: &OciConfig) -> Result<PathBuf, (PathBuf, io::Error)> {
         // Anybody may pass, because the runtime looks up the root of a container as the container's root; nobody else may look around.
         for (path, mode) in [(config.run_root.clone(), 0o711), (config.staging(), 0o711)] {
             make_directory(&path, mode).map_err(|error| (path.clone(), error))?;
         }
         open_to_all(&config.run_root)?;
         let place = below(&memory_hierarchy(self.machine.cgroups), &self.cgroups);
-        make_cgroup(&place, self.machine.cgroups).map_err(|error| (place, error))
+        match make_cgroup(&place, self.machine.cgroups) {
+            Ok(()) => Ok(place),
+            Err(error) => Err((place, error)),
+        }
     }
 
     fn ask_for_places(&self, config: &OciConfig) -> Result<(), (PathBuf, io::Error)> {
@@ -143,6 +163,9 @@ impl Host {
         let hierarchy = memory_hierarchy(self.machine.cgroups);
         for place in [nearest(&config.run_root), &hierarchy] {
             access(place, Access::WRITE_OK).map_err(|errno| (place.to_owned(), errno.into()))?;
+        }
+        if self.machine.cgroups.unified {
+            ask_to_divide(&hierarchy).map_err(|error| (hierarchy, error))?;
         }
         Ok(())
     }
@@ -219,11 +242,34 @@ fn make_cgroup(place: &Path, features: CgroupFeatures) -> io::Result<()> {
     }
     if features.unified {
         for directory in place.parent().into_iter().chain([place]) {
-            let control = directory.join("cgroup.subtree_control");
-            fs::write(control, "+memory +pids +cpu")?;
+            ask_to_divide(directory)?;
+            let controllers = machine::CONTROLLERS.map(|name| format!("+{name}"));
+            fs::write(directory.join(DIVIDED), controllers.join(" "))?;
         }
     }
     Ok(())
+}
+
+/// Says what to do if the kernel would not let a cgroup of version 2 be divided: any but the root of all, in which there are processes
+/// (cgroups(7)). So it is in a container, whose processes are in what it sees as the root.
+fn ask_to_divide(directory: &Path) -> io::Result<()> {
+    let read = |name: &str| fs::read_to_string(directory.join(name)).unwrap_or_default();
+    let divided = read(DIVIDED);
+    let is_divided = |name: &&str| divided.split_whitespace().any(|divided| divided == *name);
+    let is_root = !directory.join("cgroup.type").exists();
+    let has_processes = !read("cgroup.procs").trim().is_empty();
+    if is_root || !has_processes || machine::CONTROLLERS.iter().all(is_divided) {
+        return Ok(());
+    }
+    let place = directory.display();
+    Err(io::Error::new(
+        io::ErrorKind::ResourceBusy,
+        format!(
+            "there are processes in the cgroup '{place}', so the kernel does not let it be divided; move them into one below before the \
+             server starts: mkdir {place}/init && for process in $(cat {place}/cgroup.procs); do echo $process > {place}/init/cgroup.procs; \
+             done"
+        ),
+    ))
 }
 
 fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
@@ -298,6 +344,27 @@ mod tests {
         let (path, error) = host.ask_for_places(&config(place.path())).unwrap_err();
         assert_eq!(path, place.path());
         assert!(error.to_string().contains("not everybody"), "{error}");
+    }
+
+    #[test]
+    fn a_cgroup_with_processes_that_is_not_the_root_is_told_with_what_to_do() {
+        let place = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(place.path().join(name), text).unwrap();
+        write("cgroup.procs", "1\n12\n");
+        write(DIVIDED, "memory\n");
+        ask_to_divide(place.path()).expect("the root of all can be divided");
+        write("cgroup.type", "domain\n");
+        let error = ask_to_divide(place.path()).unwrap_err().to_string();
+        let place_named = place.path().display().to_string();
+        assert!(
+            error.contains(&format!("mkdir {place_named}/init")),
+            "{error}"
+        );
+        write(DIVIDED, "cpu memory pids\n");
+        ask_to_divide(place.path()).expect("it is divided already");
+        write(DIVIDED, "");
+        write("cgroup.procs", "");
+        ask_to_divide(place.path()).expect("nothing is in it");
     }
 
     #[test]

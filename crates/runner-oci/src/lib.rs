@@ -20,6 +20,7 @@ mod host;
 mod id_range;
 mod ids;
 mod images;
+mod kernel;
 mod launch;
 pub mod limits;
 pub mod machine;

@@ -14,6 +14,7 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::finding::{Finding, Level};
 use crate::id_range::{IdRange, IdRanges, USUAL_BASE};
+use crate::kernel;
 use crate::rootfs::UserNamespace;
 use crate::runtime::find_program;
 use crate::spec::CgroupFeatures;
@@ -25,8 +26,10 @@ pub(crate) const CGROUPS: &str = "/sys/fs/cgroup";
 pub(crate) const NETWORK_MODE: &str = "network mode ";
 /// What the finding is about that says whether containers reach the internet.
 pub(crate) const EGRESS: &str = "network mode egress";
+/// What the finding is about that says whether swap is counted.
+pub(crate) const SWAP: &str = "swap";
 /// What a container is limited by.
-const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
+pub(crate) const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
 /// `CGROUP2_SUPER_MAGIC` (statfs(2)).
 const CGROUP2: u64 = 0x6367_7270;
 
@@ -148,7 +151,13 @@ fn shifts_owners(
         return false;
     };
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let tried = open_tree(CWD, data_dir, flags)
+    // Mounts are shifted since 5.12, and refused as layers of an overlay until 5.19.
+    let tried = if kernel::is_older_than((5, 19)) {
+        Err(rustix::io::Errno::OPNOTSUPP)
+    } else {
+        open_tree(CWD, data_dir, flags)
+    };
+    let tried = tried
         .map_err(std::io::Error::from)
         .and_then(|mount: OwnedFd| {
             sys::set_mount_attributes(mount.as_fd(), 0, Some(namespace.descriptor()))
@@ -237,16 +246,7 @@ fn cgroups(findings: &mut Vec<Finding>) -> CgroupFeatures {
             .filter(|name| !is_mounted(name))
             .collect()
     };
-    let swap = if unified {
-        // The root has no such file, and its children have no other way to be asked; all kernels that count swap have it.
-        fs::read_dir(place).is_ok_and(|children| {
-            children
-                .flatten()
-                .any(|child| child.path().join("memory.swap.max").exists())
-        })
-    } else {
-        place.join("memory/memory.memsw.limit_in_bytes").exists()
-    };
+    let swap = counts_swap(place, unified);
     let version = if unified { 2 } else { 1 };
     findings.push(if missing.is_empty() {
         let text = format!("version {version} with {}", CONTROLLERS.join(", "));
@@ -259,11 +259,47 @@ fn cgroups(findings: &mut Vec<Finding>) -> CgroupFeatures {
         );
         Finding::new(about, Level::Unfit, text)
     });
-    if !swap {
-        let text = "swap is not counted, so a container may use as much of it as there is; boot with swapaccount=1, or without swap";
-        findings.push(Finding::new("swap", Level::Warning, text));
+    findings.extend(told_of_swap(swap));
+    CgroupFeatures {
+        unified,
+        swap: swap == Some(true),
     }
-    CgroupFeatures { unified, swap }
+}
+
+/// Whether swap is counted by cgroups mounted at a place. In version 2 the root does not say so, but those that count memory do: `None` if
+/// there are none yet.
+fn counts_swap(place: &Path, unified: bool) -> Option<bool> {
+    if !unified {
+        return Some(place.join("memory/memory.memsw.limit_in_bytes").exists());
+    }
+    let children = fs::read_dir(place).into_iter().flatten().flatten();
+    let counts: Vec<_> = children
+        .map(|child| child.path())
+        .filter(|child| child.join("memory.max").exists())
+        .map(|child| is_swap_counted_in(&child))
+        .collect();
+    (!counts.is_empty()).then(|| counts.contains(&true))
+}
+
+/// Whether a cgroup of version 2 that counts memory counts swap, too.
+pub(crate) fn is_swap_counted_in(cgroup: &Path) -> bool {
+    cgroup.join("memory.swap.max").exists()
+}
+
+/// What is to be said of swap; nothing if it is counted.
+pub(crate) fn told_of_swap(counted: Option<bool>) -> Option<Finding> {
+    let (level, text) = match counted {
+        Some(true) => return None,
+        Some(false) => (
+            Level::Warning,
+            "swap is not counted, so a container may use as much of it as there is; boot with swapaccount=1, or without swap",
+        ),
+        None => (
+            Level::Fine,
+            "whether it is counted shows when a server has started here",
+        ),
+    };
+    Some(Finding::new(SWAP, level, text))
 }
 
 fn egress(search_path: Option<OsString>, findings: &mut Vec<Finding>) -> Option<EgressProgram> {
@@ -304,6 +340,26 @@ mod tests {
         let told = told_of_overlay(Err(rustix::io::Errno::NODEV));
         assert_eq!(told.level, Level::Warning);
         assert!(told.text.contains("copied for each run"), "{}", told.text);
+    }
+
+    #[test]
+    fn swap_is_asked_of_cgroups_that_count_memory() {
+        let place = tempfile::tempdir().unwrap();
+        let make = |path: &str| {
+            let path = place.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "max").unwrap();
+        };
+        make("of-pids-alone/pids.max");
+        assert_eq!(counts_swap(place.path(), true), None);
+        let unknown = told_of_swap(None).unwrap();
+        assert_eq!(unknown.level, Level::Fine, "nothing is wrong yet");
+        make("counts-memory/memory.max");
+        assert_eq!(counts_swap(place.path(), true), Some(false));
+        assert_eq!(told_of_swap(Some(false)).unwrap().level, Level::Warning);
+        make("counts-memory/memory.swap.max");
+        assert_eq!(counts_swap(place.path(), true), Some(true));
+        assert_eq!(told_of_swap(Some(true)), None);
     }
 
     #[test]

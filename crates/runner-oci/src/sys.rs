@@ -6,7 +6,7 @@
 )]
 
 use std::ffi::c_int;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, PipeReader, PipeWriter};
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
@@ -20,44 +20,78 @@ use nix::sched::CloneFlags;
 /// Whatever else is open here, on purpose or not, is no concern of a runtime, and what leaked into one has let containers out
 /// (CVE-2024-21626). Signals that are blocked stay so through runtime and exec, so that a container of a shim would never be
 /// asked to leave.
-pub(crate) fn begin_clean(command: &mut Command) {
-    let clean = || {
+///
+/// # Errors
+/// On a kernel before 5.11, what closing open descriptors one by one reported.
+pub(crate) fn begin_clean(command: &mut Command) -> io::Result<()> {
+    // On older kernels this has to be done before the fork, because it is more than a system call.
+    let at_once = marks_ranges();
+    if !at_once {
+        close_each_on_exec()?;
+    }
+    let clean = move || {
         let mut none = MaybeUninit::uninit();
         // SAFETY: sigemptyset initialises the set that it is given. The rest takes numbers only. Nothing is closed before the exec, so the
         // descriptor by which the standard library tells of a failed exec goes on to work.
-        let answers = unsafe {
+        let masked = unsafe {
             libc::sigemptyset(none.as_mut_ptr());
-            [
-                libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut()).into(),
-                libc::syscall(
-                    libc::SYS_close_range,
-                    3_u32,
-                    u32::MAX,
-                    libc::CLOSE_RANGE_CLOEXEC,
-                ),
-            ]
+            libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut())
         };
-        if answers.iter().any(|answer| *answer < 0) {
+        if masked < 0 {
             return Err(io::Error::last_os_error());
+        }
+        if at_once {
+            mark_from(3)?;
         }
         Ok(())
     };
     // SAFETY: between fork and exec it makes two system calls, and allocates nothing.
     unsafe { command.pre_exec(clean) };
+    Ok(())
 }
 
 /// Has every descriptor of this process but its standard streams closed when another program is executed.
-pub(crate) fn close_all_on_exec() -> nix::Result<()> {
+pub(crate) fn close_all_on_exec() -> io::Result<()> {
+    if marks_ranges() {
+        mark_from(3)
+    } else {
+        close_each_on_exec()
+    }
+}
+
+/// Whether the kernel marks many descriptors at once, as it does since 5.11. Marks none.
+fn marks_ranges() -> bool {
+    mark_from(u32::MAX).is_ok()
+}
+
+/// Has all descriptors from this number on closed when another program is executed.
+fn mark_from(first: u32) -> io::Result<()> {
     // SAFETY: takes numbers only, and closes nothing.
     let answer = unsafe {
         libc::syscall(
             libc::SYS_close_range,
-            3_u32,
+            first,
             u32::MAX,
             libc::CLOSE_RANGE_CLOEXEC,
         )
     };
-    nix::errno::Errno::result(answer).map(drop)
+    if answer < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Does the same, one by one, to those that are open now.
+fn close_each_on_exec() -> io::Result<()> {
+    for entry in fs::read_dir("/proc/self/fd")? {
+        let name = entry?.file_name();
+        let number: Option<c_int> = name.to_str().and_then(|name| name.parse().ok());
+        if let Some(number) = number.filter(|number| *number > 2) {
+            // SAFETY: takes numbers only. One that is closed by now, as that of the list itself may be, is refused.
+            let _closed = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+    }
+    Ok(())
 }
 
 /// Makes a process the root of a user namespace when it is executed, which it outlives this one no longer than it takes to kill it. Its
@@ -213,5 +247,23 @@ impl Drop for NamespaceHolder {
     fn drop(&mut self) {
         self.let_go();
         let _always_0 = wait_for(self.pid);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_are_marked_at_once_and_one_by_one() {
+        type Mark = fn() -> io::Result<()>;
+        let ways: [Mark; 2] = [close_all_on_exec, close_each_on_exec];
+        for mark in ways {
+            let open = File::open("/").unwrap();
+            rustix::io::fcntl_setfd(&open, rustix::io::FdFlags::empty()).unwrap();
+            mark().unwrap();
+            let flags = rustix::io::fcntl_getfd(&open).unwrap();
+            assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
+        }
     }
 }

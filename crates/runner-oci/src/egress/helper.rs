@@ -45,7 +45,7 @@ impl Helper {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(says);
-        sys::begin_clean(&mut command);
+        sys::begin_clean(&mut command).map_err(EgressError::at(step.as_str()))?;
         sys::become_root_of(&mut command, user_namespace);
         let child = command.spawn().map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => EgressError::Missing {

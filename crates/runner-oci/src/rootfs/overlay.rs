@@ -10,6 +10,7 @@ use rustix::mount::{
 
 use super::staging::Staging;
 use super::{CONFINED, MountError};
+use crate::kernel;
 
 /// What the files of a layer say about the overlay itself is not heeded: an image could name directories of another layer as its own.
 const DISTRUST: [(&str, &str); 3] = [
@@ -19,6 +20,10 @@ const DISTRUST: [(&str, &str); 3] = [
 ];
 /// Options of mount(2) fit into a page, with the byte that ends them.
 const OPTION_BYTES: usize = 4095;
+
+/// Since when overlayfs knows the interface of file system contexts. It says so of single layers since 6.7 only, see
+/// [`Stage::may_be_of_older_kernel`].
+const OPTIONS_SINCE: kernel::Release = (6, 5);
 
 /// The mounted overlay.
 pub(super) struct Overlay {
@@ -51,9 +56,14 @@ pub(super) fn mount(layers: &[OwnedFd], staging: &Staging) -> Result<Overlay, Mo
             .work()
             .map_err(MountError::at("opening the work directory"))?,
     };
+    // Asked although it cannot know them, the kernel would write a line into its log for each container.
+    if kernel::is_older_than(OPTIONS_SINCE) {
+        return parts.mount_by_string(staging);
+    }
     match parts.mount_by_options() {
-        // A kernel before 6.7 knows no single layers.
-        Err((Errno::INVAL, Stage::FirstLayer)) => parts.mount_by_string(staging),
+        Err((errno, stage)) if stage.may_be_of_older_kernel(errno) => {
+            parts.mount_by_string(staging)
+        }
         Err((errno, stage)) => Err(MountError {
             step: format!("mounting the overlay of {} layers, {stage}", layers.len()),
             source: errno.into(),
@@ -73,6 +83,20 @@ enum Stage {
     Option(String),
     /// With what the kernel said about it.
     Creating(String),
+}
+
+impl Stage {
+    /// Whether it may be that the kernel does not know single layers, which it does since 6.7. Those of 6.5 and 6.6 refuse the option. Older
+    /// ones take whatever they are told, refuse all of it together when the overlay is to be made, and have no words for it. Those that say
+    /// who they are were not asked.
+    fn may_be_of_older_kernel(&self, errno: Errno) -> bool {
+        let refused = match self {
+            Self::FirstLayer => true,
+            Self::Creating(words) => words.is_empty(),
+            Self::Opening | Self::Option(_) => false,
+        };
+        refused && errno == Errno::INVAL
+    }
 }
 
 impl std::fmt::Display for Stage {
@@ -209,7 +233,8 @@ mod tests {
             staging: &staging,
             layers: &layers,
             root: RootKind::Overlay,
-            shift_owners: Some(owners.descriptor()),
+            // Refused as layers of an overlay before.
+            shift_owners: (!kernel::is_older_than((5, 19))).then(|| owners.descriptor()),
             ids,
             writable_bytes: 1024 * 1024,
             user: (0, 0),
@@ -239,6 +264,20 @@ mod tests {
     fn an_older_kernel_gets_all_layers_in_one_string() {
         assert_eq!(mount_old(1).unwrap(), "0");
         assert_eq!(mount_old(128).unwrap(), "127");
+    }
+
+    #[test]
+    fn a_kernel_is_known_as_an_older_one_by_when_it_refuses() {
+        let told = |words: &str| Stage::Creating(words.to_owned());
+        // 6.5 and 6.6; 5.10 to 6.4.
+        for stage in [Stage::FirstLayer, told("")] {
+            assert!(stage.may_be_of_older_kernel(Errno::INVAL), "{stage}");
+            assert!(!stage.may_be_of_older_kernel(Errno::PERM), "{stage}");
+        }
+        let other = Stage::Option("upperdir".to_owned());
+        for stage in [other, Stage::Opening, told("overlay: upper fs is full")] {
+            assert!(!stage.may_be_of_older_kernel(Errno::INVAL), "{stage}");
+        }
     }
 
     #[test]

@@ -67,7 +67,7 @@ impl Invocation {
                 pid,
                 waited_for: false,
             }),
-            Err(errno) => Err(self.not_executed(errno.into())),
+            Err(error) => Err(self.not_executed(error)),
         }
     }
 
@@ -82,7 +82,7 @@ impl Invocation {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        sys::begin_clean(&mut command);
+        sys::begin_clean(&mut command).map_err(|error| self.not_executed(error))?;
         let mut child = command.spawn().map_err(|error| self.not_executed(error))?;
         let pid = Pid::from_raw(child.id().cast_signed());
         let streams = Stream::new(child.stdout.take())
@@ -103,7 +103,7 @@ impl Invocation {
     }
 
     /// Starts it as no copy of this process, which would cost more than all else that is done here for a container.
-    fn spawn(&self, streams: &Streams) -> nix::Result<Pid> {
+    fn spawn(&self, streams: &Streams) -> io::Result<Pid> {
         let mut actions = PosixSpawnFileActions::init()?;
         for (stream, number) in [
             (&streams.stdin, 0),
@@ -125,7 +125,13 @@ impl Invocation {
             args.push(CString::new(option.as_bytes()).map_err(|_| Errno::EINVAL)?);
         }
         let path = CString::new(format!("PATH={PATH}")).map_err(|_| Errno::EINVAL)?;
-        posix_spawn(&self.program, &actions, &attributes, &args, &[path])
+        Ok(posix_spawn(
+            &self.program,
+            &actions,
+            &attributes,
+            &args,
+            &[path],
+        )?)
     }
 
     fn finished(

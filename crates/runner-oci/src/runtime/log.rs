@@ -81,14 +81,21 @@ pub(super) fn says_gone(reason: &str) -> bool {
 /// Whether a reason is in the image: its program is not there or cannot be executed, or nothing can be mounted where it must be. A later attempt fails as well.
 #[must_use]
 pub fn is_fault_of_image(reason: &str) -> bool {
-    // runc: `exec: "/x": stat /x: no such file or directory`, `exec /x: exec format error`; crun: "executable file `/x` not found".
+    // runc: `exec: "/x": stat /x: no such file or directory`, `exec /x: exec format error`; crun: "executable file `/x` not found", "open
+    // executable: Permission denied".
     let of_program = reason.contains("exec: \"")
         || reason.contains("exec /")
-        || reason.contains("executable file");
-    // What the image has where something is to be mounted: a file, or links that lead nowhere, out, or in a circle.
-    let of_mount = reason.contains("error mounting");
+        || reason.contains("executable file")
+        || reason.contains("open executable");
+    // What the image has where something is to be mounted: a file, or links that lead nowhere, out, or in a circle. crun: "mount `/source` to
+    // `data`: Not a directory".
+    let of_mount = reason.contains("error mounting") || reason.starts_with("mount `");
+    // crun opens that place, by its path in the image.
+    let of_place = reason.starts_with("openat2 `");
     // Where the program is to start, which the runtime makes if it is not there.
-    let of_directory = reason.contains("mkdir /") || reason.contains("chdir to cwd");
+    let of_directory = reason.contains("mkdir /")
+        || reason.contains("chdir to cwd")
+        || reason.starts_with("chdir `");
     let reason = reason.to_ascii_lowercase();
     let says = |words: &[&str]| words.iter().any(|words| reason.contains(words));
     of_program
@@ -101,7 +108,8 @@ pub fn is_fault_of_image(reason: &str) -> bool {
             "too many levels of symbolic links",
             "not a directory",
         ])
-        || (of_mount || of_directory)
+        || of_place && says(&["no such file"])
+        || (of_mount || of_place || of_directory)
             && says(&[
                 "too many levels of symbolic links",
                 "file name too long",
@@ -162,6 +170,11 @@ mod tests {
             "exec /bin/program: exec format error",
             "executable file `program` not found in $PATH: No such file or directory",
             r#"runc run failed: error mounting "tmpfs" to rootfs at "/tmp": SecureJoin: too many levels of symbolic links"#,
+            "openat2 `data`: No such file or directory",
+            "openat2 `data`: Too many levels of symbolic links",
+            "mount `/run/runtara/x/data` to `data`: Not a directory",
+            "chdir `/bin/sh/x`: Not a directory",
+            "open executable: Permission denied",
             r#"runc run failed: error mounting "proc" to rootfs at "/proc": mkdir /root/proc: not a directory"#,
         ] {
             assert!(is_fault_of_image(reason), "{reason}");
@@ -169,6 +182,9 @@ mod tests {
         for reason in [
             "runc run failed: unable to apply cgroup configuration: no such file or directory",
             "container with id exists: rt-x",
+            "openat2 `proc`: Permission denied",
+            "mount `proc` to `proc`: Operation not permitted",
+            "open `/sys/fs/cgroup/x`: No such file or directory",
         ] {
             assert!(!is_fault_of_image(reason), "{reason}");
         }

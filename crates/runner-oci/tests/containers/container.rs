@@ -17,7 +17,7 @@ use runtara_runner_oci::rootfs::{
 };
 use runtara_runner_oci::runtime::{NewContainer, Runtime, Streams};
 use runtara_runner_oci::spec::{Container, ImageConfig, configuration, write_configuration};
-use runtara_runner_oci::{IdRange, IdRanges, USUAL_BASE, machine};
+use runtara_runner_oci::{IdRange, IdRanges, USUAL_BASE};
 use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, set_child_subreaper};
 use tempfile::TempDir;
@@ -74,8 +74,8 @@ impl Trial {
         image::make_layer(&layer);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let range = (std::process::id() * 16 + number) % IdRanges::USUAL_COUNT;
-        let program = image::needed("runc", "runc");
-        let machine = machine::look(&closed, std::env::var_os("PATH"));
+        let program = image::runtime();
+        let machine = image::look(&closed);
         Self {
             shift_owners: machine.shifts_owners,
             machine,
@@ -127,6 +127,11 @@ impl Trial {
         let owners = self
             .shift_owners
             .then(|| UserNamespace::new(self.ids).unwrap());
+        if !self.machine.shifts_owners {
+            for layer in self.layers.iter().filter(|layer| layer.exists()) {
+                image::give_to(self.ids, layer);
+            }
+        }
         let plan = RootfsPlan {
             staging: &self.directory().join("staging"),
             layers: &self.layers,

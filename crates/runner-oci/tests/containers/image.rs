@@ -1,14 +1,58 @@
 //! An image with busybox in it, and what else a test compiles.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, lchown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use runtara_runner_oci::IdRange;
+use runtara_runner_oci::machine::{self, Machine};
+
+/// How many ids a container has.
+const RANGE_SIZE: u32 = 65_536;
 
 /// Finds a program, or fails with the package that has it.
 pub(crate) fn needed(program: &str, package: &str) -> PathBuf {
     runtara_runner_oci::runtime::find(program, std::env::var_os("PATH"))
         .unwrap_or_else(|_| panic!("'{program}' is missing; Debian: apt install {package}"))
+}
+
+/// Looks at this machine as a server finds it that has made its places: in version 2 memory, and swap with it, is counted only in cgroups
+/// that were told to.
+pub(crate) fn look(data_dir: &Path) -> Machine {
+    let root = Path::new("/sys/fs/cgroup");
+    let control = root.join("cgroup.subtree_control");
+    let place = root.join(format!("runtara-test-{}", std::process::id()));
+    if control.exists() {
+        fs::write(control, "+memory +pids +cpu").unwrap();
+        fs::create_dir_all(&place).unwrap();
+    }
+    let machine = machine::look(data_dir, std::env::var_os("PATH"));
+    let _another_test_of_this_process = fs::remove_dir(place);
+    machine
+}
+
+/// Gives the files of a layer to a container's ids, as they are unpacked where owners cannot be shifted by mounts.
+pub(crate) fn give_to(ids: IdRange, layer: &Path) {
+    let found = fs::symlink_metadata(layer).unwrap();
+    // Whoever had it before, ranges begin at multiples of their size.
+    let given = |id: u32| ids.on_host(id % RANGE_SIZE);
+    lchown(layer, given(found.uid()), given(found.gid())).unwrap();
+    if found.is_dir() {
+        for entry in fs::read_dir(layer).unwrap() {
+            give_to(ids, &entry.unwrap().path());
+        }
+    } else if found.is_file() {
+        // It takes away what a change of the owner takes away.
+        fs::set_permissions(layer, found.permissions()).unwrap();
+    }
+}
+
+/// The runtime that makes the containers: runc, or what `RUNTARA_TEST_OCI_RUNTIME` names.
+pub(crate) fn runtime() -> PathBuf {
+    let named = std::env::var("RUNTARA_TEST_OCI_RUNTIME");
+    let name = named.unwrap_or_else(|_| "runc".to_owned());
+    needed(&name, &name)
 }
 
 /// Makes a layer in which busybox is all commands.

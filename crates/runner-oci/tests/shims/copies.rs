@@ -7,7 +7,7 @@ use runtara_domain::ExitCause;
 use runtara_runner_oci::plan::ContainerPlan;
 use runtara_runner_oci::rootfs::RootKind;
 
-use crate::stage::Stage;
+use crate::stage::{Stage, tells_peaks};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -62,7 +62,7 @@ pub(crate) async fn a_copy_counts_as_memory() {
     let ended = stage.launch(plan(&stage, "true")).await.end().await;
     assert_eq!(ended.record.cause, ExitCause::Code(0), "{ended:?}");
     let peak = ended.record.usage.memory_peak_bytes;
-    assert!(peak > 40 * MIB, "{peak}");
+    assert!(peak > 40 * MIB || !tells_peaks(), "{peak}");
 }
 
 pub(crate) async fn a_copy_that_is_too_large_is_refused() {

@@ -144,7 +144,7 @@ pub(crate) async fn a_killed_shim_leaves_nothing_running() {
 /// A runtime that does something before it makes a container.
 fn slow_runtime(stage: &Stage, before: &str) -> PathBuf {
     let program = stage.path("slow-runtime");
-    let runc = image::needed("runc", "runc");
+    let runc = image::runtime();
     let script = format!(
         "#!/bin/sh\ncase \"$*\" in *' run '*) {before};; esac\nexec {} \"$@\"\n",
         runc.display()

@@ -49,10 +49,9 @@ pub(crate) async fn a_program_runs_and_leaves_nothing() {
         "{}",
         exit.stderr
     );
-    assert!(
-        exit.usage.memory_peak_bytes > 0 && exit.usage.cpu_usec > 0,
-        "{exit:?}"
-    );
+    let is_told = crate::stage::tells_peaks();
+    assert_eq!(exit.usage.memory_peak_bytes > 0, is_told, "{exit:?}");
+    assert!(exit.usage.cpu_usec > 0, "{exit:?}");
     server.runner.clean(run.key(), false).await.unwrap();
     server.runner.clean(run.key(), false).await.unwrap();
     assert!(!server.directory(run.key()).path().exists());
@@ -115,6 +114,10 @@ pub(crate) async fn what_a_killed_server_has_left_is_swept() {
 
 pub(crate) async fn each_container_has_user_ids_of_its_own() {
     let server = Server::new().await;
+    if !server.shifts_owners() {
+        // All have the same: `where_owners_cannot_be_shifted_all_have_the_same_ids`.
+        return;
+    }
     let script = "cat /proc/self/uid_map; echo here; sleep 60";
     let mut runs = Vec::new();
     for _ in 0..4 {
@@ -415,6 +418,9 @@ pub(crate) async fn an_image_without_room_for_what_containers_need_is_refused() 
 
 pub(crate) async fn ids_of_runs_that_were_there_before_are_not_given_again() {
     let mut server = Server::new().await;
+    if !server.shifts_owners() {
+        return;
+    }
     let first = server.launch("echo here; sleep 60").await.key().clone();
     wrote(&server, &first, "here").await;
     server.restart().await;

@@ -44,6 +44,7 @@ impl Server {
         let node = format!("test-{}-{number}", std::process::id());
         let mut config = OciConfig::new(&data, &node);
         config.run_root = root.path().join("run");
+        config.runtime = image::runtime().display().to_string();
         // Other tests run beside this one.
         let own = (std::process::id() * 16 + number) % 1_000 * 4;
         config.ids = IdRanges::new(USUAL_BASE + own * 65_536, 4).unwrap();
@@ -54,6 +55,11 @@ impl Server {
             config,
             runs: AtomicU32::new(0),
         }
+    }
+
+    /// Whether this machine shifts owners of files, so that containers have ids of their own.
+    pub(crate) fn shifts_owners(&self) -> bool {
+        image::look(&self.config.data_dir).shifts_owners
     }
 
     /// Has another server take the place of this one, which knows nothing of it.
@@ -150,11 +156,10 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         let own = format!("runtara-{}", self.config.node);
-        for entry in fs::read_dir("/sys/fs/cgroup")
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
+        let root = PathBuf::from("/sys/fs/cgroup");
+        // Of version 2, and of each hierarchy of version 1.
+        let _not_there = fs::remove_dir(root.join(&own));
+        for entry in fs::read_dir(root).into_iter().flatten().flatten() {
             let _not_there = fs::remove_dir(entry.path().join(&own));
         }
     }

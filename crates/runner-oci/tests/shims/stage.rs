@@ -14,7 +14,7 @@ use runtara_runner::shim::{
 };
 use runtara_runner::{RunDirectory, Spares};
 use runtara_runner_oci::limits::{LimitSources, Limits, merge};
-use runtara_runner_oci::machine::{self, EgressProgram, Machine};
+use runtara_runner_oci::machine::{EgressProgram, Machine};
 use runtara_runner_oci::plan::{ContainerPlan, CoreRelay, paths_in};
 use runtara_runner_oci::rootfs::RootKind;
 use runtara_runner_oci::spec::{Container, ImageConfig, configuration};
@@ -66,7 +66,7 @@ impl Stage {
         fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
         image::make_layer(&closed.join("layer"));
         Self {
-            machine: machine::look(&closed, std::env::var_os("PATH")),
+            machine: image::look(&closed),
             launcher: Launcher::start(ShimProgram::ThisProgram).await.unwrap(),
             spares: Spares::open(closed.join("spares")).unwrap(),
             limits: ResourceLimits::default(),
@@ -109,6 +109,9 @@ impl Stage {
             entrypoint: ["/bin/sh", "-c", script].map(str::to_owned).into(),
             ..ImageConfig::default()
         };
+        if !self.machine.shifts_owners {
+            image::give_to(ids, &self.path("data/layer"));
+        }
         let limits = self.limits();
         let (root, run_directory) = paths_in(&staging);
         let container = Container {
@@ -129,7 +132,7 @@ impl Stage {
         };
         ContainerPlan {
             configuration: configuration(&container).unwrap(),
-            runtime: image::needed("runc", "runc"),
+            runtime: image::runtime(),
             cgroups: cgroups(&id),
             id,
             layers: vec![self.path("data/layer")],
@@ -284,4 +287,17 @@ pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
         assert!(tokio::time::Instant::now() < late, "{what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// Whether the kernel tells how much memory a cgroup had at most. Of version 2 it does so since Linux 5.19.
+pub(crate) fn tells_peaks() -> bool {
+    let root = Path::new("/sys/fs/cgroup");
+    if !root.join("cgroup.subtree_control").exists() {
+        return true;
+    }
+    let place = root.join(format!("runtara-peak-{}", std::process::id()));
+    fs::create_dir(&place).unwrap();
+    let is_told = place.join("memory.peak").exists();
+    fs::remove_dir(place).unwrap();
+    is_told
 }
