@@ -62,7 +62,7 @@ pub struct CoreRelay {
     pub socket: PathBuf,
 }
 
-/// A file for the root of a container: see [`RootFile`](crate::rootfs::RootFile).
+/// A file for the root of a container: see [`RootFile`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedFile {
     /// The directory it is in, a single name.
