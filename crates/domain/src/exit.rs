@@ -35,6 +35,10 @@ pub enum ExitCause {
     Code(i32),
     /// A signal of this number killed it.
     Signal(i32),
+    /// It is a guest in our own process, and did what WebAssembly forbids: with what that was, and where.
+    Trap(String),
+    /// It is a guest in our own process, and was dropped.
+    Dropped,
     /// Nothing is known of it: its machine, its shim or its node went away.
     Lost,
     /// It could not be launched.
@@ -114,6 +118,8 @@ impl RunExit {
         let mut text = match &self.cause {
             ExitCause::Code(code) => format!("process ended with exit code {code}"),
             ExitCause::Signal(signal) => format!("process was killed by signal {signal}"),
+            ExitCause::Trap(text) => format!("program was ended by a trap: {text}"),
+            ExitCause::Dropped => "program was ended".to_owned(),
             ExitCause::Lost => "process was lost with its node or its shim".to_owned(),
             ExitCause::NotLaunched { error, .. } => {
                 format!("process could not be launched: {error}")
@@ -206,7 +212,7 @@ pub enum Verdict {
 /// | ended by the host, as the server goes away | interrupted, whatever its code | the same |
 /// | code 0 | completed | crash: it may hide a lost `completed` |
 /// | other code | failed at once; a crash if the start gave `max_attempts` | crash |
-/// | signal, out of memory | crash | crash |
+/// | signal, trap, out of memory | crash | crash |
 /// | running time over | failed, `timeout` | failed, `timeout` |
 /// | through our fault, lost | interrupted | interrupted |
 ///
@@ -254,7 +260,7 @@ fn judge_relaunch(exit: &RunExit, facts: &ExitFacts) -> Verdict {
         _ if exit.ended_by == Some(EndedBy::OutOfMemory) || facts.spoke => Verdict::Crash,
         ExitCause::Code(_) if facts.max_attempts_given => Verdict::Crash,
         ExitCause::Code(_) => Verdict::Fail(Reason::ApplicationError),
-        ExitCause::Signal(_) => Verdict::Crash,
+        ExitCause::Signal(_) | ExitCause::Trap(_) | ExitCause::Dropped => Verdict::Crash,
     }
 }
 

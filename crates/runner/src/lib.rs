@@ -16,6 +16,7 @@ mod describe;
 mod directories;
 mod directory;
 mod launch_files;
+mod left;
 mod log_watch;
 mod remove_tree;
 mod run;
@@ -31,6 +32,7 @@ pub use describe::describe;
 pub use directories::{RunDirectories, owner_of_runs};
 pub use directory::RunDirectory;
 pub use launch_files::{naming, unexpected};
+pub use left::{ProgramResult, end_of_stderr, result_of_stdout};
 pub use log_watch::LogWatch;
 pub use remove_tree::remove_tree;
 pub use run::{

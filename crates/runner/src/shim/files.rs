@@ -230,7 +230,8 @@ impl ExitRecord {
         match &self.cause {
             ExitCause::Code(code) => file.code = Some(*code),
             ExitCause::Signal(signal) => file.signal = Some(*signal),
-            ExitCause::Lost => {}
+            // No program of a shim is a guest.
+            ExitCause::Lost | ExitCause::Trap(_) | ExitCause::Dropped => {}
             ExitCause::NotLaunched { permanent, error } => {
                 file.not_launched = Some(NotLaunched {
                     permanent: *permanent,

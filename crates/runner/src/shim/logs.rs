@@ -125,7 +125,7 @@ impl LogReader {
     }
 
     fn name(&self, base: u64) -> String {
-        super::capture::segment_name(self.stream.as_str(), base)
+        super::log_writer::segment_name(self.stream.as_str(), base)
     }
 
     fn bases(&self) -> io::Result<Vec<u64>> {

@@ -19,6 +19,7 @@ use super::cgroup::{Cgroup, Counted};
 use super::child::Room;
 use super::containers::Container;
 use super::files::{ExitRecord, Program, read_run_bytes, read_run_file, read_slept};
+use super::logs::LogStream;
 use super::opening::{NotStarted, Pipe, RunFiles};
 use super::process::{Identity, Stat, ends_others};
 use super::request::{REQUEST_SIGNAL, Request};
@@ -210,8 +211,8 @@ impl<'a> Parent<'a> {
             signals,
             child,
             outputs: [
-                Capture::new("stdout", stdout.reader, cap),
-                Capture::new("stderr", stderr.reader, cap),
+                Capture::new(LogStream::Stdout, stdout.reader, cap),
+                Capture::new(LogStream::Stderr, stderr.reader, cap),
             ],
             _writers: [stdout.writer, stderr.writer],
             began,
@@ -429,7 +430,7 @@ impl<'a> Parent<'a> {
         if counted.refused_pids > 0 {
             limits_met.push("pids".to_owned());
         }
-        if self.outputs.iter().any(|output| output.dropped > 0) {
+        if self.outputs.iter().any(|output| output.dropped() > 0) {
             limits_met.push("disk".to_owned());
         }
         if ended == Some(Ended::Signal(libc::SIGXFSZ)) {

@@ -4,15 +4,12 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 
-use bytes::Bytes;
-use runtara_domain::{ExitCause, RunExit, limits, redact_tokens, tail};
+use runtara_domain::{ExitCause, RunExit, limits, redact_tokens};
 use tracing::warn;
 
 use super::ShimRunPlaces;
-use crate::shim::{ExitRecord, LogReader, LogStream};
-
-/// Largest standard output that is taken for a result.
-const STDOUT_RESULT_BYTES: u64 = 1024 * 1024;
+use crate::left::{ProgramResult, as_json, end_of_stderr, result_of_stdout};
+use crate::shim::ExitRecord;
 
 /// The end of a run as its record and its files tell it. Blocking.
 ///
@@ -23,10 +20,10 @@ pub(super) fn of(places: &ShimRunPlaces, record: ExitRecord) -> io::Result<RunEx
     let mut output = None;
     if record.cause == ExitCause::Code(0) {
         match result(places)? {
-            Found::Result(result) => output = Some(result),
-            Found::Nothing => {}
-            Found::TooLarge => limits_met.push("output".to_owned()),
-            Found::Unusable => warn!(
+            Some(ProgramResult::Json(result)) => output = Some(result),
+            Some(ProgramResult::None) => {}
+            Some(ProgramResult::TooLarge) => limits_met.push("output".to_owned()),
+            None => warn!(
                 run = %places.key,
                 "RUNTARA_OUTPUT_FILE of a run is not a file that its program wrote"
             ),
@@ -43,44 +40,31 @@ pub(super) fn of(places: &ShimRunPlaces, record: ExitRecord) -> io::Result<RunEx
     })
 }
 
-enum Found {
-    Nothing,
-    Result(Bytes),
-    TooLarge,
-    /// The program has put something else in its place.
-    Unusable,
-}
-
 enum Output {
     None,
     File(File),
     Unusable,
 }
 
-/// What the program gave as its result: the file it was told of, else its standard output.
-fn result(places: &ShimRunPlaces) -> io::Result<Found> {
+/// What the program gave as its result: the file it was told of, else its standard output. `None` if it has put something else in the place
+/// of that file.
+fn result(places: &ShimRunPlaces) -> io::Result<Option<ProgramResult>> {
     let opened = open_output(places)?;
     if matches!(opened, Output::Unusable) {
-        return Ok(Found::Unusable);
+        return Ok(None);
     }
     if let Output::File(file) = opened {
         let mut text = Vec::new();
         let limit = limits::STATE_BYTES as u64;
         file.take(limit + 1).read_to_end(&mut text)?;
         if text.len() as u64 > limit {
-            return Ok(Found::TooLarge);
+            return Ok(Some(ProgramResult::TooLarge));
         }
         if !text.is_empty() {
-            return Ok(as_json(&redact_tokens(&text)));
+            return Ok(Some(as_json(&redact_tokens(&text))));
         }
     }
-    let stdout = LogReader::new(&places.directory, LogStream::Stdout);
-    let extent = stdout.extent()?;
-    if extent.end - extent.oldest > STDOUT_RESULT_BYTES || extent.oldest > 0 {
-        return Ok(Found::TooLarge);
-    }
-    let text = stdout.read(0, STDOUT_RESULT_BYTES as usize)?.bytes;
-    Ok(as_json(&text))
+    result_of_stdout(&places.directory).map(Some)
 }
 
 /// Opens the file that the program may have written. It lies where the program can put anything: a link to a file that only the server
@@ -113,76 +97,9 @@ fn is_of_the_machine(error: &io::Error) -> bool {
     )
 }
 
-/// JSON as it is, anything else as a JSON string without the line ends at its end.
-fn as_json(text: &[u8]) -> Found {
-    let trimmed = text.trim_ascii();
-    if trimmed.is_empty() {
-        return Found::Nothing;
-    }
-    if serde_json::from_slice::<serde::de::IgnoredAny>(trimmed).is_ok() {
-        return Found::Result(Bytes::copy_from_slice(trimmed));
-    }
-    let text = String::from_utf8_lossy(text);
-    let text = text.trim_end_matches(['\n', '\r']);
-    let json = serde_json::Value::from(text).to_string();
-    // What is escaped takes up to six times the room.
-    if json.len() > limits::STATE_BYTES {
-        return Found::TooLarge;
-    }
-    Found::Result(json.into())
-}
-
-/// The end of the standard error.
 fn stderr(places: &ShimRunPlaces) -> String {
-    let reader = LogReader::new(&places.directory, LogStream::Stderr);
-    let chunk = match reader.tail(limits::STDERR_BYTES) {
-        Ok(chunk) => chunk,
-        Err(error) => {
-            warn!(run = %places.key, %error, "the standard error of a run could not be read");
-            return String::new();
-        }
-    };
-    let mut bytes = chunk.bytes.as_slice();
-    if chunk.offset > 0 {
-        // It may begin in the middle of a character of UTF-8: at most three bytes of it are left.
-        let rest = bytes
-            .iter()
-            .take(3)
-            .take_while(|byte| **byte & 0xc0 == 0x80);
-        bytes = &bytes[rest.count()..];
-    }
-    tail(&String::from_utf8_lossy(bytes), limits::STDERR_BYTES)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn json(text: &str) -> Option<String> {
-        match as_json(text.as_bytes()) {
-            Found::Result(result) => Some(String::from_utf8(result.to_vec()).unwrap()),
-            _ => None,
-        }
-    }
-
-    #[test]
-    fn json_stays_and_everything_else_becomes_a_string() {
-        assert_eq!(json("{\"a\": 1}\n").as_deref(), Some("{\"a\": 1}"));
-        assert_eq!(json("42\n").as_deref(), Some("42"));
-        assert_eq!(
-            json("hello \"you\"\n").as_deref(),
-            Some("\"hello \\\"you\\\"\"")
-        );
-        assert_eq!(
-            json("{\"a\": 1} {\"b\": 2}").as_deref(),
-            Some("\"{\\\"a\\\": 1} {\\\"b\\\": 2}\"")
-        );
-        assert_eq!(json(" \n"), None);
-    }
-
-    #[test]
-    fn a_text_that_is_too_large_once_it_is_escaped_is_no_result() {
-        let text = vec![1_u8; limits::STATE_BYTES / 5];
-        assert!(matches!(as_json(&text), Found::TooLarge));
-    }
+    end_of_stderr(&places.directory).unwrap_or_else(|error| {
+        warn!(run = %places.key, %error, "the standard error of a run could not be read");
+        String::new()
+    })
 }
