@@ -46,6 +46,9 @@ pub(crate) struct Arguments {
     /// Leave at the end; fails unless everything was as promised.
     #[arg(long)]
     exit: bool,
+    /// Build the server with all that it can be built with: WebAssembly takes minutes, and the story does without.
+    #[arg(long)]
+    whole: bool,
 }
 
 impl Arguments {
@@ -55,6 +58,8 @@ impl Arguments {
             data_dir: None,
             port: 0,
             exit: true,
+            // As it was built for the tests, which go on with it.
+            whole: true,
         }
     }
 }
@@ -62,7 +67,12 @@ impl Arguments {
 /// Tells the story and goes on serving.
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
     eprintln!("building the server, the command line and the sample");
-    run_command(cargo(["build"]).args(packages::selected(&[packages::UP])))?;
+    let mut build = cargo(["build"]);
+    build.args(packages::selected(&[packages::UP]));
+    if !arguments.whole {
+        build.arg("--no-default-features");
+    }
+    run_command(&mut build)?;
     let place = Place::make(arguments.data_dir.as_deref())?;
     let narrator = Narrator::begin();
     let outcome = serve(arguments, narrator, &place.directory);

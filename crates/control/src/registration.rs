@@ -83,7 +83,7 @@ impl Control {
         nobody_waits: &CancellationToken,
     ) -> ControlResult<Option<String>> {
         // What another program needs of the host may be installed until it is started.
-        if kind != RunnerKind::Oci {
+        if kind == RunnerKind::Native {
             return Ok(None);
         }
         let turn = tokio::select! {

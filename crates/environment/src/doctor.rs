@@ -10,7 +10,7 @@ pub use runtara_http::environment::{CheckResult, MachineCheck};
 
 use crate::config::{Config, Problem};
 use crate::report::checks;
-use crate::runners::{NOT_BUILT, Programs, oci_config, user};
+use crate::runners::{self, Programs, oci_config, user};
 
 /// The name of a server that is never started, in the names of what it would make.
 const NODE: &str = "doctor";
@@ -49,12 +49,23 @@ pub fn look(lookup: &dyn Fn(&str) -> Option<OsString>) -> Diagnosis {
     let kinds = vec![
         native(&config, &machine),
         containers(&machine),
-        of_kind(RunnerKind::Wasm, Err(NOT_BUILT.to_owned())),
+        of_kind(RunnerKind::Wasm, guests(&config)),
     ];
     Diagnosis {
         problems,
         kinds,
         machine,
+    }
+}
+
+/// Whether guests are run.
+fn guests(config: &Config) -> Result<String, String> {
+    #[cfg(feature = "wasm")]
+    return runners::guests(config);
+    #[cfg(not(feature = "wasm"))]
+    {
+        let _unused = config;
+        Err(runners::NOT_BUILT.to_owned())
     }
 }
 

@@ -7,7 +7,7 @@ use nix::unistd::geteuid;
 use runtara_domain::RunnerKind;
 use runtara_http::environment::MachineCheck;
 use runtara_runner::shim::{CgroupRoot, Launcher, ProcessLimits, ShimProgram};
-use runtara_runner::{Readiness, RunDirectories, Runner, blocking};
+use runtara_runner::{CallTracker, InstanceCalls, Readiness, RunDirectories, Runner, blocking};
 use runtara_runner_native::{NativeConfig, NativeRunner};
 use runtara_runner_oci::{OciConfig, OciRunner};
 use tracing::{info, warn};
@@ -29,10 +29,23 @@ pub(crate) struct Runners {
 }
 
 /// What is said of a kind whose runner is not in this build.
-pub(crate) const NOT_BUILT: &str = "this build has no runner of this kind";
+#[cfg(not(feature = "wasm"))]
+pub(crate) const NOT_BUILT: &str =
+    "this build has no runner of this kind; build it with the feature 'wasm'";
+
+/// By what guests in this process speak.
+#[cfg_attr(not(feature = "wasm"), expect(dead_code, reason = "there are none"))]
+pub(crate) struct Speaking {
+    pub(crate) calls: Arc<dyn InstanceCalls>,
+    pub(crate) tracker: CallTracker,
+}
 
 /// Sets up the runners of this build.
-pub(crate) async fn set_up(config: &Config, data_dir: &DataDir) -> Result<Runners, Error> {
+pub(crate) async fn set_up(
+    config: &Config,
+    data_dir: &DataDir,
+    speaking: Speaking,
+) -> Result<Runners, Error> {
     let launcher = Launcher::start(ShimProgram::ThisProgram)
         .await
         .map_err(|error| Error::Part {
@@ -44,6 +57,7 @@ pub(crate) async fn set_up(config: &Config, data_dir: &DataDir) -> Result<Runner
         directories: directories(data_dir).await?,
     };
     let native = native_runner(config, data_dir, user(config)?, &parts).await?;
+    let directories = Arc::clone(&parts.directories);
     let containers = oci_runner(config, data_dir, parts).await?;
     let mut runners = Runners {
         all: Vec::new(),
@@ -53,9 +67,61 @@ pub(crate) async fn set_up(config: &Config, data_dir: &DataDir) -> Result<Runner
     };
     runners.add(Arc::new(containers)).await;
     runners.add(Arc::new(native)).await;
-    let wasm = (RunnerKind::Wasm.to_string(), false, NOT_BUILT.to_owned());
-    runners.report.push(wasm);
+    add_guests(&mut runners, config, data_dir, directories, speaking).await?;
     Ok(runners)
+}
+
+/// How guests are run by a server with this configuration.
+#[cfg(feature = "wasm")]
+fn wasm_config(config: &Config, data_dir: &Path) -> runtara_runner_wasm::WasmConfig {
+    let mut wasm = runtara_runner_wasm::WasmConfig::new(data_dir);
+    wasm.max_instances = config.guests.max_instances;
+    wasm.default_memory_bytes = config.guests.memory_bytes;
+    wasm.max_memory_bytes = config.guests.max_memory_bytes;
+    wasm.log_cap_bytes = config.log_bytes;
+    wasm
+}
+
+/// Whether this machine runs guests, and how, or why not.
+#[cfg(feature = "wasm")]
+pub(crate) fn guests(config: &Config) -> Result<String, String> {
+    runtara_runner_wasm::look(&wasm_config(config, &config.data_dir))
+}
+
+#[cfg(feature = "wasm")]
+async fn add_guests(
+    runners: &mut Runners,
+    config: &Config,
+    data_dir: &DataDir,
+    directories: Arc<RunDirectories>,
+    speaking: Speaking,
+) -> Result<(), Error> {
+    use runtara_runner_wasm::WasmRunner;
+    let wasm = wasm_config(config, data_dir.path());
+    let Speaking { calls, tracker } = speaking;
+    let made = blocking(move || Ok(WasmRunner::new(wasm, directories, calls, tracker)));
+    let guests = made.await.map_err(|error| Error::Part {
+        what: "the runner of WebAssembly",
+        source: error.into(),
+    })?;
+    runners.add(Arc::new(guests)).await;
+    Ok(())
+}
+
+#[cfg(not(feature = "wasm"))]
+async fn add_guests(
+    runners: &mut Runners,
+    _config: &Config,
+    _data_dir: &DataDir,
+    _directories: Arc<RunDirectories>,
+    Speaking {
+        calls: _,
+        tracker: _,
+    }: Speaking,
+) -> Result<(), Error> {
+    let missing = (RunnerKind::Wasm.to_string(), false, NOT_BUILT.to_owned());
+    runners.report.push(missing);
+    Ok(())
 }
 
 /// What all runners that start processes share.

@@ -25,6 +25,7 @@ use crate::core_address::{CorePlace, check_elsewhere, find};
 use crate::data_dir::DataDir;
 use crate::programs::{self, ProgramsOfRunners};
 use crate::report::Report;
+use crate::runners::Speaking;
 use crate::{Error, runners, store};
 
 /// The lease of a node.
@@ -90,8 +91,6 @@ impl EnvironmentRuntime {
         }
         let core_addr = sockets.core_addr(&config)?;
         let blobs = open_blobs(&config, data_dir.path()).await?;
-        let runners = runners::set_up(&config, &data_dir).await?;
-        let programs = Arc::new(ProgramsOfRunners::new(&runners.all));
         let tracker = CallTracker::new();
         let core = Arc::new(Core::new(
             Arc::clone(&store),
@@ -101,6 +100,12 @@ impl EnvironmentRuntime {
                 ..CoreConfig::default()
             },
         ));
+        let speaking = Speaking {
+            calls: Arc::clone(&core) as _,
+            tracker: tracker.clone(),
+        };
+        let runners = runners::set_up(&config, &data_dir, speaking).await?;
+        let programs = Arc::new(ProgramsOfRunners::new(&runners.all));
         let scheduler = Scheduler::new(
             SchedulerConfig {
                 node: data_dir.node()?,

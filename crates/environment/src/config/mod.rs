@@ -3,6 +3,7 @@
 mod checks;
 mod containers;
 mod database;
+mod guests;
 mod reader;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ use crate::Error;
 
 pub use self::containers::ContainerSettings;
 pub use self::database::DatabaseUrl;
+pub use self::guests::GuestSettings;
 pub use self::reader::Problem;
 pub use self::variables::{VARIABLES, Variable};
 
@@ -104,6 +106,8 @@ pub struct Config {
     pub native_oom_score_adj: i32,
     /// What containers are told.
     pub containers: ContainerSettings,
+    /// What WebAssembly guests are told.
+    pub guests: GuestSettings,
     /// How much of each stream of a run is kept, in bytes.
     pub log_bytes: u64,
     /// Variables that every program is given.
@@ -210,6 +214,7 @@ impl Config {
             native_file_bytes: reader.parsed("RUNTARA_NATIVE_FILE_BYTES", "a whole number"),
             native_oom_score_adj: reader.oom_score_adj("RUNTARA_NATIVE_OOM_SCORE_ADJ"),
             containers: ContainerSettings::read(reader),
+            guests: GuestSettings::read(reader),
             log_bytes: reader.number("RUNTARA_LOG_BYTES", 10 << 20, 64 << 10, 1 << 40),
             passed_env: reader.passed_env(),
             log_format: reader.log_format(),

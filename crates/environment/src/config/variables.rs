@@ -192,6 +192,21 @@ pub const VARIABLES: &[Variable] = &[
         "where they are mounted; everybody must be able to pass through",
     ),
     variable(
+        "RUNTARA_WASM_MAX_INSTANCES",
+        "1000",
+        "WebAssembly guests at once; address space is set aside for each",
+    ),
+    variable(
+        "RUNTARA_WASM_MEMORY_BYTES",
+        "67108864",
+        "memory of a guest, if neither image nor start says",
+    ),
+    variable(
+        "RUNTARA_WASM_MAX_MEMORY_BYTES",
+        "1073741824",
+        "memory of a guest at most",
+    ),
+    variable(
         "RUNTARA_LOG_BYTES",
         "10485760",
         "how much of each stream of a run is kept",

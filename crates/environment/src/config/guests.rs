@@ -1,0 +1,42 @@
+//! Settings of WebAssembly guests.
+
+use super::reader::Reader;
+
+/// What WebAssembly guests are told by the operator.
+#[derive(Debug, Clone)]
+pub struct GuestSettings {
+    /// How many there may be at once.
+    pub max_instances: u32,
+    /// Memory of one if neither image nor start says, in bytes.
+    pub memory_bytes: u64,
+    /// Memory of one at most, in bytes.
+    pub max_memory_bytes: u64,
+}
+
+const MIB: u64 = 1024 * 1024;
+/// A page of WebAssembly.
+const LEAST_MEMORY_BYTES: u64 = 64 * 1024;
+/// What 32 bits address.
+const MOST_MEMORY_BYTES: u64 = 4096 * MIB;
+
+impl GuestSettings {
+    pub(super) fn read(reader: &mut Reader<'_>) -> Self {
+        const MEMORY: &str = "RUNTARA_WASM_MEMORY_BYTES";
+        let mut memory =
+            |name, default| reader.number(name, default, LEAST_MEMORY_BYTES, MOST_MEMORY_BYTES);
+        let memory_bytes = memory(MEMORY, 64 * MIB);
+        let max_memory_bytes = memory("RUNTARA_WASM_MAX_MEMORY_BYTES", 1024 * MIB);
+        if memory_bytes > max_memory_bytes {
+            let text = format!(
+                "found {memory_bytes}; RUNTARA_WASM_MAX_MEMORY_BYTES allows at most {max_memory_bytes}"
+            );
+            reader.problem(MEMORY, text);
+        }
+        let max_instances = reader.number("RUNTARA_WASM_MAX_INSTANCES", 1_000, 1, 100_000);
+        Self {
+            max_instances: u32::try_from(max_instances).unwrap_or(u32::MAX),
+            memory_bytes,
+            max_memory_bytes,
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! Runs WebAssembly in the server's own process: thousands of guests, each with a memory of its own and nothing else.
+//!
+//! - [`WasmRunner`]: the runner, by its [`WasmConfig`].
+//! - An image is a component that is a command of WASI 0.2, or a module of preview 1, which is wrapped into one. It is compiled when it is
+//!   registered; what was compiled is kept on disk, and mapped.
+//! - What a guest may import, beside WASI: the package `runtara:durable` (`wit/durable.wit`). Each of its functions is a call of the
+//!   instance protocol, as [`InstanceCalls`](runtara_runner::InstanceCalls) has it.
+//! - Guests run on threads of their own, and give way to each other every 10 ms. They see no files and no network.
+//! - When the process ends, so do its guests; they are run again from their checkpoints.
+
+mod cache;
+mod config;
+mod content;
+mod drain;
+mod engine;
+mod guest;
+mod host;
+mod images;
+mod output;
+mod run;
+mod runner;
+mod settings;
+
+pub use config::WasmConfig;
+pub use engine::look;
+pub use runner::WasmRunner;

@@ -1,0 +1,335 @@
+//! One guest, from its instantiation to its end.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use nix::time::{ClockId, clock_gettime};
+use runtara_domain::{EndedBy, ExitCause, RunExit, Usage};
+use runtara_runner::{
+    ProgramResult, Run, RunDirectory, RunKey, RunnerError, blocking, end_of_stderr,
+    result_of_stdout,
+};
+use tokio::sync::watch;
+use tracing::warn;
+use wasmtime::{Engine, Store, Trap};
+use wasmtime_wasi::I32Exit;
+
+use crate::engine::Ticker;
+use crate::guest::{Guest, OutOfMemory};
+use crate::images::Image;
+use crate::output::Outputs;
+
+/// A guest that runs, or has just ended.
+pub(crate) struct WasmRun {
+    key: RunKey,
+    /// Whether it could notice that it is to leave.
+    listens: bool,
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// What a guest and those who mind it share.
+pub(crate) struct Shared {
+    /// When it is to end, and on whose wish, if somebody wishes it.
+    ending: watch::Sender<Option<Ending>>,
+    slept: watch::Sender<Duration>,
+    exit: watch::Sender<Option<RunExit>>,
+    used: Mutex<Used>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Ending {
+    by: EndedBy,
+    at: Instant,
+}
+
+/// What it has used so far.
+#[derive(Debug, Clone, Copy)]
+struct Used {
+    began: Instant,
+    computed: Duration,
+    memory_peak_bytes: u64,
+}
+
+impl WasmRun {
+    pub(crate) fn new(key: RunKey, listens: bool) -> Self {
+        Self {
+            key,
+            listens,
+            shared: Arc::new(Shared {
+                ending: watch::Sender::new(None),
+                slept: watch::Sender::new(Duration::ZERO),
+                exit: watch::Sender::new(None),
+                used: Mutex::new(Used {
+                    began: Instant::now(),
+                    computed: Duration::ZERO,
+                    memory_peak_bytes: 0,
+                }),
+            }),
+        }
+    }
+}
+
+impl Shared {
+    fn used(&self) -> Usage {
+        let used = *self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let whole = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        Usage {
+            cpu_usec: whole(used.computed),
+            memory_peak_bytes: used.memory_peak_bytes,
+            running_ms: whole(used.began.elapsed()) / 1000,
+        }
+    }
+
+    fn note(&self, computed: Duration, memory_peak_bytes: u64) {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        used.computed += computed;
+        used.memory_peak_bytes = used.memory_peak_bytes.max(memory_peak_bytes);
+    }
+
+    /// Has it end, at the earlier moment if it is to end already.
+    fn end(&self, wish: Ending) {
+        self.ending.send_if_modified(|ending| {
+            let is_earlier = ending.is_none_or(|known| wish.at < known.at);
+            if is_earlier {
+                *ending = Some(wish);
+            }
+            is_earlier
+        });
+    }
+
+    /// Drops it at once: the server goes away.
+    pub(crate) fn drop_now(&self) {
+        self.end(Ending {
+            by: EndedBy::Host,
+            at: Instant::now(),
+        });
+    }
+}
+
+#[async_trait]
+impl Run for WasmRun {
+    fn key(&self) -> &RunKey {
+        &self.key
+    }
+
+    fn core_addr(&self) -> Option<&str> {
+        None
+    }
+
+    async fn wait(&self) -> Result<RunExit, RunnerError> {
+        let mut exit = self.shared.exit.subscribe();
+        let ended = exit.wait_for(Option::is_some).await;
+        // The sender lives as long as this run.
+        Ok(ended.map_or_else(
+            |_| RunExit::lost(),
+            |exit| exit.clone().unwrap_or_else(RunExit::lost),
+        ))
+    }
+
+    async fn terminate(&self, grace: Duration, ended_by: EndedBy) -> Result<(), RunnerError> {
+        let grace = match self.listens {
+            true => grace,
+            // As a process without a handler: it ends at once.
+            false => Duration::ZERO,
+        };
+        let now = Instant::now();
+        self.shared.end(Ending {
+            by: ended_by,
+            at: now.checked_add(grace).unwrap_or(now),
+        });
+        Ok(())
+    }
+
+    async fn set_slept(&self, slept: Duration) -> Result<(), RunnerError> {
+        self.shared.slept.send_replace(slept);
+        Ok(())
+    }
+
+    async fn usage(&self) -> Result<Usage, RunnerError> {
+        let ended = self.shared.exit.borrow().as_ref().map(|exit| exit.usage);
+        Ok(ended.unwrap_or_else(|| self.shared.used()))
+    }
+}
+
+/// All that a guest needs to run.
+pub(crate) struct Launched {
+    pub(crate) engine: Engine,
+    pub(crate) ticker: Arc<Ticker>,
+    pub(crate) image: Arc<Image>,
+    pub(crate) guest: Guest,
+    pub(crate) outputs: Arc<Outputs>,
+    pub(crate) memory_bytes: u64,
+    pub(crate) timeout: Duration,
+}
+
+impl Launched {
+    /// Runs the guest to its end, and tells it. Gives the directory of the run if it has one.
+    pub(crate) async fn run(self, key: &RunKey, shared: &Shared) -> Option<RunDirectory> {
+        let Self {
+            engine,
+            ticker,
+            image,
+            guest,
+            outputs,
+            memory_bytes,
+            timeout,
+        } = self;
+        let mut store = Store::new(&engine, guest);
+        store.limiter(|guest| &mut guest.limits);
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_async_yield_and_update(1);
+        // In its own memory, so that what a fiber of it holds is freed with it.
+        let ended = {
+            let guest = Metered {
+                inner: Box::pin(command(&mut store, &image)),
+                ticker: &ticker,
+                shared,
+            };
+            tokio::select! {
+                biased;
+                by = told_to_end(shared, timeout) => Err(by),
+                ended = guest => Ok(ended),
+            }
+        };
+        let peak = u64::try_from(store.data().limits.peak_bytes).unwrap_or(u64::MAX);
+        drop(store);
+        shared.note(Duration::ZERO, peak);
+        let (cause, ended_by) = match ended {
+            Err(by) => (ExitCause::Dropped, Some(by)),
+            Ok(Ok(code)) => (ExitCause::Code(code), None),
+            Ok(Err(error)) => judge(&error),
+        };
+        let (directory, is_cut) = outputs.finish();
+        let exit = RunExit {
+            cause,
+            ended_by,
+            limits_met: is_cut.then(|| "disk".to_owned()).into_iter().collect(),
+            memory_limit_bytes: Some(memory_bytes),
+            output: None,
+            stderr: String::new(),
+            usage: shared.used(),
+        };
+        let exit = match directory.clone() {
+            Some(directory) => with_outputs(key, directory, exit).await,
+            None => exit,
+        };
+        shared.exit.send_replace(Some(exit));
+        directory
+    }
+}
+
+async fn command(store: &mut Store<Guest>, image: &Image) -> wasmtime::Result<i32> {
+    let command = image.command.instantiate_async(&mut *store).await?;
+    match command.wasi_cli_run().call_run(&mut *store).await {
+        Ok(Ok(())) => Ok(0),
+        Ok(Err(())) => Ok(1),
+        Err(error) => match error.downcast_ref::<I32Exit>() {
+            Some(exit) => Ok(exit.0),
+            None => Err(error),
+        },
+    }
+}
+
+/// What ended a guest that did not leave by itself.
+fn judge(error: &wasmtime::Error) -> (ExitCause, Option<EndedBy>) {
+    if error.downcast_ref::<OutOfMemory>().is_some() {
+        return (ExitCause::Dropped, Some(EndedBy::OutOfMemory));
+    }
+    let text = match error.downcast_ref::<Trap>() {
+        // With the way to it, which the error tells first.
+        Some(trap) => format!("{trap}\n{error}"),
+        None => format!("{error:#}"),
+    };
+    (ExitCause::Trap(text), None)
+}
+
+/// Adds what the guest has written: its result, if it left well, and its last words.
+async fn with_outputs(key: &RunKey, directory: RunDirectory, mut exit: RunExit) -> RunExit {
+    let is_well = exit.cause == ExitCause::Code(0);
+    let read = blocking(move || {
+        let result = match is_well {
+            true => result_of_stdout(&directory)?,
+            false => ProgramResult::None,
+        };
+        Ok((result, end_of_stderr(&directory)?))
+    });
+    match read.await {
+        Ok((result, stderr)) => {
+            exit.stderr = stderr;
+            match result {
+                ProgramResult::None => {}
+                ProgramResult::Json(json) => exit.output = Some(json),
+                ProgramResult::TooLarge => exit.limits_met.push("output".to_owned()),
+            }
+        }
+        Err(error) => {
+            warn!(run = %key, %error, "the outputs of a run could not be read");
+            if is_well {
+                // It must not be completed without its result.
+                exit.cause = ExitCause::Lost;
+            }
+        }
+    }
+    exit
+}
+
+/// Waits until the guest is to be dropped, and says on whose wish.
+async fn told_to_end(shared: &Shared, timeout: Duration) -> EndedBy {
+    let (mut ending, mut slept) = (shared.ending.subscribe(), shared.slept.subscribe());
+    let began = Instant::now();
+    loop {
+        let over = began.checked_add(timeout.saturating_add(*slept.borrow_and_update()));
+        let deadline = over.map(|at| Ending {
+            by: EndedBy::Deadline,
+            at,
+        });
+        let wish = *ending.borrow_and_update();
+        let next = wish
+            .into_iter()
+            .chain(deadline)
+            .min_by_key(|ending| ending.at);
+        let come = async {
+            match next {
+                Some(next) => {
+                    tokio::time::sleep_until(next.at.into()).await;
+                    next.by
+                }
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            by = come => return by,
+            _ = ending.changed() => {}
+            _ = slept.changed() => {}
+        }
+    }
+}
+
+/// A future of which is measured what it computes.
+struct Metered<'a, F> {
+    inner: Pin<Box<F>>,
+    ticker: &'a Ticker,
+    shared: &'a Shared,
+}
+
+impl<F: Future> Future for Metered<'_, F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let before = thread_time();
+        let computing = self.ticker.computing();
+        let polled = self.inner.as_mut().poll(context);
+        drop(computing);
+        self.shared.note(thread_time().saturating_sub(before), 0);
+        polled
+    }
+}
+
+/// What this thread has computed.
+fn thread_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
