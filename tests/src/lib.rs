@@ -7,12 +7,14 @@
 //! - [`Shared`]: files by which a test and the programs that it starts tell each other how far they are.
 //! - [`Hold`]: holds whoever opens a file or a directory, so that a test can act while the server is at work.
 //! - [`processes`]: which processes there are because of a server.
+//! - [`guest`]: WebAssembly modules and components, compiled from the C files in `guests`.
 //! - [`image`]: container images, made byte by byte; [`Server::remains`]: what containers have left on the machine.
 //!
 //! `RUNTARA_TEST_OCI_RUNTIME` has all servers use another OCI runtime than runc.
 //!
-//! Nothing is built here: programs are looked for beside the test, or where `RUNTARA_TEST_BIN_DIR` says.
+//! Nothing else is built here: programs are looked for beside the test, or where `RUNTARA_TEST_BIN_DIR` says.
 
+pub mod guest;
 pub mod http;
 pub mod image;
 pub mod processes;

@@ -27,7 +27,8 @@ fn package_of(name: &str) -> &'static str {
     }
 }
 
-fn directory() -> PathBuf {
+/// The directory with the programs under test.
+pub(crate) fn directory() -> PathBuf {
     if let Some(directory) = env::var_os("RUNTARA_TEST_BIN_DIR") {
         return directory.into();
     }

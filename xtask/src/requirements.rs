@@ -24,6 +24,8 @@ enum Probe {
     Program(&'static str),
     /// A command of cargo's.
     Tool(&'static Tool),
+    /// A library that clang links into WebAssembly: a file, found where clang looks for it.
+    WasmLibrary(&'static str),
     /// The programs of a PostgreSQL server, which Debian keeps out of `PATH`.
     PostgresServer,
 }
@@ -53,6 +55,10 @@ const TABLE: &[Requirement] = &[
     Requirement { probe: Probe::Program("slirp4netns"), source: Source::Debian("slirp4netns"), purpose: "connects containers to the internet" },
     Requirement { probe: Probe::Program("pasta"), source: Source::Debian("passt"), purpose: "connects containers in another way" },
     Requirement { probe: Probe::Program("ip"), source: Source::Debian("iproute2"), purpose: "makes the networks in which containers are tested" },
+    Requirement { probe: Probe::Program("clang"), source: Source::Debian("clang"), purpose: "compiles the WebAssembly that the tests register" },
+    Requirement { probe: Probe::Program("wasm-ld"), source: Source::Debian("lld"), purpose: "links it" },
+    Requirement { probe: Probe::WasmLibrary("libc.a"), source: Source::Debian("wasi-libc"), purpose: "is its C library" },
+    Requirement { probe: Probe::WasmLibrary("libclang_rt.builtins-wasm32.a"), source: Source::Debian("libclang-rt-dev-wasm32"), purpose: "does what WebAssembly has no instructions for" },
     Requirement { probe: Probe::Tool(&tools::NEXTEST), source: Source::Cargo, purpose: "runs the tests" },
     Requirement { probe: Probe::Program("cargo-fmt"), source: Source::Command("rustup component add rustfmt"), purpose: "checks the format" },
     Requirement { probe: Probe::Program("cargo-clippy"), source: Source::Command("rustup component add clippy"), purpose: "checks the code" },
@@ -111,7 +117,7 @@ fn ensure_those(wanted: impl Fn(&Requirement) -> bool) -> Result<(), Error> {
 impl Requirement {
     fn name(&self) -> &'static str {
         match self.probe {
-            Probe::Program(name) => name,
+            Probe::Program(name) | Probe::WasmLibrary(name) => name,
             Probe::Tool(tool) => tool.name,
             Probe::PostgresServer => "PostgreSQL server programs (initdb, pg_ctl)",
         }
@@ -121,6 +127,7 @@ impl Requirement {
         match self.probe {
             Probe::Program(name) => in_path(name).is_some(),
             Probe::Tool(tool) => tool.find().is_some(),
+            Probe::WasmLibrary(name) => wasm_library(name).is_some(),
             Probe::PostgresServer => postgres::binaries().is_ok(),
         }
     }
@@ -178,6 +185,15 @@ pub(crate) fn in_path(name: &str) -> Option<PathBuf> {
         .find(|file| is_executable(file))
 }
 
+/// Finds a library where clang would find it when it links WebAssembly.
+fn wasm_library(name: &str) -> Option<PathBuf> {
+    let mut clang = Command::new(in_path("clang")?);
+    clang.args(["--target=wasm32-wasi", &format!("-print-file-name={name}")]);
+    // Where there is none it prints the mere name.
+    let found = PathBuf::from(capture(&mut clang).ok()?.trim());
+    (found.is_absolute() && found.is_file()).then_some(found)
+}
+
 /// Tells the version that a program prints, if it runs at all.
 pub(crate) fn version_of(program: &Path) -> Option<String> {
     capture(Command::new(program).arg("--version"))
@@ -198,6 +214,12 @@ mod tests {
     fn what_the_path_holds_is_found_and_nothing_else() {
         assert!(in_path("sh").is_some_and(|file| file.is_absolute()));
         assert_eq!(in_path("no-such-program-anywhere"), None);
+    }
+
+    #[test]
+    fn no_library_is_found_that_is_none() {
+        // With clang or without it.
+        assert_eq!(wasm_library("libnosuch.a"), None);
     }
 
     #[test]

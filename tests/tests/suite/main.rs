@@ -15,5 +15,6 @@ mod people_and_clients;
 mod processes;
 mod restarts;
 mod sleeps_and_signals;
+mod wasm;
 mod wire_core;
 mod wire_environment;
