@@ -101,11 +101,29 @@ impl Shared {
         });
     }
 
+    /// Whatever becomes of the task that runs it, its end is told: if not by that, then as that of a run that was lost.
+    pub(crate) fn tell_its_end(self: &Arc<Self>) -> TellsEnd {
+        TellsEnd(Arc::clone(self))
+    }
+
     /// Drops it at once: the server goes away.
     pub(crate) fn drop_now(&self) {
         self.end(Ending {
             by: EndedBy::Host,
             at: Instant::now(),
+        });
+    }
+}
+
+/// See [`Shared::tell_its_end`].
+pub(crate) struct TellsEnd(Arc<Shared>);
+
+impl Drop for TellsEnd {
+    fn drop(&mut self) {
+        self.0.exit.send_if_modified(|exit| {
+            let is_untold = exit.is_none();
+            exit.get_or_insert_with(RunExit::lost);
+            is_untold
         });
     }
 }
@@ -332,4 +350,45 @@ impl<F: Future> Future for Metered<'_, F> {
 /// What this thread has computed.
 fn thread_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use runtara_domain::{InstanceId, RunNumber};
+
+    use super::*;
+
+    fn run() -> WasmRun {
+        let key = RunKey {
+            instance_id: InstanceId::new("order-7").unwrap(),
+            run_number: RunNumber(1),
+        };
+        WasmRun::new(key, true)
+    }
+
+    #[tokio::test]
+    async fn a_task_that_panics_leaves_a_run_that_is_lost() {
+        let run = run();
+        let tells_end = run.shared.tell_its_end();
+        let task = tokio::spawn(async move {
+            let _at_last = tells_end;
+            panic!("a fault of ours");
+        });
+        assert_eq!(run.wait().await.unwrap(), RunExit::lost());
+        assert!(task.await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_earlier_end_counts_and_time_that_was_slept_does_not() {
+        let run = run();
+        run.set_slept(Duration::from_secs(3600)).await.unwrap();
+        let end = told_to_end(&run.shared, Duration::from_millis(1));
+        run.terminate(Duration::from_secs(60), EndedBy::Stop)
+            .await
+            .unwrap();
+        run.terminate(Duration::ZERO, EndedBy::Leaving)
+            .await
+            .unwrap();
+        assert_eq!(end.await, EndedBy::Leaving);
+    }
 }

@@ -230,9 +230,9 @@ impl Runner for WasmRunner {
         };
         let (shared, runs, key) = (Arc::clone(&run.shared), Arc::clone(&self.runs), spec.key);
         lock(&runs).live.insert(key.clone(), Arc::clone(&shared));
-        let going = self.gate.enter();
+        let (going, tells_end) = (self.gate.enter(), shared.tell_its_end());
         threads.spawn(async move {
-            let _going = going;
+            let _at_last = (going, tells_end);
             let directory = launched.run(&key, &shared).await;
             let mut runs = lock(&runs);
             runs.live.remove(&key);
