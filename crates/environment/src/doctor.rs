@@ -161,6 +161,9 @@ mod tests {
         let diagnosis = look_with(&[
             ("RUNTARA_OCI_RUNTIME", "/no/such/runc"),
             ("RUNTARA_NATIVE_USER", "no-such-user"),
+            // More address space than processors of today have.
+            ("RUNTARA_WASM_MAX_INSTANCES", "100000"),
+            ("RUNTARA_WASM_MAX_MEMORY_BYTES", "4294967296"),
         ]);
         for kind in &diagnosis.kinds {
             assert_eq!(kind.result, CheckResult::Unfit, "{kind:?}");
