@@ -28,6 +28,20 @@ __attribute__((unused, format(printf, 1, 2))) static char *format(const char *fo
     return made;
 }
 
+/* A text as JSON, with the escapes that messages of the host need. */
+__attribute__((unused)) static char *json_text(const char *plain) {
+    char *made = malloc(2 * strlen(plain) + 3), *to = made;
+    if (!made) abort();
+    *to++ = '"';
+    for (; *plain; plain++) {
+        if (*plain == '"' || *plain == '\\') *to++ = '\\';
+        *to++ = *plain;
+    }
+    *to++ = '"';
+    *to = '\0';
+    return made;
+}
+
 /* A call that was not done, as one line: its kind and the text that the host gives. */
 __attribute__((unused)) static char *line_of(const failure *error) {
     static const char *const kinds[] = {"refused", "invalid", "unavailable"};

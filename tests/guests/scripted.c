@@ -35,10 +35,7 @@ static void see(const char *name, const char *json) {
 /* Whether a call was done. One that was not ends the program, unless the script tolerates it. */
 static bool done(bool done, const failure *error) {
     if (!done && tolerates) {
-        char *line = line_of(error);
-        for (char *c = line; *c; c++)
-            if (*c == '"' || *c == '\\') *c = '\'';
-        see("error", format("\"%s\"", line));
+        see("error", json_text(line_of(error)));
         return false;
     }
     must(done, error);
@@ -263,7 +260,8 @@ static char *next_command(const char **json, const char *end) {
     return made;
 }
 
-int main(void) {
+int main(int argc, char **argv) {
+    (void)argc, (void)argv;
     failure error;
     runtara_durable_instance_option_bytes_t input;
     must(runtara_durable_instance_input(&input, &error), &error);

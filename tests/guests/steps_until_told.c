@@ -3,7 +3,8 @@
 
 #include "durable.h"
 
-int main(void) {
+int main(int argc, char **argv) {
+    (void)argc, (void)argv;
     failure error;
     for (unsigned long n = 1;; n++) {
         text name = text_of(format("step-%lu", n));

@@ -34,7 +34,9 @@ const FLAGS: [&str; 8] = [
 #[must_use]
 pub fn command(name: &str) -> Vec<u8> {
     let source = read(&format!("{name}.c"));
-    built(&[b"command", &source], || compile(&[&path_of(name)], &[]))
+    built(&[b"command", &source], || {
+        compile(&[&path_of(name)], &[], &[])
+    })
 }
 
 /// A durable program: a component that speaks `wit/durable.wit` and is a command of WASI 0.2, compiled from the C file of this name.
@@ -43,26 +45,60 @@ pub fn command(name: &str) -> Vec<u8> {
 /// If that cannot be done, with what the compiler says, or the packages that bring it.
 #[must_use]
 pub fn component(name: &str) -> Vec<u8> {
-    let (source, shared) = (read(&format!("{name}.c")), read("durable.h"));
+    let [start, shared] = ["start.c", "durable.h"].map(read);
+    let files = [path_of("start")];
+    durable(
+        &read(&format!("{name}.c")),
+        &[&start, &shared],
+        &files,
+        &["-nostartfiles"],
+    )
+}
+
+/// The guest of the README: its first C program.
+///
+/// # Panics
+/// If there is none, or it cannot be compiled.
+#[must_use]
+pub fn of_the_readme() -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    let text = fs::read_to_string(&path).expect("the repository has one");
+    let program = text.split("```c\n").nth(1);
+    let program = program.and_then(|rest| rest.split("```").next());
+    durable(
+        program.expect("it shows a program").as_bytes(),
+        &[],
+        &[],
+        &[],
+    )
+}
+
+/// Compiles a program with the bindings of the durable operations, and with what it shares with others: their content, the files, and how
+/// they are linked.
+fn durable(source: &[u8], shared: &[&[u8]], files: &[PathBuf], link: &[&str]) -> Vec<u8> {
     let bindings = bindings();
     let mut parts: Vec<&[u8]> = vec![
         b"component",
-        &source,
-        &shared,
+        source,
         adapter::WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER,
     ];
+    parts.extend(shared);
     parts.extend(bindings.iter().map(|(_, content)| content.as_slice()));
     built(&parts, || {
         let place = directory_for_work();
-        for (name, content) in &bindings {
-            fs::write(place.path().join(name), content).expect("the directory is ours");
-        }
-        let files = bindings.iter().map(|(name, _)| place.path().join(name));
-        // The header is found, not compiled.
-        let files = files.filter(|file| file.extension().is_some_and(|kind| kind != "h"));
-        let files: Vec<_> = files.chain([path_of(name)]).collect();
-        let files: Vec<_> = files.iter().map(PathBuf::as_path).collect();
-        let module = compile(&files, &[place.path(), &guests()]);
+        let write = |name: &str, content: &[u8]| {
+            let path = place.path().join(name);
+            fs::write(&path, content).expect("the directory is ours");
+            path
+        };
+        let made = bindings.iter().map(|(name, content)| write(name, content));
+        let made: Vec<_> = made.chain([write("guest.c", source)]).collect();
+        // A header is found, not compiled.
+        let made = made
+            .iter()
+            .filter(|file| file.extension().is_some_and(|kind| kind != "h"));
+        let files: Vec<_> = made.chain(files).map(PathBuf::as_path).collect();
+        let module = compile(&files, &[place.path(), &guests()], link);
         componentise(&module)
     })
 }
@@ -163,11 +199,11 @@ fn bindings() -> Vec<(String, Vec<u8>)> {
     files
 }
 
-fn compile(files: &[&Path], includes: &[&Path]) -> Vec<u8> {
+fn compile(files: &[&Path], includes: &[&Path], more: &[&str]) -> Vec<u8> {
     let place = directory_for_work();
     let to = place.path().join("guest.wasm");
     let mut command = Command::new("clang");
-    command.args(FLAGS).arg("-o").arg(&to);
+    command.args(FLAGS).args(more).arg("-o").arg(&to);
     for include in includes {
         // Not as our own: warnings in generated headers are nobody's here.
         command.arg("-isystem").arg(include);

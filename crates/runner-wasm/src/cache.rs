@@ -52,24 +52,29 @@ impl Cache {
         if checksum(&code).ok()? != name {
             return None;
         }
-        map(engine, &code)
+        map(engine, &code).ok()
     }
 
     /// Keeps what was compiled of an image, and maps it. Blocking.
     ///
     /// # Errors
-    /// What the system reported; or the engine does not know what it has written itself.
+    /// What the system reported, or that this engine can give no guest what the image needs.
     pub(crate) fn keep(
         &self,
         engine: &Engine,
         digest: ImageDigest,
         code: &[u8],
-    ) -> io::Result<Component> {
+    ) -> Result<Component, KeepError> {
         let name = hex(&Sha256::digest(code));
         let path = self.code(&name);
         self.write(&path, code)?;
+        // The engine looks only now at what the image needs: compiled code may be run by engines with other settings.
+        let component = map(engine, &path).map_err(|error| {
+            let _stays_until_the_next_engine = fs::remove_file(&path);
+            KeepError::Unfit(format!("{error:#}"))
+        })?;
         self.write(&self.directory.join(digest.to_string()), name.as_bytes())?;
-        map(engine, &path).ok_or_else(|| io::Error::other("the compiled image could not be mapped"))
+        Ok(component)
     }
 
     /// Removes what was compiled of an image. What is mapped of it stays mapped. Blocking.
@@ -111,6 +116,17 @@ impl Cache {
     }
 }
 
+/// Why what was compiled is not kept.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum KeepError {
+    /// The system did not store it.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// It needs more than the engine gives to a guest, in the engine's words.
+    #[error("{0}")]
+    Unfit(String),
+}
+
 /// A number that no other write of this process has.
 fn uuid() -> u64 {
     use std::sync::atomic::{AtomicU64, Ordering};
@@ -122,10 +138,10 @@ fn uuid() -> u64 {
     unsafe_code,
     reason = "code from a file is executed as it is: there is no safe way to take it"
 )]
-fn map(engine: &Engine, path: &Path) -> Option<Component> {
+fn map(engine: &Engine, path: &Path) -> wasmtime::Result<Component> {
     // SAFETY: an engine of this version and these settings has written it, in a directory of that engine's own into which nobody but the
     // server's user can write, and it is whole: its checksum was just found to be that of what was written.
-    unsafe { Component::deserialize_file(engine, path) }.ok()
+    unsafe { Component::deserialize_file(engine, path) }
 }
 
 fn checksum(path: &Path) -> io::Result<String> {
@@ -174,6 +190,27 @@ mod tests {
         assert!(cache.load(&engine, digest).is_none());
         let left = fs::read_dir(&cache.directory).unwrap().count();
         assert_eq!(left, 0);
+    }
+
+    #[test]
+    fn what_needs_more_than_guests_are_given_is_not_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut pool = wasmtime::PoolingAllocationConfig::new();
+        pool.max_memories_per_module(1)
+            .total_memories(1)
+            .total_core_instances(1);
+        let mut settings = wasmtime::Config::new();
+        settings.allocation_strategy(wasmtime::InstanceAllocationStrategy::Pooling(pool));
+        let engine = Engine::new(&settings).unwrap();
+        let cache = Cache::open(directory.path(), &engine).unwrap();
+        let bytes = wat::parse_str("(component (core module (memory 1) (memory 1)))").unwrap();
+        let code = engine.precompile_component(&bytes).unwrap();
+        let kept = cache.keep(&engine, ImageDigest::of(b"image"), &code);
+        let Err(KeepError::Unfit(reason)) = kept else {
+            panic!("it was kept")
+        };
+        assert!(reason.contains("memories"), "{reason}");
+        assert_eq!(fs::read_dir(&cache.directory).unwrap().count(), 0);
     }
 
     #[test]

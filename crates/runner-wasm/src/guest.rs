@@ -149,7 +149,9 @@ impl ResourceLimiter for Limits {
         if maximum.is_some_and(|maximum| desired > maximum) && desired <= self.memory_bytes {
             return Ok(false);
         }
-        let taken = self.taken_bytes.saturating_sub(current) + desired;
+        // As much as cannot be counted can be asked for.
+        let others = self.taken_bytes.saturating_sub(current);
+        let taken = others.saturating_add(desired);
         if taken > self.memory_bytes {
             return Err(format_err!(OutOfMemory {
                 limit: self.memory_bytes,

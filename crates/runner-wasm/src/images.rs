@@ -10,7 +10,7 @@ use wasmtime::Engine;
 use wasmtime::component::{Component, Linker};
 use wasmtime_wasi::p2::bindings::CommandPre;
 
-use crate::cache::Cache;
+use crate::cache::{Cache, KeepError};
 use crate::content;
 use crate::guest::Guest;
 
@@ -80,7 +80,12 @@ impl Images {
         let code = self.engine.precompile_component(&component);
         let code = code.map_err(|error| unfit(format!("it cannot be compiled: {error:#}")))?;
         let component = self.cache.keep(&self.engine, content.digest, &code);
-        let component = component.map_err(host("what was compiled could not be kept"))?;
+        let component = component.map_err(|error| match error {
+            KeepError::Io(error) => host("what was compiled could not be kept")(error),
+            KeepError::Unfit(error) => {
+                unfit(format!("it needs more than a guest is given here: {error}"))
+            }
+        })?;
         self.link(content, &component)
     }
 
