@@ -119,7 +119,8 @@ impl Control {
         }
     }
 
-    /// Removes content that was refused or that nobody wants any more, with all that was made of it, unless an image needs it or another registration is about to.
+    /// Removes content that was refused or that nobody wants any more, with all that was made of it, unless an image needs it or another
+    /// registration is about to.
     async fn remove_refused(&self, content: ImageContent) {
         let digest = content.digest;
         let removed = async {

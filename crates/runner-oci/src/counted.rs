@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::machine::CGROUPS;
+use crate::machine::{CGROUPS, PROCS};
 
 /// Has this process in the cgroup of a container, as long as this value lives. Memory is counted where the process is that touches it
 /// first. The cgroup must have no limit yet: else this process would be killed, and not the container.
@@ -20,7 +20,7 @@ impl CountedTo {
         let (root, file, marks): (_, _, &[&str]) = if of_memory.join("tasks").exists() {
             (of_memory, "tasks", &["memory"])
         } else {
-            (PathBuf::from(CGROUPS), "cgroup.procs", &[""])
+            (PathBuf::from(CGROUPS), PROCS, &[""])
         };
         let within = |path: &Path| {
             let path = path.strip_prefix("/").unwrap_or(path);

@@ -10,7 +10,7 @@ use rustix::fs::{Access, access};
 
 use crate::config::OciConfig;
 use crate::finding::{Finding, Level};
-use crate::machine::{self, CGROUPS, Machine};
+use crate::machine::{self, CGROUPS, Machine, PROCS};
 use crate::runtime::{self, RuntimeVersion};
 use crate::spec::CgroupFeatures;
 
@@ -257,7 +257,7 @@ fn ask_to_divide(directory: &Path) -> io::Result<()> {
     let divided = read(DIVIDED);
     let is_divided = |name: &&str| divided.split_whitespace().any(|divided| divided == *name);
     let is_root = !directory.join("cgroup.type").exists();
-    let has_processes = !read("cgroup.procs").trim().is_empty();
+    let has_processes = !read(PROCS).trim().is_empty();
     if is_root || !has_processes || machine::CONTROLLERS.iter().all(is_divided) {
         return Ok(());
     }

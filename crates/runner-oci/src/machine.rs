@@ -22,6 +22,8 @@ use crate::sys;
 
 /// Where hierarchies of cgroups are mounted, everywhere.
 pub(crate) const CGROUPS: &str = "/sys/fs/cgroup";
+/// The file of a cgroup that lists its processes, and by which others are moved into it (cgroups(7)).
+pub(crate) const PROCS: &str = "cgroup.procs";
 /// How it begins what a finding about a network mode is about.
 pub(crate) const NETWORK_MODE: &str = "network mode ";
 /// What the finding is about that says whether containers reach the internet.

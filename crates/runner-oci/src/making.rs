@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const BUNDLE: &str = "bundle";
 /// What the runtime notes of the container, beside that.
 const STATE: &str = "state";
-/// Its size: a configuration has what `run.json` has, of up to 8 MiB, and there is the log of the runtime.
+/// The size of the bundle: a configuration has what `run.json` has, of up to 8 MiB, and there is the log of the runtime.
 const BUNDLE_BYTES: u64 = 16 * 1024 * 1024;
 /// What keeps a file of memory as it is (fcntl(2), "File Sealing").
 const UNCHANGING: SealFlags = SealFlags::WRITE

@@ -13,11 +13,9 @@ use std::path::Path;
 use nix::sched::{CloneFlags, setns};
 
 use crate::id_range::{IdRange, RANGE_SIZE};
+use crate::machine::PROCS;
 use crate::netlink::{Netlink, Request};
 use crate::sys::NamespaceHolder;
-
-/// The file of a cgroup by which processes are moved into it (cgroups(7)).
-const PROCS: &str = "cgroup.procs";
 
 /// A user namespace in which ids from 0 on are those of a range; no process is in it. It lives as long as something refers to it.
 #[derive(Debug)]
@@ -73,8 +71,8 @@ impl Namespaces {
             None => CloneFlags::empty(),
         };
         // Without it all takes its usual time.
-        let procs = cgroup.map(|cgroup| File::options().write(true).open(cgroup.join(PROCS)));
-        let mut holder = hold(ids, others, procs.transpose().ok().flatten().as_ref())?;
+        let open = |cgroup: &Path| File::options().write(true).open(cgroup.join(PROCS)).ok();
+        let mut holder = hold(ids, others, cgroup.and_then(open).as_ref())?;
         let user = of(&holder, "user").map(UserNamespace)?;
         let network = port.map(|port| Network::of(&holder, port)).transpose()?;
         holder.let_go();

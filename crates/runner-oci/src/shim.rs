@@ -5,7 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -21,6 +21,7 @@ use rustix::mount::UnmountFlags;
 use crate::clean::remove_place;
 use crate::counted::CountedTo;
 use crate::egress::{self, Helper};
+use crate::machine::PROCS;
 use crate::making::Making;
 use crate::namespaces::Namespaces;
 use crate::plan::{ContainerPlan, PlannedFile, paths_in};
@@ -28,6 +29,7 @@ use crate::rootfs::{
     RootKind, RootfsPlan, Staging, enter_private_mounts, measure, mount_overlay, mount_rootfs,
     mount_staging,
 };
+use crate::runtime::path_of;
 use crate::temporary;
 
 /// What a program reads its input from, in its run directory.
@@ -205,17 +207,13 @@ fn joining(configuration: &Spec, namespaces: &Namespaces) -> Spec {
     let Some(mut linux) = spec.linux().clone() else {
         return spec;
     };
-    let path = |namespace: BorrowedFd<'_>| {
-        let (process, number) = (std::process::id(), namespace.as_raw_fd());
-        PathBuf::from(format!("/proc/{process}/fd/{number}"))
-    };
     let join = |mut namespace: LinuxNamespace| {
         let found = match namespace.typ() {
-            LinuxNamespaceType::User => Some(path(namespaces.user.descriptor())),
+            LinuxNamespaceType::User => Some(path_of(namespaces.user.descriptor())),
             LinuxNamespaceType::Network => namespaces
                 .network
                 .as_ref()
-                .map(|network| path(network.namespace.as_fd())),
+                .map(|network| path_of(network.namespace.as_fd())),
             _ => None,
         };
         namespace.set_path(found);
@@ -276,7 +274,7 @@ impl Live {
     fn kill(&self) {
         let own = std::process::id().cast_signed();
         for place in &self.cgroups {
-            let listed = fs::read_to_string(place.join("cgroup.procs")).unwrap_or_default();
+            let listed = fs::read_to_string(place.join(PROCS)).unwrap_or_default();
             let pids = listed.lines().filter_map(|line| line.parse().ok());
             for pid in pids.filter(|pid| *pid > 0 && *pid != own) {
                 let _ended = kill(Pid::from_raw(pid), Signal::SIGKILL);

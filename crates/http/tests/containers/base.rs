@@ -98,13 +98,7 @@ async fn what_is_no_container_image_of_the_tenant_is_no_base() {
         .refuses(&content, &[("base", "python")], 400, "IMAGE_NOT_RUNNABLE")
         .await;
     assert!(text.contains("register it without one"), "{text}");
-    assert!(
-        !world
-            .blobs
-            .exists(&ImageDigest::of(&content))
-            .await
-            .unwrap()
-    );
+    assert!(!world.has(&content).await);
     assert!(world.blobs.exists(&digest(&base)).await.unwrap());
 }
 

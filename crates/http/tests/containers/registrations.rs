@@ -1,5 +1,7 @@
 //! Which of several registrations a name means, and what becomes of those that nobody waits for.
 
+use std::fmt::Debug;
+use std::pin::Pin;
 use std::time::Duration;
 
 use runtara_domain::ImageDigest;
@@ -22,6 +24,14 @@ async fn named(world: &World, name: &str) -> Option<String> {
     Some(id.to_owned())
 }
 
+/// Carries a registration on until its image is about to be made ready, where it is held.
+async fn until_held<T: Debug>(world: &World, mut registration: Pin<&mut impl Future<Output = T>>) {
+    tokio::select! {
+        answer = &mut registration => panic!("it was not held: {answer:?}"),
+        () = world.programs.reached.notified() => {}
+    }
+}
+
 fn id(image: &Value) -> String {
     image["image_id"].as_str().unwrap().to_owned()
 }
@@ -32,10 +42,7 @@ async fn a_name_means_what_arrived_last_though_it_was_ready_first() {
     let older = container_image("held");
     let registration = world.image(&older, &[]);
     tokio::pin!(registration);
-    tokio::select! {
-        image = &mut registration => panic!("it was not held: {image}"),
-        () = world.programs.reached.notified() => {}
-    }
+    until_held(&world, registration.as_mut()).await;
     let newer = world.image(&container_image("newer"), &[]).await;
     world.programs.held.add_permits(1);
     let older = timeout(PATIENCE, registration).await.unwrap();
@@ -90,13 +97,7 @@ async fn a_registration_waits_for_no_room_that_is_given_back() {
         answer = &mut registration => panic!("it gave back room before: {answer:?}"),
         () = programs.reclaiming.notified() => {}
     }
-    assert!(
-        !world
-            .blobs
-            .exists(&ImageDigest::of(&refused))
-            .await
-            .unwrap()
-    );
+    assert!(!world.has(&refused).await);
     let beside = content_beside(&refused);
     let (status, body) = timeout(PATIENCE, world.upload(&beside, &[("name", "beside")]))
         .await
@@ -115,10 +116,7 @@ async fn an_image_that_nobody_waits_for_is_discarded() {
     {
         let registration = world.upload(&content, &[]);
         tokio::pin!(registration);
-        tokio::select! {
-            answer = &mut registration => panic!("it was not held: {answer:?}"),
-            () = programs.reached.notified() => {}
-        }
+        until_held(&world, registration.as_mut()).await;
         // Here its client goes away.
     }
     let newer = world.image(&container_image("newer"), &[]).await;
@@ -148,10 +146,7 @@ async fn who_goes_away_before_its_turn_is_not_waited_for() {
             let world = &world;
             async move { world.upload(&content, &[("name", &name)]).await }
         });
-        tokio::select! {
-            answer = &mut registration => panic!("it was not held: {answer:?}"),
-            () = programs.reached.notified() => {}
-        }
+        until_held(&world, registration.as_mut()).await;
         at_work.push(registration);
     }
     let content = container_image("fifth");
@@ -190,33 +185,16 @@ async fn the_same_content_stays_for_another_that_still_waits() {
     {
         let goes = world.upload(&content, &[("name", "goes")]);
         tokio::pin!(goes);
-        tokio::select! {
-            answer = &mut goes => panic!("it was not held: {answer:?}"),
-            () = programs.reached.notified() => {}
-        }
-        tokio::select! {
-            answer = &mut waits => panic!("it was not held: {answer:?}"),
-            () = programs.reached.notified() => {}
-        }
+        until_held(&world, goes.as_mut()).await;
+        until_held(&world, waits.as_mut()).await;
     }
     // Whichever is ready first.
     programs.held.add_permits(2);
     let (status, body) = timeout(PATIENCE, waits).await.unwrap();
     assert_eq!(status.as_u16(), 201, "{body}");
-    let prepared = async {
-        while programs.prepared.lock().unwrap().len() < 2 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    timeout(PATIENCE, prepared).await.unwrap();
+    timeout(PATIENCE, programs.until_prepared(2)).await.unwrap();
     assert_eq!(named(&world, "goes").await, None);
-    assert!(
-        world
-            .blobs
-            .exists(&ImageDigest::of(&content))
-            .await
-            .unwrap()
-    );
+    assert!(world.has(&content).await);
     assert_eq!(*programs.forgotten.lock().unwrap(), []);
 }
 
@@ -228,18 +206,10 @@ async fn who_comes_back_soon_finds_what_was_made() {
     {
         let registration = world.upload(&content, &[("name", "first")]);
         tokio::pin!(registration);
-        tokio::select! {
-            answer = &mut registration => panic!("it was not held: {answer:?}"),
-            () = programs.reached.notified() => {}
-        }
+        until_held(&world, registration.as_mut()).await;
     }
     programs.held.add_permits(2);
-    let prepared = async {
-        while programs.prepared.lock().unwrap().is_empty() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    timeout(PATIENCE, prepared).await.unwrap();
+    timeout(PATIENCE, programs.until_prepared(1)).await.unwrap();
     let again = world.image(&content, &[("name", "second")]).await;
     assert_eq!(named(&world, "second").await, Some(id(&again)));
     assert_eq!(named(&world, "first").await, None);

@@ -35,6 +35,8 @@ pub(crate) const ABOUT: &str = r#"{"platform":"linux/amd64","entrypoint":["/app"
 /// Plays the runners: what an image's content says decides what becomes of it.
 pub(crate) struct Played {
     pub(crate) prepared: Mutex<Vec<(RunnerKind, ImageFiles)>>,
+    /// Told when an image is among them.
+    noted: Notify,
     /// Told when an image is about to be made ready.
     pub(crate) reached: Notify,
     /// A permit for each image that may be made ready.
@@ -47,6 +49,15 @@ pub(crate) struct Played {
     pub(crate) reclaiming: Notify,
     /// A permit for each time that room may be given back.
     pub(crate) room: Semaphore,
+}
+
+impl Played {
+    /// Waits until so many images were made ready, or were found to be what cannot be.
+    pub(crate) async fn until_prepared(&self, count: usize) {
+        while self.prepared.lock().unwrap().len() < count {
+            self.noted.notified().await;
+        }
+    }
 }
 
 #[async_trait]
@@ -79,6 +90,7 @@ impl Programs for Played {
             self.held.acquire().await.unwrap().forget();
         }
         self.prepared.lock().unwrap().push((kind, image.clone()));
+        self.noted.notify_one();
         let host = |kind: io::ErrorKind| PrepareError::Host {
             content,
             context: "a layer could not be written".to_owned(),
@@ -165,6 +177,7 @@ impl World {
         let store = Arc::new(MemoryStore::new(Arc::new(SystemClock), Nudges::new()));
         let programs = Arc::new(Played {
             prepared: Mutex::default(),
+            noted: Notify::new(),
             reached: Notify::new(),
             gate: Semaphore::new(1_000),
             held: Semaphore::new(0),
@@ -200,6 +213,11 @@ impl World {
             service: service(state, HostPolicy::of_socket()),
             _directory: directory,
         }
+    }
+
+    /// Whether content is kept.
+    pub(crate) async fn has(&self, content: &[u8]) -> bool {
+        self.blobs.exists(&ImageDigest::of(content)).await.unwrap()
     }
 
     pub(crate) async fn ask(&self, request: Request<Body>) -> (StatusCode, Value) {

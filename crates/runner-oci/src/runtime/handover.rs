@@ -6,12 +6,18 @@
 use std::io::{self, PipeReader, PipeWriter, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
 use rustix::fs::OFlags;
 
 use crate::spec::CONFIGURATION_FILE;
+
+/// The path by which other processes find what a descriptor of this one leads to, as long as it is open here.
+pub(crate) fn path_of(descriptor: BorrowedFd<'_>) -> PathBuf {
+    let (process, number) = (std::process::id(), descriptor.as_raw_fd());
+    PathBuf::from(format!("/proc/{process}/fd/{number}"))
+}
 
 /// A pipe in the place of a bundle's configuration file.
 ///
@@ -32,9 +38,7 @@ impl ConfigurationPipe {
     pub fn put(bundle: &Path) -> io::Result<Self> {
         let (reader, writer) = io::pipe()?;
         rustix::fs::fcntl_setfl(&writer, OFlags::NONBLOCK)?;
-        let (process, number) = (std::process::id(), reader.as_raw_fd());
-        let place = bundle.join(CONFIGURATION_FILE);
-        symlink(format!("/proc/{process}/fd/{number}"), place)?;
+        symlink(path_of(reader.as_fd()), bundle.join(CONFIGURATION_FILE))?;
         Ok(Self { reader, writer })
     }
 

@@ -19,6 +19,7 @@ use runtara_runner::shim::Wishes;
 
 use command::{Begun, Finished, Invocation};
 
+pub(crate) use handover::path_of;
 pub use handover::{ConfigurationPipe, Handover};
 pub use log::is_fault_of_image;
 pub use state::{ContainerState, ContainerStatus};
@@ -301,8 +302,8 @@ pub struct Making {
 }
 
 impl Making {
-    /// Waits until it is done, and hands it its configuration if the bundle has a [`ConfigurationPipe`]. It is given up when the wishes, if there are any, say that
-    /// the run is over.
+    /// Waits until it is done, and hands it its configuration if the bundle has a [`ConfigurationPipe`]. It is given up when the wishes, if
+    /// there are any, say so.
     ///
     /// # Errors
     /// As [`Runtime::create`].

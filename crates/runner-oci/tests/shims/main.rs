@@ -46,7 +46,7 @@ fn main() {
         starting:
             output_and_exit_code_are_those_of_the_program,
             the_input_is_in_its_place,
-            outputs_are_opened_by_their_names,
+            streams_are_opened_by_their_names,
             a_program_that_is_not_there_fails_for_good,
             a_layer_that_is_missing_fails_for_now,
             no_host_path_is_seen;

@@ -30,18 +30,18 @@ pub(crate) async fn the_input_is_in_its_place() {
     assert!(ended.stdout.contains("input.json"), "{ended:?}");
 }
 
-pub(crate) async fn outputs_are_opened_by_their_names() {
+pub(crate) async fn streams_are_opened_by_their_names() {
     let stage = Stage::new().await;
     for user in [0, 1000] {
         let mut plan = stage.plan(
-            "echo out > /dev/stdout; echo err > /dev/stderr; echo more >> /proc/self/fd/1; id -u",
+            "cat /dev/stdin; cat /dev/stdin; echo out > /dev/stdout; echo err > /dev/stderr; echo more >> /proc/self/fd/1; id -u",
         );
         plan.user = (user, user);
         let mut process = plan.configuration.process().clone().unwrap();
         process.user_mut().set_uid(user).set_gid(user);
         plan.configuration.set_process(Some(process));
         let ended = stage.launch(plan).await.end().await;
-        let expected = format!("out\nmore\n{user}\n");
+        let expected = format!("{{\"n\":1}}{{\"n\":1}}out\nmore\n{user}\n");
         assert_eq!(ended.stdout, expected, "{ended:?}");
         assert_eq!(ended.stderr, "err\n", "{ended:?}");
     }

@@ -1,8 +1,9 @@
 //! How a shim begins a run: as a process of its own, or in a container.
 
+use std::os::fd::{AsFd as _, BorrowedFd};
+
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use runtara_domain::{EndedBy, ExitCause, Usage};
-use std::os::fd::{AsFd as _, BorrowedFd};
 
 use super::cgroup::Cgroup;
 use super::containers::{Container, Streams};
