@@ -113,8 +113,14 @@ fn a_server_that_is_root_is_told_as_whom_native_programs_could_run() {
         return;
     }
     let place = tempfile::tempdir().expect("a directory can be made");
-    let ran = doctor(place.path(), &[("RUNTARA_OCI_RUNTIME", MISSING)]).expect(1);
+    let missing = ("RUNTARA_OCI_RUNTIME", MISSING);
+    // What is left are guests.
+    let ran = doctor(place.path(), &[missing]).expect(0);
     assert_eq!(told(&ran, "native images")[0], "missing");
+    // Nothing is left: no machine has such an address space.
+    let guests = ("RUNTARA_WASM_MAX_INSTANCES", "100000");
+    let ran = doctor(place.path(), &[missing, guests]).expect(1);
+    assert_eq!(told(&ran, "wasm images")[0], "missing");
     assert!(ran.stdout.contains("set RUNTARA_NATIVE_USER"), "{ran:#?}");
 }
 
