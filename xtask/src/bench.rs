@@ -9,6 +9,7 @@ mod containers;
 mod crowd;
 mod database;
 mod figure;
+mod guests;
 mod load;
 mod memory;
 mod million;
@@ -67,6 +68,8 @@ enum Phase {
     Workflows,
     /// Containers, beside the runtime alone.
     Containers,
+    /// WebAssembly guests on both stores, beside wasmtime alone.
+    Wasm,
     /// How far behind their due time sleepers wake.
     Wake,
     /// An image of 1 GiB.
@@ -156,6 +159,7 @@ impl Phase {
             Self::Starts => runs::many(bench),
             Self::Workflows => runs::workflows(bench),
             Self::Containers => containers::measure(bench),
+            Self::Wasm => guests::measure(bench),
             Self::Wake => wake::measure(bench),
             Self::Upload => memory::upload(bench),
             Self::Waiting => memory::waiting(bench),
@@ -170,6 +174,7 @@ impl Phase {
             Self::Starts => "starts",
             Self::Workflows => "workflows",
             Self::Containers => "containers",
+            Self::Wasm => "wasm",
             Self::Wake => "wake",
             Self::Upload => "upload",
             Self::Waiting => "waiting",
@@ -185,9 +190,10 @@ fn say(text: impl AsRef<str>) {
 
 fn build() -> Result<(), Error> {
     let server = &["runtara-environment-server"];
-    let ours = &["xtask"];
+    let ours = &["xtask", "runtara-tests"];
     let wanted = packages::selected(&[server, packages::TEST_PROGRAMS, ours]);
-    run_command(cargo(["build", "--release"]).args(wanted))
+    run_command(cargo(["build", "--release"]).args(wanted))?;
+    guests::build()
 }
 
 /// Hands over to a release build of this program: load that is made by a debug build measures that build.

@@ -282,7 +282,9 @@ fn abandoned() -> ControlError {
 fn of_preparation(error: PrepareError) -> ControlError {
     use std::io::ErrorKind;
     match error {
-        PrepareError::Unfit { reason, .. } => ControlError::invalid("IMAGE_NOT_RUNNABLE", reason),
+        PrepareError::Unfit { reason, .. } | PrepareError::NotAllowed { reason, .. } => {
+            ControlError::invalid("IMAGE_NOT_RUNNABLE", reason)
+        }
         PrepareError::Host { ref source, .. }
             if matches!(
                 source.kind(),

@@ -17,7 +17,7 @@ const START: &str = "_start";
 ///
 /// # Errors
 /// Why there is none, in words for whoever registers it.
-pub(crate) fn component(bytes: &[u8]) -> Result<Cow<'_, [u8]>, String> {
+pub fn component(bytes: &[u8]) -> Result<Cow<'_, [u8]>, String> {
     if Parser::is_component(bytes) {
         return Ok(Cow::Borrowed(bytes));
     }

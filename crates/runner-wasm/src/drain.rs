@@ -37,6 +37,15 @@ impl Gate {
         std::future::pending::<()>().await;
     }
 
+    /// Waits for something before a guest is run. Meanwhile it does not count as going, and if the gate closes it stays.
+    pub(crate) async fn pause<F: Future>(&self, waiting: F) -> F::Output {
+        let parked = Fewer::of(self);
+        let waited = waiting.await;
+        drop(parked);
+        self.pass().await;
+        waited
+    }
+
     /// Closes it, and waits until no guest is going any more.
     pub(crate) async fn close(&self) {
         self.closed.send_replace(true);

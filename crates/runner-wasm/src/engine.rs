@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
+use wasmtime::component::Component;
 use wasmtime::{
     Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails,
 };
@@ -13,10 +14,12 @@ use crate::WasmConfig;
 
 /// How long a guest computes before others have their turn.
 pub(crate) const SLICE: Duration = Duration::from_millis(10);
-/// Parts of a component: its own modules, and the adapters between them.
+/// Parts of a component: its own modules, and the adapters between them. They cost nothing before they are there.
 const CORE_INSTANCES: u32 = 32;
+/// Tables of a component, and how many of them a place in the pool has.
 const TABLES: u32 = 16;
-/// Memories of a component: each of its modules may have one.
+const TABLES_OF_A_PLACE: u32 = 4;
+/// Memories of a component: each of its modules may have one. A place in the pool has one.
 const MEMORIES: u32 = 4;
 /// Elements of a table; every function that is called by a pointer takes one.
 const TABLE_ELEMENTS: usize = 64 * 1024;
@@ -75,13 +78,24 @@ pub(crate) fn ready(config: &WasmConfig) -> String {
     )
 }
 
+/// How many places of the pool a guest of this component takes: one, unless it is made of several with a memory each.
+pub(crate) fn places(component: &Component) -> u32 {
+    // What it would import of modules nobody offers, so that all it needs is known.
+    let needed = component.resources_required();
+    let needed = needed.map_or(1, |needed| {
+        let tables = needed.num_tables.div_ceil(TABLES_OF_A_PLACE);
+        needed.num_memories.max(tables)
+    });
+    needed.max(1)
+}
+
 fn settings(config: &WasmConfig) -> Config {
     let mut pool = PoolingAllocationConfig::new();
     let guests = config.max_instances;
     pool.total_component_instances(guests)
-        .total_core_instances(guests.saturating_mul(8))
+        .total_core_instances(guests.saturating_mul(CORE_INSTANCES))
         .total_memories(guests)
-        .total_tables(guests.saturating_mul(4))
+        .total_tables(guests.saturating_mul(TABLES_OF_A_PLACE))
         .total_stacks(guests)
         .max_core_instances_per_component(CORE_INSTANCES)
         .max_memories_per_component(MEMORIES)

@@ -12,11 +12,14 @@ use wasmtime_wasi::p2::bindings::CommandPre;
 
 use crate::cache::{Cache, KeepError};
 use crate::content;
+use crate::engine;
 use crate::guest::Guest;
 
 /// A compiled image whose imports are found.
 pub(crate) struct Image {
     pub(crate) command: CommandPre<Guest>,
+    /// How many places in the pool a guest of it takes.
+    pub(crate) places: u32,
     /// Whether it can be told anything: without durable calls it would not notice.
     pub(crate) listens: bool,
 }
@@ -26,15 +29,18 @@ pub(crate) struct Images {
     engine: Engine,
     linker: Linker<Guest>,
     cache: Cache,
+    /// Places in the pool.
+    places: u32,
     ready: Mutex<HashMap<ImageDigest, Arc<Image>>>,
 }
 
 impl Images {
-    pub(crate) fn new(engine: Engine, linker: Linker<Guest>, cache: Cache) -> Self {
+    pub(crate) fn new(engine: Engine, linker: Linker<Guest>, cache: Cache, places: u32) -> Self {
         Self {
             engine,
             linker,
             cache,
+            places,
             ready: Mutex::default(),
         }
     }
@@ -60,7 +66,7 @@ impl Images {
     /// Compiles one, and makes it ready. Blocking, and long.
     ///
     /// # Errors
-    /// [`PrepareError::Unfit`] if it can never run here, [`PrepareError::Host`] if this machine stood in the way.
+    /// [`PrepareError::Unfit`] if it can never run here, [`PrepareError::NotAllowed`] if it could with other settings, [`PrepareError::Host`] if this machine stood in the way.
     pub(crate) fn prepare(&self, image: &ImageFiles) -> Result<(), PrepareError> {
         if let Some(known) = self.known(image.content) {
             return known;
@@ -75,6 +81,7 @@ impl Images {
             }
         };
         let unfit = |reason| PrepareError::Unfit { content, reason };
+        let not_allowed = |reason| PrepareError::NotAllowed { content, reason };
         let bytes = std::fs::read(&image.path).map_err(host("its content could not be read"))?;
         let component = content::component(&bytes).map_err(unfit)?;
         let code = self.engine.precompile_component(&component);
@@ -83,7 +90,7 @@ impl Images {
         let component = component.map_err(|error| match error {
             KeepError::Io(error) => host("what was compiled could not be kept")(error),
             KeepError::Unfit(error) => {
-                unfit(format!("it needs more than a guest is given here: {error}"))
+                not_allowed(format!("it needs more than a guest is given here: {error}"))
             }
         })?;
         self.link(content, &component)
@@ -105,7 +112,19 @@ impl Images {
         let listens = kind
             .imports(&self.engine)
             .any(|(name, _)| name.starts_with("runtara:durable/"));
-        let image = Arc::new(Image { command, listens });
+        let places = engine::places(component);
+        if places > self.places {
+            let reason = format!(
+                "its parts have memories and tables for {places} guests, and RUNTARA_WASM_MAX_INSTANCES is {}",
+                self.places
+            );
+            return Err(PrepareError::NotAllowed { content, reason });
+        }
+        let image = Arc::new(Image {
+            command,
+            places,
+            listens,
+        });
         self.lock().insert(content.digest, image);
         Ok(())
     }

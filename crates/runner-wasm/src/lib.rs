@@ -22,5 +22,6 @@ mod runner;
 mod settings;
 
 pub use config::WasmConfig;
+pub use content::component;
 pub use engine::look;
 pub use runner::WasmRunner;

@@ -13,7 +13,7 @@ use runtara_runner::{
     ProgramResult, Run, RunDirectory, RunKey, RunnerError, blocking, end_of_stderr,
     result_of_stdout,
 };
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tracing::warn;
 use wasmtime::{Engine, Store, Trap};
 use wasmtime_wasi::I32Exit;
@@ -82,6 +82,14 @@ impl Shared {
             memory_peak_bytes: used.memory_peak_bytes,
             running_ms: whole(used.began.elapsed()) / 1000,
         }
+    }
+
+    /// Its time begins now.
+    fn begin(&self) {
+        self.used
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .began = Instant::now();
     }
 
     fn note(&self, computed: Duration, memory_peak_bytes: u64) {
@@ -177,6 +185,7 @@ impl Run for WasmRun {
 pub(crate) struct Launched {
     pub(crate) engine: Engine,
     pub(crate) ticker: Arc<Ticker>,
+    pub(crate) places: Arc<Semaphore>,
     pub(crate) image: Arc<Image>,
     pub(crate) guest: Guest,
     pub(crate) outputs: Arc<Outputs>,
@@ -187,35 +196,8 @@ pub(crate) struct Launched {
 impl Launched {
     /// Runs the guest to its end, and tells it. Gives the directory of the run if it has one.
     pub(crate) async fn run(self, key: &RunKey, shared: &Shared) -> Option<RunDirectory> {
-        let Self {
-            engine,
-            ticker,
-            image,
-            guest,
-            outputs,
-            memory_bytes,
-            timeout,
-        } = self;
-        let mut store = Store::new(&engine, guest);
-        store.limiter(|guest| &mut guest.limits);
-        store.set_epoch_deadline(1);
-        store.epoch_deadline_async_yield_and_update(1);
-        // In its own memory, so that what a fiber of it holds is freed with it.
-        let ended = {
-            let guest = Metered {
-                inner: Box::pin(command(&mut store, &image)),
-                ticker: &ticker,
-                shared,
-            };
-            tokio::select! {
-                biased;
-                by = told_to_end(shared, timeout) => Err(by),
-                ended = guest => Ok(ended),
-            }
-        };
-        let peak = u64::try_from(store.data().limits.peak_bytes).unwrap_or(u64::MAX);
-        drop(store);
-        shared.note(Duration::ZERO, peak);
+        let (outputs, memory_bytes) = (Arc::clone(&self.outputs), self.memory_bytes);
+        let ended = self.run_in_a_place(shared).await;
         let (cause, ended_by) = match ended {
             Err(by) => (ExitCause::Dropped, Some(by)),
             Ok(Ok(code)) => (ExitCause::Code(code), None),
@@ -237,6 +219,47 @@ impl Launched {
         };
         shared.exit.send_replace(Some(exit));
         directory
+    }
+
+    /// Runs it as soon as there is a place for it in the pool, unless somebody wishes its end before: then that is the answer.
+    async fn run_in_a_place(self, shared: &Shared) -> Result<wasmtime::Result<i32>, EndedBy> {
+        let gate = Arc::clone(&self.guest.gate);
+        let places = Arc::clone(&self.places);
+        let place = match places.try_acquire_many(self.image.places) {
+            Ok(place) => Ok(place),
+            Err(_) => tokio::select! {
+                biased;
+                by = told_to_end(shared, None) => Err(by),
+                place = gate.pause(places.acquire_many(self.image.places)) => {
+                    Ok(place.expect("the places are as long there as their runner"))
+                }
+            },
+        };
+        let place = place?;
+        shared.begin();
+        let mut store = Store::new(&self.engine, self.guest);
+        store.limiter(|guest| &mut guest.limits);
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_async_yield_and_update(1);
+        // In its own memory, so that what a fiber of it holds is freed with it.
+        let ended = {
+            let guest = Metered {
+                inner: Box::pin(command(&mut store, &self.image)),
+                ticker: &self.ticker,
+                shared,
+            };
+            tokio::select! {
+                biased;
+                by = told_to_end(shared, Some(self.timeout)) => Err(by),
+                ended = guest => Ok(ended),
+            }
+        };
+        let peak = u64::try_from(store.data().limits.peak_bytes).unwrap_or(u64::MAX);
+        drop(store);
+        shared.note(Duration::ZERO, peak);
+        // Not before its memory is back in the pool.
+        drop(place);
+        ended
     }
 }
 
@@ -296,11 +319,12 @@ async fn with_outputs(key: &RunKey, directory: RunDirectory, mut exit: RunExit) 
 }
 
 /// Waits until the guest is to be dropped, and says on whose wish.
-async fn told_to_end(shared: &Shared, timeout: Duration) -> EndedBy {
+async fn told_to_end(shared: &Shared, timeout: Option<Duration>) -> EndedBy {
     let (mut ending, mut slept) = (shared.ending.subscribe(), shared.slept.subscribe());
     let began = Instant::now();
     loop {
-        let over = began.checked_add(timeout.saturating_add(*slept.borrow_and_update()));
+        let slept_so_far = *slept.borrow_and_update();
+        let over = timeout.and_then(|most| began.checked_add(most.saturating_add(slept_so_far)));
         let deadline = over.map(|at| Ending {
             by: EndedBy::Deadline,
             at,
@@ -382,7 +406,7 @@ mod tests {
     async fn the_earlier_end_counts_and_time_that_was_slept_does_not() {
         let run = run();
         run.set_slept(Duration::from_secs(3600)).await.unwrap();
-        let end = told_to_end(&run.shared, Duration::from_millis(1));
+        let end = told_to_end(&run.shared, Some(Duration::from_millis(1)));
         run.terminate(Duration::from_secs(60), EndedBy::Stop)
             .await
             .unwrap();

@@ -43,6 +43,8 @@ struct Parts {
     engine: Engine,
     ticker: Arc<Ticker>,
     images: Arc<Images>,
+    /// Places in the pool that are free.
+    places: Arc<Semaphore>,
     /// Taken when the runner is dropped.
     threads: Option<Runtime>,
 }
@@ -106,7 +108,13 @@ fn parts(config: &WasmConfig) -> Result<Parts, String> {
         .build()
         .map_err(|error| format!("there are no threads for guests: {error}"))?;
     Ok(Parts {
-        images: Arc::new(Images::new(engine.clone(), linker, cache)),
+        images: Arc::new(Images::new(
+            engine.clone(),
+            linker,
+            cache,
+            config.max_instances,
+        )),
+        places: Arc::new(Semaphore::new(config.max_instances as usize)),
         engine,
         ticker: Arc::new(ticker),
         threads: Some(threads),
@@ -222,6 +230,7 @@ impl Runner for WasmRunner {
         let launched = Launched {
             engine: parts.engine.clone(),
             ticker: Arc::clone(&parts.ticker),
+            places: Arc::clone(&parts.places),
             guest: Guest::new(&spec, memory_bytes, Arc::clone(&outputs), core, gate),
             image,
             outputs,

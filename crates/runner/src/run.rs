@@ -122,6 +122,14 @@ pub enum PrepareError {
         /// What is wrong with it, and what would be right.
         reason: String,
     },
+    /// The image needs more than this runner is configured to give; with another configuration it could run.
+    #[error("image {content} cannot run with this configuration: {reason}")]
+    NotAllowed {
+        /// The image.
+        content: ImageContent,
+        /// What it needs, and which setting is in its way.
+        reason: String,
+    },
     /// Something of this machine stood in the way; a later attempt may succeed.
     #[error("image {content} could not be made ready: {context}")]
     Host {
@@ -205,7 +213,7 @@ pub trait Runner: Send + Sync {
     /// Makes an image ready, given its content as local files. Idempotent, and safe to call for one image from several tasks.
     ///
     /// # Errors
-    /// [`PrepareError::Unfit`] if the image can never run here, [`PrepareError::Host`] if this machine stood in the way.
+    /// [`PrepareError::Unfit`] if the image can never run here, [`PrepareError::NotAllowed`] if it could with another configuration, [`PrepareError::Host`] if this machine stood in the way.
     async fn prepare(&self, image: ImageFiles) -> Result<PreparedImage, PrepareError>;
 
     /// Says why it would not launch what asks for these settings: it cannot give them, or the operator does not allow them. A start is refused

@@ -19,7 +19,7 @@ pub(super) const SPEAKER: &str = "speaks_the_protocol";
 /// How many are at work at once.
 pub(super) const CONCURRENT: usize = 16;
 /// What a start, a claim and an end need at least.
-const COMMITS: f64 = 3.0;
+pub(super) const COMMITS: f64 = 3.0;
 
 /// Measures starts one after another beside fork, exec, wait and three commits.
 pub(super) fn one_by_one(bench: &Bench) -> Result<Vec<Figure>, Error> {

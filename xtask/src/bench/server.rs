@@ -44,44 +44,22 @@ impl Server {
         database: &Database,
         variables: &[(&str, &str)],
     ) -> Result<Self, Error> {
+        Self::start_on(place, name, &database.url, variables)
+    }
+
+    /// Starts a server on the database at this URL, which need not be one of PostgreSQL, and waits until it is ready.
+    pub(super) fn start_on(
+        place: &Path,
+        name: &str,
+        database_url: &str,
+        variables: &[(&str, &str)],
+    ) -> Result<Self, Error> {
         let directory = place.join(name);
         fs::create_dir_all(&directory)
             .map_err(Error::io(format!("make {}", directory.display())))?;
-        let path = directory.with_extension("log");
-        let open = || File::options().create(true).append(true).open(&path);
-        let action = || format!("open {}", path.display());
-        let (log, errors) = (
-            open().map_err(Error::io(action()))?,
-            open().map_err(Error::io(action()))?,
-        );
-        let [environment, core] = free_ports()?;
-        let program = program("runtara-environment");
-        let mut command = Command::new(&program);
-        for (name, _) in std::env::vars_os() {
-            // What the developer has set for another server must not lead this one astray.
-            let name_text = name.to_string_lossy();
-            if name_text.starts_with("RUNTARA_") || name_text == "RUST_LOG" {
-                command.env_remove(&name);
-            }
-        }
-        if geteuid().is_root() {
-            command.env("RUNTARA_NATIVE_USER", "root");
-        }
-        let child = command
-            .arg("serve")
-            .env("RUNTARA_ENVIRONMENT_DATABASE_URL", &database.url)
-            .env("DATA_DIR", &directory)
-            .env("RUNTARA_ENV_HTTP_PORT", environment.to_string())
-            .env("RUNTARA_CORE_ADDR", format!("127.0.0.1:{core}"))
-            .envs(variables.iter().copied())
-            // No `.env` of the working tree; and Ctrl-C reaches the server through us.
-            .current_dir(&directory)
-            .process_group(0)
-            .stdin(Stdio::null())
-            .stdout(log)
-            .stderr(errors)
-            .spawn()
-            .map_err(Error::io(format!("run {}", program.display())))?;
+        let ports = free_ports()?;
+        let child = spawn(&directory, ports, database_url, variables)?;
+        let [environment, core] = ports;
         let mut server = Self {
             child,
             directory,
@@ -123,6 +101,19 @@ impl Server {
         )?;
         let body = answer.accepted(&format!("register {name}"))?;
         id_of_image(&body)
+    }
+
+    /// Kills the process, starts another in its place, and waits until that is ready.
+    pub(super) fn kill_and_restart(
+        &mut self,
+        database_url: &str,
+        variables: &[(&str, &str)],
+    ) -> Result<(), Error> {
+        let killed = self.child.kill().and_then(|()| self.child.wait());
+        killed.map_err(Error::io("kill the server"))?;
+        let ports = [self.environment, self.core];
+        self.child = spawn(&self.directory, ports, database_url, variables)?;
+        self.wait_until_ready()
     }
 
     fn wait_until_ready(&mut self) -> Result<(), Error> {
@@ -172,6 +163,49 @@ impl Drop for Server {
             signal(pid, Signal::SIGKILL);
         }
     }
+}
+
+/// Starts the process of a server.
+fn spawn(
+    directory: &Path,
+    [environment, core]: [u16; 2],
+    database_url: &str,
+    variables: &[(&str, &str)],
+) -> Result<Child, Error> {
+    let path = directory.with_extension("log");
+    let open = || File::options().create(true).append(true).open(&path);
+    let action = || format!("open {}", path.display());
+    let (log, errors) = (
+        open().map_err(Error::io(action()))?,
+        open().map_err(Error::io(action()))?,
+    );
+    let program = program("runtara-environment");
+    let mut command = Command::new(&program);
+    for (name, _) in std::env::vars_os() {
+        // What the developer has set for another server must not lead this one astray.
+        let name_text = name.to_string_lossy();
+        if name_text.starts_with("RUNTARA_") || name_text == "RUST_LOG" {
+            command.env_remove(&name);
+        }
+    }
+    if geteuid().is_root() {
+        command.env("RUNTARA_NATIVE_USER", "root");
+    }
+    command
+        .arg("serve")
+        .env("RUNTARA_ENVIRONMENT_DATABASE_URL", database_url)
+        .env("DATA_DIR", directory)
+        .env("RUNTARA_ENV_HTTP_PORT", environment.to_string())
+        .env("RUNTARA_CORE_ADDR", format!("127.0.0.1:{core}"))
+        .envs(variables.iter().copied())
+        // No `.env` of the working tree; and Ctrl-C reaches the server through us.
+        .current_dir(directory)
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(log)
+        .stderr(errors)
+        .spawn()
+        .map_err(Error::io(format!("run {}", program.display())))
 }
 
 /// Reads the id out of the answer to a registration.

@@ -1,0 +1,333 @@
+//! How fast WebAssembly guests are started, make their steps and are woken, and what those cost that wait.
+
+use std::process::Command;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use super::database::Database;
+use super::figure::{Bound, Figure};
+use super::runs::{COMMITS, CONCURRENT, complete, expect_completed};
+use super::server::{Server, TENANT, id_of_image, id_prefix, program};
+use super::wire::Connection;
+use super::{Bench, process, say};
+use crate::command::{capture, cargo, run as run_command};
+use crate::error::Error;
+use crate::http::Client;
+use crate::interrupt;
+
+/// Steps of a workflow whose steps are counted.
+const STEPS: usize = 500;
+/// How many sleepers are due at once.
+const SLEEPERS: usize = 1_000;
+/// How many guests are held in memory at once.
+const HELD: usize = 10_000;
+/// What compares the runner with wasmtime alone.
+const BENCH: [&str; 5] = ["bench", "-p", "runtara-runner-wasm", "--bench", "guests"];
+/// Longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Measures guests on both stores, and beside wasmtime alone.
+pub(super) fn measure(bench: &Bench) -> Result<Vec<Figure>, Error> {
+    let mut figures = runner()?;
+    let database = bench.postgres.database("guests")?;
+    database.prepare_pgbench()?;
+    let sqlite = format!(
+        "sqlite:{}",
+        bench.place.join("guests-sqlite/runtara.db").display()
+    );
+    for (name, url) in [("SQLite", &sqlite), ("PostgreSQL", &database.url)] {
+        let place = format!("guests-{}", name.to_lowercase());
+        let variables = [("RUNTARA_SLEEP_HOLD_MS", "0")];
+        let server = Server::start_on(&bench.place, &place, url, &variables)?;
+        let stage = Stage {
+            bench,
+            server: &server,
+            database: &database,
+            store: name,
+        };
+        figures.extend(stage.starts()?);
+        figures.push(stage.steps()?);
+        figures.push(stage.sleepers()?);
+    }
+    figures.extend(held(bench)?);
+    Ok(figures)
+}
+
+/// Builds what this phase starts beside the server.
+pub(super) fn build() -> Result<(), Error> {
+    run_command(cargo(BENCH).arg("--no-run"))
+}
+
+/// The runner beside wasmtime alone, in one process.
+fn runner() -> Result<Vec<Figure>, Error> {
+    interrupt::check()?;
+    let told = capture(&mut cargo(BENCH))?;
+    let (mut ours, mut alone) = (Vec::new(), Vec::new());
+    for line in told.lines().filter(|line| line.starts_with('{')) {
+        let round: Value = serde_json::from_str(line)
+            .map_err(|error| Error::Unmet(format!("`cargo bench` told no figures: {error}")))?;
+        ours.extend(round["ours_us"].as_f64());
+        alone.extend(round["alone_us"].as_f64());
+    }
+    say(format!(
+        "a guest in the runner: {ours:.1?} us, beside {alone:.1?} us of wasmtime alone"
+    ));
+    Ok(vec![
+        Figure::new("guest launched to exited, p50", "us", &ours)
+            .beside("wasmtime with a pool, same guest", &alone)
+            .must(Bound::RatioAtMost(1.3))
+            .note("an empty command, one after another; instantiation, run and removal in both"),
+    ])
+}
+
+/// A server on one of the stores.
+struct Stage<'a> {
+    bench: &'a Bench,
+    server: &'a Server,
+    database: &'a Database,
+    store: &'static str,
+}
+
+impl Stage<'_> {
+    /// An empty command, one after another and by many.
+    fn starts(&self) -> Result<Vec<Figure>, Error> {
+        let image = image(self.bench, self.server, "leaves_at_once.wat")?;
+        let (place, time) = (&self.bench.place, self.bench.time);
+        let load = |name: &str, concurrent| {
+            complete(self.server, &image, &Value::Null, name, concurrent, time)
+        };
+        load("warm", CONCURRENT)?;
+        let (mut alone, mut commits, mut many, mut base) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for round in 0..self.bench.rounds {
+            let commit = self.database.pgbench(place, 1, time / 2)?;
+            let one = load(&format!("one-{round}"), 1)?;
+            let pgbench = self.database.pgbench(place, CONCURRENT, time / 2)?;
+            let sixteen = load(&format!("many-{round}"), CONCURRENT)?;
+            say(format!(
+                "guests on {}, round {}: {:.2} ms alone, beside 3 x {:.2} ms commit; {:.0}/s by 16, beside {:.0}/s of pgbench",
+                self.store,
+                round + 1,
+                one.p50(),
+                commit.p50_ms,
+                sixteen.rate,
+                pgbench.rate
+            ));
+            alone.push(one.p50());
+            commits.push(COMMITS * commit.p50_ms);
+            many.push(sixteen.rate);
+            base.push(pgbench.rate);
+        }
+        Ok(vec![
+            Figure::new(
+                format!("guest start to completed, p50, {}", self.store),
+                "ms",
+                &alone,
+            )
+            .beside("3 commits of pgbench", &commits)
+            .must(Bound::AtMost(2.0))
+            .note("an empty command, one after another"),
+            Figure::new(
+                format!("guest starts/s, 16 concurrent, {}", self.store),
+                "/s",
+                &many,
+            )
+            .beside("pgbench insert+commit, 16 clients", &base)
+            .must(Bound::AtLeast(3_000.0))
+            .note("each started and seen to complete; the better of both stores counts"),
+        ])
+    }
+
+    /// Steps that are saved through host calls.
+    fn steps(&self) -> Result<Figure, Error> {
+        let image = image(self.bench, self.server, "saves_steps.c")?;
+        let (mut ours, mut base) = (Vec::new(), Vec::new());
+        for round in 0..self.bench.rounds {
+            let pgbench =
+                self.database
+                    .pgbench(&self.bench.place, CONCURRENT, self.bench.time / 2)?;
+            let rate = self.rate_of_steps(&image, round)?;
+            say(format!(
+                "steps on {}, round {}: {rate:.0}/s, beside {:.0}/s of pgbench",
+                self.store,
+                round + 1,
+                pgbench.rate
+            ));
+            ours.push(rate);
+            base.push(pgbench.rate);
+        }
+        let figure = Figure::new(
+            format!("durable steps/s of 16 guests, {}", self.store),
+            "/s",
+            &ours,
+        )
+        .beside("pgbench insert+commit, 16 clients", &base)
+        .must(Bound::RatioAtLeast(1.5))
+        .note(format!(
+            "{CONCURRENT} instances of {STEPS} saved steps at a time, from the start to the end of the last"
+        ));
+        Ok(figure)
+    }
+
+    fn rate_of_steps(&self, image: &str, round: usize) -> Result<f64, Error> {
+        let (mut count, mut connection) = (0, self.server.connect()?);
+        let began = Instant::now();
+        while began.elapsed() < self.bench.time {
+            let id = |number: usize| format!("{}steps-{round}-{count}-{number}", id_prefix());
+            for number in 0..CONCURRENT {
+                start(&mut connection, image, &id(number), &[STEPS.to_string()])?;
+            }
+            for number in 0..CONCURRENT {
+                completed(&mut connection, &id(number))?;
+            }
+            count += CONCURRENT * STEPS;
+        }
+        Ok(count as f64 / began.elapsed().as_secs_f64())
+    }
+
+    /// Sleepers that are suspended, and all due at the same moment: until the last of them has done what it does when it is woken.
+    fn sleepers(&self) -> Result<Figure, Error> {
+        let image = image(self.bench, self.server, "sleeps_until.c")?;
+        let mut took = Vec::new();
+        for round in 0..self.bench.rounds {
+            let mut connection = self.server.connect()?;
+            let due = now() + Duration::from_secs(5);
+            let until = due.as_millis().to_string();
+            let id = |number: usize| format!("{}sleep-{round}-{number}", id_prefix());
+            for number in 0..SLEEPERS {
+                start(
+                    &mut connection,
+                    &image,
+                    &id(number),
+                    std::slice::from_ref(&until),
+                )?;
+            }
+            let early = due.saturating_sub(now());
+            if early < Duration::from_millis(300) {
+                return Err(Error::Unmet(format!(
+                    "{SLEEPERS} sleepers were not asleep before they were due"
+                )));
+            }
+            interrupt::pause(early)?;
+            for number in 0..SLEEPERS {
+                completed(&mut connection, &id(number))?;
+            }
+            let seconds = now().saturating_sub(due).as_secs_f64();
+            say(format!(
+                "{SLEEPERS} sleepers on {}, round {}: {seconds:.2} s",
+                self.store,
+                round + 1
+            ));
+            took.push(seconds);
+        }
+        let figure = Figure::new(
+            format!("1,000 sleepers due at once, {}", self.store),
+            "s",
+            &took,
+        )
+        .must(Bound::AtMost(1.0))
+        .note("suspended guests; until the last of them is seen to have completed");
+        Ok(figure)
+    }
+}
+
+/// Guests that wait in memory: what each costs, and how soon all run again after a crash.
+fn held(bench: &Bench) -> Result<Vec<Figure>, Error> {
+    let count = if bench.quick { HELD / 10 } else { HELD };
+    let database = bench.postgres.database("held")?;
+    let text = count.to_string();
+    let variables = [
+        ("RUNTARA_WASM_MAX_INSTANCES", text.as_str()),
+        ("RUNTARA_MAX_RUNS", text.as_str()),
+        // Address space is set aside for so many, each of which needs little.
+        ("RUNTARA_WASM_MAX_MEMORY_BYTES", "67108864"),
+        ("RUNTARA_SLEEP_HOLD_MS", "86400000"),
+    ];
+    let mut server = Server::start(&bench.place, "held", &database, &variables)?;
+    let image = image(bench, &server, "waits_for_go.c")?;
+    let id = |number: usize| format!("{}held-{number}", id_prefix());
+    let mut connection = server.connect()?;
+    let before = process::private_bytes(server.pid())?;
+    let began = Instant::now();
+    for number in 0..count {
+        start(&mut connection, &image, &id(number), &[])?;
+    }
+    wait_for_runs(&database, 1, count)?;
+    let started = began.elapsed().as_secs_f64();
+    // Until buffers of the starts have gone back; a minute would change nothing.
+    interrupt::pause(Duration::from_secs(3))?;
+    let each = (process::private_bytes(server.pid())? - before) / count as f64;
+    say(format!(
+        "{count} guests wait {started:.1} s after the first was started, with {:.1} KiB each",
+        each / 1024.0
+    ));
+    let began = Instant::now();
+    server.kill_and_restart(&database.url, &variables)?;
+    let ready = began.elapsed().as_secs_f64();
+    wait_for_runs(&database, 2, count)?;
+    let again = began.elapsed().as_secs_f64();
+    say(format!(
+        "{count} guests wait again {again:.1} s after the server was killed; it was ready after {ready:.1} s"
+    ));
+    // They are as alive as they seem.
+    let mut connection = server.connect()?;
+    for number in (0..count).step_by(count / 100) {
+        let path = format!("/api/v1/instances/{}/signals/custom", id(number));
+        connection.post(&path, &json!({"signal_id": "go"}))?;
+        completed(&mut connection, &id(number))?;
+    }
+    let memory = Figure::new(
+        "private memory of a guest that waits",
+        "KiB",
+        &[each / 1024.0],
+    )
+    .must(Bound::AtMost(64.0))
+    .note(format!(
+        "mean of {count}, with the pages of its own memory that it has written to"
+    ));
+    let recovery = Figure::new("guests running again after a crash", "s", &[again])
+        .must(Bound::AtMost(10.0))
+        .note(format!(
+            "{count} of them, from the kill on; the server answered after {ready:.1} s"
+        ));
+    Ok(vec![memory, recovery])
+}
+
+/// Waits until so many have begun to wait in their run of this number.
+fn wait_for_runs(database: &Database, run: usize, count: usize) -> Result<(), Error> {
+    interrupt::until("the guests to wait", PATIENCE, || {
+        let waiting = database.numbers(&format!(
+            "select count(*) from runtara_instances
+              where instance_id like '{}held-%' and run_number = {run} and spoke and live_node is not null",
+            id_prefix()
+        ))?;
+        Ok((waiting[0][0] as usize == count).then_some(()))
+    })
+}
+
+/// Builds a guest of the tests and registers it.
+fn image(bench: &Bench, server: &Server, source: &str) -> Result<String, Error> {
+    let file = bench.place.join(source).with_extension("wasm");
+    let mut build = Command::new(program("build_guest"));
+    run_command(build.arg(source).arg(&file))?;
+    let fields = [("tenant_id", TENANT), ("name", source)];
+    let client = Client::new(server.environment);
+    let answer = client.upload("/api/v1/images/upload", &fields, "binary", &file)?;
+    id_of_image(&answer.accepted(&format!("register {source}"))?)
+}
+
+fn start(connection: &mut Connection, image: &str, id: &str, args: &[String]) -> Result<(), Error> {
+    let body = json!({"tenant_id": TENANT, "image_id": image, "instance_id": id, "args": args});
+    connection.post("/api/v1/instances", &body).map(drop)
+}
+
+fn completed(connection: &mut Connection, id: &str) -> Result<(), Error> {
+    expect_completed(&connection.get(&format!("/api/v1/instances/{id}?wait_ms=40000"))?)
+}
+
+fn now() -> Duration {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+}
