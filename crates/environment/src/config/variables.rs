@@ -194,7 +194,7 @@ pub const VARIABLES: &[Variable] = &[
     variable(
         "RUNTARA_WASM_MAX_INSTANCES",
         "1000",
-        "WebAssembly guests at once; address space is set aside for each",
+        "WebAssembly guests at once, others wait for their turn; address space is set aside for each",
     ),
     variable(
         "RUNTARA_WASM_MEMORY_BYTES",
