@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use nix::time::{ClockId, clock_gettime};
-use runtara_domain::{EndedBy, ExitCause, RunExit, Usage};
+use runtara_domain::{EndedBy, ExitCause, RunExit, Usage, limits};
 use runtara_runner::{
     ProgramResult, Run, RunDirectory, RunKey, RunnerError, blocking, end_of_stderr,
     result_of_stdout,
@@ -239,6 +239,8 @@ impl Launched {
         shared.begin();
         let mut store = Store::new(&self.engine, self.guest);
         store.limiter(|guest| &mut guest.limits);
+        // What one call may hand over: as much as a call over HTTP.
+        store.set_hostcall_fuel(limits::BODY_BYTES);
         store.set_epoch_deadline(1);
         store.epoch_deadline_async_yield_and_update(1);
         // In its own memory, so that what a fiber of it holds is freed with it.

@@ -36,13 +36,13 @@ pub(super) const FIND_FOR_EVENT: &str = concat!(
      from runtara_instances i where i.instance_id = ?"
 );
 
-async fn find(tx: &mut Tx, caller: &Caller) -> StoreResult<Loaded> {
-    let found = load(tx, &caller.instance_id).await?;
+fn find(tx: &mut Tx, caller: &Caller) -> StoreResult<Loaded> {
+    let found = load(tx, &caller.instance_id)?;
     Ok(found.ok_or(Refusal::InstanceUnknown)?)
 }
 
 /// Writes what a transition asks for and nothing else.
-fn write(tx: &mut Tx, found: &Loaded, next: Transition) -> InstanceState {
+fn write(tx: &mut Tx, found: &Loaded, next: Transition) -> StoreResult<InstanceState> {
     Write::new(found, next, tx.now).run(tx)
 }
 
@@ -53,20 +53,20 @@ fn seen(shows_signal: bool, heartbeat: bool) -> Call {
     }
 }
 
-pub(super) async fn register(
+pub(super) fn register(
     tx: &mut Tx,
     caller: &Caller,
     tenant: &TenantId,
     checkpoint_id: Option<CheckpointId>,
 ) -> StoreResult<()> {
-    let found = match load(tx, &caller.instance_id).await? {
+    let found = match load(tx, &caller.instance_id)? {
         Some(found) => found,
         None if caller.fence == Fence::SelfRegistered => {
             if let Some(id) = checkpoint_id {
                 return Err(Refusal::CheckpointUnknown { id }.into());
             }
-            make_self_registered(tx, &caller.instance_id, tenant);
-            find(tx, caller).await?
+            make_self_registered(tx, &caller.instance_id, tenant)?;
+            find(tx, caller)?
         }
         None => return Err(Refusal::InstanceUnknown.into()),
     };
@@ -76,16 +76,15 @@ pub(super) async fn register(
     };
     let next = plan::call(&found.state, caller, call, tx.now)?;
     if let Some(id) = checkpoint_id
-        && newest_version(tx, found.id, &id).await?.is_none()
+        && newest_version(tx, found.id, &id)?.is_none()
     {
         return Err(Refusal::CheckpointUnknown { id }.into());
     }
-    write(tx, &found, next);
-    Ok(())
+    write(tx, &found, next).map(drop)
 }
 
 /// The highest version that is stored under a name.
-async fn newest_version(
+fn newest_version(
     tx: &mut Tx,
     instance: i64,
     checkpoint_id: &CheckpointId,
@@ -95,13 +94,13 @@ async fn newest_version(
          where instance = ? and checkpoint_id = ? and version >= 0",
     );
     sql.bind(instance).bind(checkpoint_id.as_str());
-    match tx.row(sql, "looking for a checkpoint").await? {
+    match tx.row(&sql, "looking for a checkpoint")? {
         Some(row) => Columns::of(&row).opt_int(),
         None => Ok(None),
     }
 }
 
-pub(super) async fn save_checkpoint(
+pub(super) fn save_checkpoint(
     tx: &mut Tx,
     caller: &Caller,
     request: &SaveCheckpoint,
@@ -110,13 +109,13 @@ pub(super) async fn save_checkpoint(
     let request_id = request.request_id.as_deref();
     let mut sql = Sql::new(FIND_FOR_SAVE);
     sql.bind(name).bind(name).bind(caller.instance_id.as_str());
-    let row = tx.row(sql, "looking before a checkpoint").await?;
+    let row = tx.row(&sql, "looking before a checkpoint")?;
     let row = row.ok_or(Refusal::InstanceUnknown)?;
     let (found, mut columns) = read_with(&row)?;
     let saved = columns.opt_bytes()?;
     let saved_by = columns.opt_text()?;
     let kept = if columns.flag()? {
-        Some(KeptSignals::load(tx, found.id, name).await?)
+        Some(KeptSignals::load(tx, found.id, name)?)
     } else {
         None
     };
@@ -138,26 +137,26 @@ pub(super) async fn save_checkpoint(
     if let Some(kept) = kept.filter(|_| plan.take_signal) {
         write.take_signal(name, kept.n, request_id);
     }
-    write.run(tx);
+    write.run(tx)?;
     tx.bytes_held += plan.answer.found.as_ref().map_or(0, Bytes::len);
     Ok(plan.answer)
 }
 
-pub(super) async fn poll_signal(tx: &mut Tx, caller: &Caller) -> StoreResult<Option<RaisedSignal>> {
-    let found = find(tx, caller).await?;
+pub(super) fn poll_signal(tx: &mut Tx, caller: &Caller) -> StoreResult<Option<RaisedSignal>> {
+    let found = find(tx, caller)?;
     let next = plan::call(&found.state, caller, seen(true, false), tx.now)?;
-    let state = write(tx, &found, next);
+    let state = write(tx, &found, next)?;
     Ok(plan::visible_signal(&state))
 }
 
-pub(super) async fn take_signal(
+pub(super) fn take_signal(
     tx: &mut Tx,
     caller: &Caller,
     signal_id: &SignalId,
     request_id: Option<&str>,
 ) -> StoreResult<Option<Option<Bytes>>> {
-    let found = find(tx, caller).await?;
-    let kept = KeptSignals::load(tx, found.id, signal_id.as_str()).await?;
+    let found = find(tx, caller)?;
+    let kept = KeptSignals::load(tx, found.id, signal_id.as_str())?;
     let kept = kept.of_call(found.state.run_number, request_id);
     let signal = kept.map(|kept| kept.signal);
     let plan = plan::take_signal(&found.state, caller, signal, request_id, tx.now)?;
@@ -165,7 +164,7 @@ pub(super) async fn take_signal(
     if let Some(kept) = kept.filter(|_| plan.taken.is_some()) {
         write.take_signal(signal_id.as_str(), kept.n, request_id);
     }
-    write.run(tx);
+    write.run(tx)?;
     Ok(plan.taken)
 }
 
@@ -173,7 +172,7 @@ pub(super) async fn take_signal(
 ///
 /// A run that has stored something new begins a new wait unless it repeats a call, so of a long loop of sleeps only the repeated
 /// record, the last one that the run has met, and the last one of all matter; a run that replays counts all of them.
-async fn wait_records(
+fn wait_records(
     tx: &mut Tx,
     found: &Loaded,
     key: &WaitKey,
@@ -200,7 +199,7 @@ async fn wait_records(
         .bind(request_id);
     }
     sql.push(" order by n");
-    let rows = tx.rows(sql, "loading the records of a wait").await?;
+    let rows = tx.rows(&sql, "loading the records of a wait")?;
     rows.iter()
         .map(|row| read_record(&mut Columns::of(row)))
         .collect()
@@ -224,43 +223,43 @@ fn kind_of(key: &WaitKey) -> WaitKind {
     }
 }
 
-async fn kept_for(tx: &mut Tx, found: &Loaded, key: &WaitKey) -> StoreResult<Option<KeptSignals>> {
+fn kept_for(tx: &mut Tx, found: &Loaded, key: &WaitKey) -> StoreResult<Option<KeptSignals>> {
     match key {
         WaitKey::Sleep(_) => Ok(None),
-        WaitKey::Signal(id) => KeptSignals::load(tx, found.id, id.as_str()).await.map(Some),
+        WaitKey::Signal(id) => KeptSignals::load(tx, found.id, id.as_str()).map(Some),
     }
 }
 
-pub(super) async fn begin_wait(
+pub(super) fn begin_wait(
     tx: &mut Tx,
     caller: &Caller,
     request: &WaitRequest,
 ) -> StoreResult<Waiting> {
-    let found = find(tx, caller).await?;
+    let found = find(tx, caller)?;
     let request_id = request.call.request_id.as_deref();
-    let records = wait_records(tx, &found, &request.key, request_id).await?;
-    let kept = kept_for(tx, &found, &request.key).await?;
+    let records = wait_records(tx, &found, &request.key, request_id)?;
+    let kept = kept_for(tx, &found, &request.key)?;
     let kept = kept
         .as_ref()
         .and_then(|kept| kept.of_call(found.state.run_number, request_id));
     let signal = kept.map(|kept| kept.signal);
     let plan = plan::wait(&found.state, caller, request, &records, signal, tx.now)?;
     let taken = kept.map(|kept| kept.n);
-    write_wait(tx, &found, &request.key, plan, taken, request_id).await
+    write_wait(tx, &found, &request.key, plan, taken, request_id)
 }
 
-pub(super) async fn continue_wait(
+pub(super) fn continue_wait(
     tx: &mut Tx,
     caller: &Caller,
     held: &HeldWait,
     park_now: bool,
 ) -> StoreResult<Waiting> {
-    let found = find(tx, caller).await?;
-    let record = wait_record(tx, &found, held).await?;
+    let found = find(tx, caller)?;
+    let record = wait_record(tx, &found, held)?;
     let request_id = record
         .as_ref()
         .and_then(|record| record.request_id.as_deref());
-    let kept = kept_for(tx, &found, &held.key).await?;
+    let kept = kept_for(tx, &found, &held.key)?;
     let kept = kept
         .as_ref()
         .and_then(|kept| kept.of_call(found.state.run_number, request_id));
@@ -274,14 +273,10 @@ pub(super) async fn continue_wait(
         tx.now,
     )?;
     let taken = kept.map(|kept| kept.n);
-    write_wait(tx, &found, &held.key, plan, taken, request_id).await
+    write_wait(tx, &found, &held.key, plan, taken, request_id)
 }
 
-async fn wait_record(
-    tx: &mut Tx,
-    found: &Loaded,
-    held: &HeldWait,
-) -> StoreResult<Option<WaitRecord>> {
+fn wait_record(tx: &mut Tx, found: &Loaded, held: &HeldWait) -> StoreResult<Option<WaitRecord>> {
     let mut sql = Sql::new(
         "select kind, n, until, state_hash, met_by, request_id from runtara_waits \
          where instance = ? and kind = ? and key = ? and n = ?",
@@ -290,12 +285,12 @@ async fn wait_record(
         .bind(kind_of(&held.key).as_str())
         .bind(held.key.as_str())
         .bind(held.n);
-    let row = tx.row(sql, "loading the record of a wait").await?;
+    let row = tx.row(&sql, "loading the record of a wait")?;
     row.map(|row| read_record(&mut Columns::of(&row)))
         .transpose()
 }
 
-async fn write_wait(
+fn write_wait(
     tx: &mut Tx,
     found: &Loaded,
     key: &WaitKey,
@@ -304,7 +299,7 @@ async fn write_wait(
     request_id: Option<&str>,
 ) -> StoreResult<Waiting> {
     let version = match &plan.store {
-        Some((name, _)) => newest_version(tx, found.id, name).await?,
+        Some((name, _)) => newest_version(tx, found.id, name)?,
         None => None,
     };
     let mut write = Write::new(found, plan.transition, tx.now);
@@ -316,11 +311,11 @@ async fn write_wait(
     if let Some(n) = signal.filter(|_| plan.take_signal) {
         write.take_signal(key.as_str(), n, request_id);
     }
-    write.run(tx);
+    write.run(tx)?;
     Ok(plan.answer)
 }
 
-pub(super) async fn record_event(
+pub(super) fn record_event(
     tx: &mut Tx,
     caller: &Caller,
     event: &NewEvent,
@@ -328,7 +323,7 @@ pub(super) async fn record_event(
 ) -> StoreResult<()> {
     let mut sql = Sql::new(FIND_FOR_EVENT);
     sql.bind(request_id).bind(caller.instance_id.as_str());
-    let row = tx.row(sql, "looking before an event").await?;
+    let row = tx.row(&sql, "looking before an event")?;
     let row = row.ok_or(Refusal::InstanceUnknown)?;
     let (found, mut columns) = read_with(&row)?;
     let repeated = columns.flag()?;
@@ -337,18 +332,17 @@ pub(super) async fn record_event(
     if !repeated {
         write.event(event, request_id);
     }
-    write.run(tx);
+    write.run(tx)?;
     Ok(())
 }
 
-pub(super) async fn heartbeat(tx: &mut Tx, caller: &Caller) -> StoreResult<()> {
-    let found = find(tx, caller).await?;
+pub(super) fn heartbeat(tx: &mut Tx, caller: &Caller) -> StoreResult<()> {
+    let found = find(tx, caller)?;
     let next = plan::call(&found.state, caller, seen(false, true), tx.now)?;
-    write(tx, &found, next);
-    Ok(())
+    write(tx, &found, next).map(drop)
 }
 
-pub(super) async fn record_retry(
+pub(super) fn record_retry(
     tx: &mut Tx,
     caller: &Caller,
     checkpoint_id: &CheckpointId,
@@ -356,13 +350,13 @@ pub(super) async fn record_retry(
     error: Option<&str>,
 ) -> StoreResult<()> {
     let name = format!("{checkpoint_id}::retry::{attempt}");
-    let found = find(tx, caller).await?;
+    let found = find(tx, caller)?;
     let mut sql = Sql::new(
         "select 1 from runtara_checkpoints \
          where instance = ? and checkpoint_id = ? and version = -1",
     );
     sql.bind(found.id).bind(name.as_str());
-    let known = tx.row(sql, "looking before a retry").await?;
+    let known = tx.row(&sql, "looking before a retry")?;
     let known = known.is_some();
     let next = plan::record_retry(
         &found.state,
@@ -377,17 +371,17 @@ pub(super) async fn record_retry(
     if !known {
         write.checkpoint(&name, -1, &Bytes::new(), None);
     }
-    write.run(tx);
+    write.run(tx)?;
     Ok(())
 }
 
-pub(super) async fn say(
+pub(super) fn say(
     tx: &mut Tx,
     caller: &Caller,
     word: &Word,
     our_fault: bool,
 ) -> StoreResult<Changed> {
-    let found = find(tx, caller).await?;
+    let found = find(tx, caller)?;
     let said = Call::Say {
         word: word.clone(),
         our_fault,
@@ -397,7 +391,7 @@ pub(super) async fn say(
     let stored =
         plan::state_of_word(word, &next).map(|(name, state)| (name.clone(), state.clone()));
     let version = match &stored {
-        Some((name, _)) => newest_version(tx, found.id, name).await?,
+        Some((name, _)) => newest_version(tx, found.id, name)?,
         None => None,
     };
     let mut write = Write::new(&found, next, tx.now);
@@ -405,6 +399,6 @@ pub(super) async fn say(
         let version = version.map_or(0, |newest| newest + 1);
         write.checkpoint(name.as_str(), version, state, None);
     }
-    let state = write.run(tx);
+    let state = write.run(tx)?;
     Ok(Changed { state, applied })
 }

@@ -1,9 +1,10 @@
 //! How connections are set up, and the schema.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use runtara_domain::DatabaseId;
+use rusqlite::ToSql;
 use sqlx::ConnectOptions as _;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{
@@ -15,6 +16,11 @@ use super::failure::{broken, broken_by, failed};
 use super::sql::{Columns, Sql};
 use crate::StoreResult;
 
+/// How long another process is waited for that has the database, which can only be a person with a tool, or a backup.
+const BUSY: Duration = Duration::from_secs(5);
+/// Cache of the connection that writes.
+const WRITER_CACHE_KIB: i64 = 4_096;
+
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
 /// The settings of every connection.
@@ -22,7 +28,7 @@ static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 /// - A write-ahead log, so that questions and writes do not wait for each other.
 /// - `synchronous=FULL`: with a write-ahead log anything less loses commits at a power failure (<https://sqlite.org/pragma.html#pragma_synchronous>).
 /// - Small caches and no memory mapping: the kernel caches the file already.
-fn common(path: &Path, cache_kib: u32) -> SqliteConnectOptions {
+fn common(path: &Path, cache_kib: i64) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(true)
@@ -31,24 +37,48 @@ fn common(path: &Path, cache_kib: u32) -> SqliteConnectOptions {
         .locking_mode(SqliteLockingMode::Normal)
         // Rows that belong together are written and removed in one transaction; a constraint would only cost look-ups.
         .foreign_keys(false)
-        // Another process can only be a person with a tool, or a backup.
-        .busy_timeout(Duration::from_secs(5))
+        .busy_timeout(BUSY)
         .pragma("cache_size", format!("-{cache_kib}"))
         .pragma("mmap_size", "0")
         .pragma("temp_store", "memory")
         .disable_statement_logging()
 }
 
-/// The settings of the connection that writes.
-pub(super) fn writer(path: &Path, max_pages: Option<u32>) -> SqliteConnectOptions {
-    let options = common(path, 4_096)
-        .statement_cache_capacity(128)
-        // The log is carried over at 8 MiB and cut down to that where something held it up meanwhile.
-        .pragma("wal_autocheckpoint", "2000")
-        .pragma("journal_size_limit", "16777216");
-    match max_pages {
-        Some(pages) => options.pragma("max_page_count", pages.to_string()),
-        None => options,
+/// How the connection that writes is opened.
+pub(super) struct WriterOptions {
+    pub(super) path: PathBuf,
+    pub(super) max_pages: Option<u32>,
+}
+
+impl WriterOptions {
+    /// Opens it, on the thread that is to use it: an errand to another thread costs more than most statements.
+    ///
+    /// # Errors
+    /// What SQLite reported.
+    pub(super) fn open(&self) -> StoreResult<rusqlite::Connection> {
+        let opened = rusqlite::Connection::open(&self.path).and_then(|connection| {
+            connection.busy_timeout(BUSY)?;
+            connection.set_prepared_statement_cache_capacity(256);
+            let pragmas: [(&str, &dyn ToSql); 8] = [
+                ("journal_mode", &"wal"),
+                ("synchronous", &"full"),
+                ("foreign_keys", &0),
+                ("cache_size", &-WRITER_CACHE_KIB),
+                ("mmap_size", &0),
+                ("temp_store", &"memory"),
+                // The log is carried over at 8 MiB and cut down to that where something held it up meanwhile.
+                ("wal_autocheckpoint", &2_000),
+                ("journal_size_limit", &16_777_216),
+            ];
+            for (name, value) in pragmas {
+                connection.pragma_update(None, name, value)?;
+            }
+            if let Some(pages) = self.max_pages {
+                connection.pragma_update(None, "max_page_count", pages)?;
+            }
+            Ok(connection)
+        });
+        opened.map_err(|error| failed("opening the database", error))
     }
 }
 
@@ -117,9 +147,13 @@ pub(super) async fn database_id(connection: &mut SqliteConnection) -> StoreResul
     Columns::of(&row).parsed()
 }
 
-/// Opens the connection that writes.
-pub(super) async fn open_writer(options: &SqliteConnectOptions) -> StoreResult<SqliteConnection> {
-    options
+/// Opens a connection for what is done at the start.
+pub(super) async fn at_the_start(options: &WriterOptions) -> StoreResult<SqliteConnection> {
+    let mut settings = common(&options.path, WRITER_CACHE_KIB);
+    if let Some(pages) = options.max_pages {
+        settings = settings.pragma("max_page_count", pages.to_string());
+    }
+    settings
         .connect()
         .await
         .map_err(|error| failed("opening the database", error))

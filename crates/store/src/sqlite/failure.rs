@@ -8,19 +8,39 @@ use crate::StoreError;
 /// memory, read-only, interrupted, I/O error, disk full, cannot open.
 const PASSING: [i32; 8] = [5, 6, 7, 8, 9, 10, 13, 14];
 
+/// An error of a driver of SQLite.
+pub(super) trait DriverError: Into<Box<dyn Cause + Send + Sync>> {
+    /// Whether the same request may succeed later.
+    fn is_passing(&self) -> bool;
+}
+
+fn is_passing(code: i32) -> bool {
+    PASSING.contains(&(code & 0xff))
+}
+
+impl DriverError for sqlx::Error {
+    fn is_passing(&self) -> bool {
+        match self {
+            Self::Database(database) => {
+                let code = database.code().and_then(|code| code.parse().ok());
+                code.is_some_and(is_passing)
+            }
+            Self::Io(_) | Self::WorkerCrashed | Self::PoolClosed | Self::PoolTimedOut => true,
+            _ => false,
+        }
+    }
+}
+
+impl DriverError for rusqlite::Error {
+    fn is_passing(&self) -> bool {
+        let code = self.sqlite_error().map(|error| error.extended_code);
+        code.is_some_and(is_passing)
+    }
+}
+
 /// Sorts an error of the database: what may pass is [`StoreError::Unavailable`], everything else [`StoreError::Broken`].
-pub(super) fn failed(context: &str, error: sqlx::Error) -> StoreError {
-    let passing = match &error {
-        sqlx::Error::Database(database) => database
-            .code()
-            .and_then(|code| code.parse::<i32>().ok())
-            .is_some_and(|code| PASSING.contains(&(code & 0xff))),
-        sqlx::Error::Io(_)
-        | sqlx::Error::WorkerCrashed
-        | sqlx::Error::PoolClosed
-        | sqlx::Error::PoolTimedOut => true,
-        _ => false,
-    };
+pub(super) fn failed(context: &str, error: impl DriverError) -> StoreError {
+    let passing = error.is_passing();
     let context = context.to_owned();
     let source = Some(error.into());
     if passing {

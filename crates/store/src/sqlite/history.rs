@@ -4,11 +4,10 @@ use std::collections::BTreeSet;
 
 use runtara_domain::{CheckpointId, EventKind, InstanceId, RunNumber};
 use sqlx::SqliteConnection;
-use sqlx::sqlite::SqliteRow;
 
 use super::lists::{numbers, within};
 use super::numbered::{Driver, Numbered, Question};
-use super::sql::{Columns, Sql, json_text};
+use super::sql::{Columns, Row, Sql, json_text};
 use super::state::seq_of;
 use crate::paging::{self, cursor_at};
 use crate::{
@@ -88,7 +87,7 @@ pub(super) async fn list_checkpoints(
         );
         Ok(())
     };
-    let read = |row: &SqliteRow| {
+    let read = |row: &Row| {
         let mut columns = Columns::of(row);
         Ok(CheckpointSummary {
             seq: seq(&mut columns)?,
@@ -149,7 +148,7 @@ pub(super) async fn list_events(
         page,
         driver: Driver::of_events(filter),
     };
-    let read = |row: &SqliteRow| {
+    let read = |row: &Row| {
         let mut columns = Columns::of(row);
         Ok(StoredEvent {
             seq: seq(&mut columns)?,
@@ -252,7 +251,7 @@ pub(super) async fn list_steps(
         page,
         driver: Driver::of_steps(filter),
     };
-    let read = |row: &SqliteRow| {
+    let read = |row: &Row| {
         let mut columns = Columns::of(row);
         let seq = seq(&mut columns)?;
         let status = match columns.text()?.as_str() {
@@ -342,7 +341,7 @@ pub(super) async fn metrics(
 ) -> StoreResult<Vec<MetricsBucket>> {
     let sql = metrics_sql(query);
     let rows = sql.rows(connection, "counting endings").await?;
-    let read = |row: &SqliteRow| {
+    let read = |row: &Row| {
         let mut columns = Columns::of(row);
         Ok(MetricsBucket {
             start: columns.time()?,

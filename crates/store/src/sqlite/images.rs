@@ -52,14 +52,14 @@ pub(super) async fn last_registration(connection: &mut SqliteConnection) -> Stor
 }
 
 /// Registers an image, unless that was done under this id before.
-pub(super) async fn register(tx: &mut Tx, image: NewImage) -> StoreResult<ImageRecord> {
+pub(super) fn register(tx: &mut Tx, image: NewImage) -> StoreResult<ImageRecord> {
     let mut known = Sql::new(concat!(
         "select ",
         image_columns!(),
         " from runtara_images m where m.image_id = ?"
     ));
     known.bind(image.image_id.as_str());
-    if let Some(row) = tx.row(known, "looking before a registration").await? {
+    if let Some(row) = tx.row(&known, "looking before a registration")? {
         return read_image(&mut Columns::of(&row));
     }
     let mut newer = Sql::new(
@@ -70,7 +70,7 @@ pub(super) async fn register(tx: &mut Tx, image: NewImage) -> StoreResult<ImageR
         .bind(image.tenant_id.as_str())
         .bind(image.name.as_str())
         .bind_u64(image.number.0);
-    let newer = tx.row(newer, "looking for a newer registration").await?;
+    let newer = tx.row(&newer, "looking for a newer registration")?;
     let current = newer.is_none();
     let mut sql = Sql::default();
     sql.then(
@@ -100,7 +100,7 @@ pub(super) async fn register(tx: &mut Tx, image: NewImage) -> StoreResult<ImageR
     .bind_u64(image.number.0)
     .bind(i64::from(current))
     .bind_time(tx.now);
-    tx.execute(sql);
+    tx.execute(&sql)?;
     Ok(ImageRecord {
         image_id: image.image_id,
         tenant_id: image.tenant_id,
@@ -275,14 +275,14 @@ pub(super) async fn list(
 /// Most instances that a refusal to delete counts.
 const COUNTED_IN_USE: u32 = 1_000;
 
-pub(super) async fn delete(tx: &mut Tx, id: &ImageId) -> StoreResult<ImageDeletion> {
+pub(super) fn delete(tx: &mut Tx, id: &ImageId) -> StoreResult<ImageDeletion> {
     let mut sql = Sql::new(
         "select (select count(*) from (select 1 from runtara_instances i \
          where i.image_id = m.image_id and i.finished_at is null limit ?)) \
          from runtara_images m where m.image_id = ? and m.deleted = 0",
     );
     sql.bind(COUNTED_IN_USE).bind(id.as_str());
-    let row = tx.row(sql, "looking whether an image is in use").await?;
+    let row = tx.row(&sql, "looking whether an image is in use")?;
     let Some(row) = row else {
         return Ok(ImageDeletion::NotFound);
     };
@@ -293,18 +293,18 @@ pub(super) async fn delete(tx: &mut Tx, id: &ImageId) -> StoreResult<ImageDeleti
     let mut sql = Sql::default();
     sql.then("update runtara_images set deleted = 1 where image_id = ?")
         .bind(id.as_str());
-    tx.execute(sql);
+    tx.execute(&sql)?;
     Ok(ImageDeletion::Deleted)
 }
 
-pub(super) async fn remove_unneeded(tx: &mut Tx, limit: u32) -> StoreResult<Vec<ImageDigest>> {
+pub(super) fn remove_unneeded(tx: &mut Tx, limit: u32) -> StoreResult<Vec<ImageDigest>> {
     let mut sql = Sql::new(
         "select m.image_id, m.digest, m.base from runtara_images m where (m.current = 0 or m.deleted = 1) and not exists \
          (select 1 from runtara_instances i where i.image_id = m.image_id) \
          order by m.image_id limit ?",
     );
     sql.bind(limit);
-    let rows = tx.rows(sql, "looking for images that nobody needs").await?;
+    let rows = tx.rows(&sql, "looking for images that nobody needs")?;
     let mut digests = Vec::new();
     for row in &rows {
         let mut columns = Columns::of(row);
@@ -313,14 +313,14 @@ pub(super) async fn remove_unneeded(tx: &mut Tx, limit: u32) -> StoreResult<Vec<
             .bind(columns.text()?);
         digests.push(ImageDigest(columns.hash()?));
         digests.extend(columns.opt_hash()?.map(ImageDigest));
-        tx.execute(sql);
+        tx.execute(&sql)?;
     }
     digests.sort_unstable();
     digests.dedup();
     let mut unneeded = Vec::new();
     for digest in digests {
-        let row = tx.row(content_sql(&digest), "looking for an image's content");
-        if row.await?.is_none() {
+        let row = tx.row(&content_sql(&digest), "looking for an image's content");
+        if row?.is_none() {
             unneeded.push(digest);
         }
     }

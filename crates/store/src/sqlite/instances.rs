@@ -24,12 +24,12 @@ pub(super) const FIND_FOR_START: &str = concat!(
 );
 
 /// Makes the row of an instance, its input and its labels, unless its id is taken.
-pub(super) async fn start(tx: &mut Tx, new: NewInstance) -> StoreResult<Started> {
+pub(super) fn start(tx: &mut Tx, new: NewInstance) -> StoreResult<Started> {
     let mut sql = Sql::new(FIND_FOR_START);
     sql.bind(new.instance_id.as_str())
         .bind(new.image_id.as_str())
         .bind(new.tenant_id.as_str());
-    let row = tx.row(sql, "looking before a start").await?;
+    let row = tx.row(&sql, "looking before a start")?;
     let row = row.ok_or_else(|| broken("a question that always has a row had none"))?;
     let mut columns = Columns::of(&row);
     let kind = columns.opt_text()?;
@@ -58,7 +58,7 @@ pub(super) async fn start(tx: &mut Tx, new: NewInstance) -> StoreResult<Started>
     .bind(json_text(&new.args, new.args.is_empty())?)
     .bind(json_text(&new.settings, new.settings.is_empty())?);
     label(&mut sql, &state, &new.labels);
-    tx.execute(sql);
+    tx.execute(&sql)?;
     tx.came(&state);
     tx.nudge_after(state.clone());
     Ok(Started::New(Box::new(state)))
@@ -88,36 +88,36 @@ fn label(sql: &mut Sql, state: &InstanceState, labels: &Labels) {
 }
 
 /// Applies one of the changes that stand for themselves.
-pub(super) async fn change(tx: &mut Tx, id: &InstanceId, change: &Change) -> StoreResult<Changed> {
-    let found = load(tx, id).await?;
+pub(super) fn change(tx: &mut Tx, id: &InstanceId, change: &Change) -> StoreResult<Changed> {
+    let found = load(tx, id)?;
     let found = found.ok_or(Refusal::InstanceUnknown)?;
     let next = transition(&found.state, change, tx.now)?;
-    if matches!(change, Change::Resume) && !has_image(tx, &found.state).await? {
+    if matches!(change, Change::Resume) && !has_image(tx, &found.state)? {
         return Err(Refusal::NoImage.into());
     }
     let applied = next.applied;
-    let state = Write::new(&found, next, tx.now).run(tx);
+    let state = Write::new(&found, next, tx.now).run(tx)?;
     Ok(Changed { state, applied })
 }
 
-async fn has_image(tx: &mut Tx, state: &InstanceState) -> StoreResult<bool> {
+fn has_image(tx: &mut Tx, state: &InstanceState) -> StoreResult<bool> {
     let Some(image_id) = &state.image_id else {
         return Ok(false);
     };
     let mut sql = Sql::new("select 1 from runtara_images where image_id = ?");
     sql.bind(image_id.as_str());
-    let row = tx.row(sql, "looking for an image").await?;
+    let row = tx.row(&sql, "looking for an image")?;
     Ok(row.is_some())
 }
 
 /// Keeps a custom signal, and makes the instance due if it waits for it.
-pub(super) async fn send_signal(
+pub(super) fn send_signal(
     tx: &mut Tx,
     id: &InstanceId,
     signal_id: &SignalId,
     payload: Option<Bytes>,
 ) -> StoreResult<()> {
-    let found = load(tx, id).await?;
+    let found = load(tx, id)?;
     let found = found.ok_or(Refusal::InstanceUnknown)?;
     let arrived = Change::SignalArrived {
         signal_id: signal_id.clone(),
@@ -127,12 +127,12 @@ pub(super) async fn send_signal(
     next.applied = true;
     let mut write = Write::new(&found, next, tx.now);
     write.keep_signal(signal_id.as_str(), payload.as_ref());
-    write.run(tx);
+    write.run(tx)?;
     Ok(())
 }
 
 /// Removes an ended instance with everything that belongs to it.
-pub(super) async fn purge(tx: &mut Tx, id: &InstanceId) -> StoreResult<Purge> {
+pub(super) fn purge(tx: &mut Tx, id: &InstanceId) -> StoreResult<Purge> {
     const FIND: &str = concat!(
         "select ",
         state_columns!(),
@@ -140,7 +140,7 @@ pub(super) async fn purge(tx: &mut Tx, id: &InstanceId) -> StoreResult<Purge> {
     );
     let mut sql = Sql::new(FIND);
     sql.bind(id.as_str());
-    let Some(row) = tx.row(sql, "loading an instance").await? else {
+    let Some(row) = tx.row(&sql, "loading an instance")? else {
         return Ok(Purge::NotFound);
     };
     let (found, mut columns) = read_with(&row)?;
@@ -172,7 +172,7 @@ pub(super) async fn purge(tx: &mut Tx, id: &InstanceId) -> StoreResult<Purge> {
         sql.then(table).bind(found.id);
     }
     unlabel(&mut sql, state, &labels);
-    tx.execute(sql);
+    tx.execute(&sql)?;
     tx.left(state);
     tx.nudge_after(found.state);
     Ok(Purge::Purged)
@@ -193,12 +193,17 @@ fn unlabel(sql: &mut Sql, state: &InstanceState, labels: &Labels) {
 }
 
 /// Makes an instance that registers itself: its row, without an image or an input.
-pub(super) fn make_self_registered(tx: &mut Tx, id: &InstanceId, tenant: &TenantId) {
+pub(super) fn make_self_registered(
+    tx: &mut Tx,
+    id: &InstanceId,
+    tenant: &TenantId,
+) -> StoreResult<()> {
     let state = InstanceState::self_registered(id.clone(), tenant.clone(), tx.now);
     let mut sql = Sql::default();
     insert(&mut sql, &state, None, None);
-    tx.execute(sql);
+    tx.execute(&sql)?;
     tx.came(&state);
+    Ok(())
 }
 
 /// An instance with the name of its image and its labels.

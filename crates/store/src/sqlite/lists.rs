@@ -6,11 +6,10 @@
 
 use runtara_domain::{Cursor, InstanceId, Timestamp};
 use sqlx::SqliteConnection;
-use sqlx::sqlite::SqliteRow;
 
 use super::anchors::{self, Anchors, FAR, Key, Known, Scope};
 use super::images::{count, name_images, offset};
-use super::sql::{Columns, Sql};
+use super::sql::{Columns, Row, Sql};
 use crate::paging::{self, COUNTED};
 use crate::{
     InstanceFilter, InstanceOrder, InstanceSummary, Page, PageRequest, PageStart, StoreResult,
@@ -20,7 +19,7 @@ use crate::{
 const COLUMNS: &str = "select i.instance_id, i.tenant_id, i.image_id, i.status, i.reason, i.due_at, \
                        i.created_at, i.started_at, i.finished_at, i.has_error, i.labels";
 
-fn read_summary(row: &SqliteRow) -> StoreResult<InstanceSummary> {
+fn read_summary(row: &Row) -> StoreResult<InstanceSummary> {
     let mut columns = Columns::of(row);
     Ok(InstanceSummary {
         instance_id: columns.parsed()?,

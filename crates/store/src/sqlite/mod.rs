@@ -1,6 +1,6 @@
 //! The store in one SQLite file, for one server process.
 //!
-//! - `writer`: one task owns the one connection that writes, and commits for all who write at the same time.
+//! - `writer`: one thread owns the one connection that writes, and commits for all who write at the same time.
 //! - `readers`: a few connections that only read, and never wait for the writer.
 //! - `instances`, `calls`, `runs`, `images`, `nodes`: what is written, each as load, decide, write.
 //! - `lists`, `history`: the questions.
@@ -35,16 +35,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::FutureExt as _;
 use runtara_domain::{
     Caller, Change, CheckpointId, Checkpointed, DatabaseId, ImageDigest, ImageId, ImageName,
     ImageRecord, InstanceId, NewEvent, NewImage, NewInstance, NodeId, RaisedSignal,
     RegistrationNumber, RunnerKind, SaveCheckpoint, SignalId, TenantId, TokenHash, Word,
 };
-use tokio::sync::Mutex;
-use tokio::task::JoinHandle;
+use sqlx::Connection as _;
+use tokio::sync::{Mutex, oneshot};
 
 use self::anchors::Anchors;
+use self::connect::WriterOptions;
 use self::readers::Readers;
 use self::writer::{Told, Writer};
 use crate::{
@@ -150,7 +150,7 @@ pub struct SqliteStore {
     several_nodes: bool,
     /// The last number that was given to a registration.
     registrations: AtomicU64,
-    task: Mutex<Option<JoinHandle<()>>>,
+    end: Mutex<Option<oneshot::Receiver<()>>>,
 }
 
 impl SqliteStore {
@@ -164,14 +164,19 @@ impl SqliteStore {
         let lock = tokio::task::spawn_blocking(move || file::prepare(&path))
             .await
             .map_err(|error| failure::broken_by("preparing the database's files", error))??;
-        let writing = connect::writer(&options.path, options.max_pages);
-        let mut connection = connect::open_writer(&writing).await?;
+        let writing = WriterOptions {
+            path: options.path.clone(),
+            max_pages: options.max_pages,
+        };
+        let mut connection = connect::at_the_start(&writing).await?;
         connect::migrate(&mut connection, &options.path).await?;
         let database_id = connect::database_id(&mut connection).await?;
         let registrations = images::last_registration(&mut connection).await?;
+        let closed = connection.close().await;
+        closed.map_err(|error| failure::failed("closing what was opened for the start", error))?;
         let anchors = Arc::new(Anchors::default());
-        let (writer, task) = Writer::start(
-            connection,
+        let (writer, end) = Writer::start(
+            writing.open()?,
             writing,
             Told {
                 clock: Arc::clone(&options.clock),
@@ -180,7 +185,7 @@ impl SqliteStore {
             },
             options.statement_timeout,
             lock,
-        );
+        )?;
         Ok(Self {
             readers: Readers::new(connect::reader(&options.path), options.statement_timeout),
             clock: options.clock,
@@ -190,7 +195,7 @@ impl SqliteStore {
             writer,
             several_nodes: options.several_nodes,
             registrations: AtomicU64::new(registrations),
-            task: Mutex::new(Some(task)),
+            end: Mutex::new(Some(end)),
         })
     }
 }
@@ -206,13 +211,10 @@ macro_rules! ask {
     }};
 }
 
-/// Does something within the writing task. `$bytes` is about how much it writes beside its row.
+/// Does something in the thread that writes. `$bytes` is about how much it writes beside its row.
 macro_rules! act {
     ($store:expr, $bytes:expr, |$tx:ident| $work:expr) => {
-        $store
-            .writer
-            .write($bytes, move |$tx| async move { $work.await }.boxed())
-            .await
+        $store.writer.write($bytes, move |$tx| $work).await
     };
 }
 
@@ -228,15 +230,15 @@ impl Store for SqliteStore {
 
     async fn ping(&self) -> StoreResult<()> {
         // An empty transaction: whether one can be begun and ended is what matters.
-        act!(self, 0, |_tx| std::future::ready(Ok(())))
+        act!(self, 0, |_tx| Ok(()))
     }
 
     async fn close(&self) {
         self.writer.close();
-        if let Some(task) = self.task.lock().await.take() {
+        if let Some(end) = self.end.lock().await.take() {
             self.readers.close().await;
-            if let Err(error) = task.await {
-                tracing::error!(%error, "the writing task did not end orderly");
+            if end.await.is_err() {
+                tracing::error!("the thread that writes did not end orderly");
             }
         }
     }

@@ -8,17 +8,13 @@ use super::tx::Tx;
 use crate::{NodeLease, NodeStanding, StoreResult};
 
 /// Registers a node, or renews its lease; unless `several` may be, not while another has one that lasts.
-pub(super) async fn renew(
-    tx: &mut Tx,
-    lease: &NodeLease,
-    several: bool,
-) -> StoreResult<NodeStanding> {
+pub(super) fn renew(tx: &mut Tx, lease: &NodeLease, several: bool) -> StoreResult<NodeStanding> {
     let mut sql = Sql::new(
         "select node_id, name, lease_until from runtara_nodes where node_id <> ? \
          order by lease_until desc",
     );
     sql.bind(lease.node.to_string());
-    let others = tx.rows(sql, "looking for other nodes").await?;
+    let others = tx.rows(&sql, "looking for other nodes")?;
     if let Some(latest) = others.first().filter(|_| !several) {
         let mut columns = Columns::of(latest);
         let (node, name, until) = (columns.text()?, columns.text()?, columns.time()?);
@@ -39,26 +35,26 @@ pub(super) async fn renew(
     .bind(lease.node.to_string())
     .bind(lease.name.as_str())
     .bind_time(tx.now.plus_millis(lease.lease_ms));
-    tx.execute(sql);
+    tx.execute(&sql)?;
     Ok(NodeStanding {
         others: u32::try_from(others.len()).unwrap_or(u32::MAX),
     })
 }
 
 /// Takes a node off the list, if no run is recorded as live on it.
-pub(super) async fn release(tx: &mut Tx, node: NodeId) -> StoreResult<()> {
+pub(super) fn release(tx: &mut Tx, node: NodeId) -> StoreResult<()> {
     let mut sql = Sql::default();
     sql.then(
         "delete from runtara_nodes where node_id = ? and not exists \
          (select 1 from runtara_instances i where i.live_node = runtara_nodes.node_id)",
     )
     .bind(node.to_string());
-    tx.execute(sql);
+    tx.execute(&sql)?;
     Ok(())
 }
 
 /// Takes nodes off the list that died long ago, after their runs were taken for lost.
-pub(super) fn forget_dead(tx: &mut Tx, me: NodeId) {
+pub(super) fn forget_dead(tx: &mut Tx, me: NodeId) -> StoreResult<()> {
     let mut sql = Sql::default();
     sql.then(
         "delete from runtara_nodes where node_id <> ? and lease_until <= ? and not exists \
@@ -68,5 +64,5 @@ pub(super) fn forget_dead(tx: &mut Tx, me: NodeId) {
     .bind_time(Timestamp(
         tx.now.0.saturating_sub_unsigned(limits::NODE_KEPT_MS),
     ));
-    tx.execute(sql);
+    tx.execute(&sql)
 }

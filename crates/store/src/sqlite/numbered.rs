@@ -1,12 +1,10 @@
 //! Lists whose rows are numbered within their instance.
 
 use runtara_domain::{EventKind, limits};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row as _, SqliteConnection};
+use sqlx::SqliteConnection;
 
-use super::failure::broken_by;
 use super::images::{count, offset};
-use super::sql::Sql;
+use super::sql::{Columns, Row, Sql};
 use super::state::place;
 use crate::paging::{self, COUNTED, cursor_at, seq_after};
 use crate::{EventFilter, Page, PageRequest, StepFilter, StoreResult};
@@ -127,7 +125,7 @@ impl Numbered<'_> {
         connection: &mut SqliteConnection,
         question: &Question,
         conditions: impl Fn(&mut Sql) -> StoreResult<()>,
-        read: impl Fn(&SqliteRow) -> StoreResult<T>,
+        read: impl Fn(&Row) -> StoreResult<T>,
         seq: impl Fn(&T) -> u64,
     ) -> StoreResult<Page<T>> {
         let counted = match self.all {
@@ -222,9 +220,7 @@ pub(super) struct Question {
 }
 
 /// How many rows a page would have, were its bytes not bounded.
-fn there(row: &SqliteRow) -> StoreResult<usize> {
-    let there: i64 = row
-        .try_get("there")
-        .map_err(|error| broken_by("reading a page", error))?;
+fn there(row: &Row) -> StoreResult<usize> {
+    let there = Columns::last(row).int()?;
     Ok(usize::try_from(there).unwrap_or(0))
 }

@@ -1,5 +1,7 @@
 //! Whether each question is carried out by the index that it is meant to use, on a filled table.
 
+use std::path::Path;
+
 use runtara_domain::{
     EventKind, ImageDigest, ImageId, InstanceId, LabelFilter, NodeId, RunnerKind, Status, TenantId,
     Timestamp, TokenHash,
@@ -30,13 +32,18 @@ const FILL: &str = "with recursive n(n) as (select 1 union all select n + 1 from
     case n % 3 when 2 then randomblob(32) end, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1000,
     1700000000000 + n / 2, case n % 3 when 0 then 1700000000000 + n end, 0, 0, 0, 0, 0 from n";
 
+fn at(path: &Path) -> connect::WriterOptions {
+    connect::WriterOptions {
+        path: path.to_owned(),
+        max_pages: None,
+    }
+}
+
 async fn filled() -> (tempfile::TempDir, SqliteConnection) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a.db");
     let _lock = file::prepare(&path).unwrap();
-    let mut connection = connect::open_writer(&connect::writer(&path, None))
-        .await
-        .unwrap();
+    let mut connection = connect::at_the_start(&at(&path)).await.unwrap();
     connect::migrate(&mut connection, &path).await.unwrap();
     Sql::new(FILL)
         .execute(&mut connection, "filling")
@@ -465,9 +472,7 @@ async fn a_far_page_is_what_counting_gives() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a.db");
     let store = SqliteStore::open(SqliteOptions::at(&path)).await.unwrap();
-    let mut connection = connect::open_writer(&connect::writer(&path, None))
-        .await
-        .unwrap();
+    let mut connection = connect::at_the_start(&at(&path)).await.unwrap();
     let many = FILL.replace("n < 3000", "n < 90000");
     let mut fill = Sql::new(&many);
     fill.then(

@@ -4,10 +4,9 @@ use runtara_domain::{
     Change, InstanceId, NodeId, RunExit, RunNumber, RunnerKind, TokenHash, transition,
 };
 use sqlx::SqliteConnection;
-use sqlx::sqlite::SqliteRow;
 
 use super::images::{image_columns, read_image};
-use super::sql::{Columns, Sql, json_text};
+use super::sql::{Columns, Row, Sql, json_text};
 use super::state::{read_with, state_columns};
 use super::tx::Tx;
 use super::write::Write;
@@ -48,12 +47,12 @@ pub(super) fn due(claim: &Claim, now: Timestamp) -> StoreResult<Sql> {
 }
 
 /// Gives runs to instances that are due.
-pub(super) async fn claim(tx: &mut Tx, claim: &Claim) -> StoreResult<Vec<ClaimedRun>> {
+pub(super) fn claim(tx: &mut Tx, claim: &Claim) -> StoreResult<Vec<ClaimedRun>> {
     if claim.kinds.is_empty() || claim.tokens.is_empty() {
         return Ok(Vec::new());
     }
     let sql = due(claim, tx.now)?;
-    let rows = tx.rows(sql, "looking for instances that are due").await?;
+    let rows = tx.rows(&sql, "looking for instances that are due")?;
     let mut claimed = Vec::with_capacity(rows.len());
     for (row, token) in rows.iter().zip(&claim.tokens) {
         claimed.push(claim_one(tx, row, claim.node, *token)?);
@@ -61,12 +60,7 @@ pub(super) async fn claim(tx: &mut Tx, claim: &Claim) -> StoreResult<Vec<Claimed
     Ok(claimed)
 }
 
-fn claim_one(
-    tx: &mut Tx,
-    row: &SqliteRow,
-    node: NodeId,
-    token: TokenHash,
-) -> StoreResult<ClaimedRun> {
+fn claim_one(tx: &mut Tx, row: &Row, node: NodeId, token: TokenHash) -> StoreResult<ClaimedRun> {
     let (found, mut columns) = read_with(row)?;
     let image = read_image(&mut columns)?;
     let input = columns.opt_bytes()?;
@@ -75,7 +69,7 @@ fn claim_one(
     let settings = columns.json()?;
     let due_at = found.state.due_at.unwrap_or(tx.now);
     let next = transition(&found.state, &Change::Claim { node, token }, tx.now)?;
-    let state = Write::new(&found, next, tx.now).run(tx);
+    let state = Write::new(&found, next, tx.now).run(tx)?;
     Ok(ClaimedRun {
         token,
         instance_id: state.instance_id,
@@ -122,7 +116,7 @@ pub(super) async fn next_due(
 const LIVE: &str = "select i.instance_id, i.run_number, i.token, i.kind, i.live_node, i.status, \
                     i.leave_by, i.asked_to_leave, i.slept_ms from runtara_instances i";
 
-fn read_live(row: &SqliteRow, now: Timestamp) -> StoreResult<LiveRun> {
+fn read_live(row: &Row, now: Timestamp) -> StoreResult<LiveRun> {
     let mut columns = Columns::of(row);
     Ok(LiveRun {
         instance_id: columns.parsed()?,
@@ -199,7 +193,7 @@ pub(super) async fn owner(
 }
 
 /// Takes runs of nodes whose lease is over for lost.
-pub(super) async fn expire(tx: &mut Tx, me: NodeId, limit: u32) -> StoreResult<Vec<InstanceId>> {
+pub(super) fn expire(tx: &mut Tx, me: NodeId, limit: u32) -> StoreResult<Vec<InstanceId>> {
     const EXPIRED: &str = concat!(
         "select ",
         state_columns!(),
@@ -210,7 +204,7 @@ pub(super) async fn expire(tx: &mut Tx, me: NodeId, limit: u32) -> StoreResult<V
     );
     let mut sql = Sql::new(EXPIRED);
     sql.bind(me.to_string()).bind_time(tx.now).bind(limit);
-    let rows = tx.rows(sql, "looking for runs of lost nodes").await?;
+    let rows = tx.rows(&sql, "looking for runs of lost nodes")?;
     let mut expired = Vec::with_capacity(rows.len());
     for row in &rows {
         let (found, _) = read_with(row)?;
@@ -220,9 +214,9 @@ pub(super) async fn expire(tx: &mut Tx, me: NodeId, limit: u32) -> StoreResult<V
             our_fault: true,
         };
         let next = transition(&found.state, &exit, tx.now)?;
-        let state = Write::new(&found, next, tx.now).run(tx);
+        let state = Write::new(&found, next, tx.now).run(tx)?;
         expired.push(state.instance_id);
     }
-    super::nodes::forget_dead(tx, me);
+    super::nodes::forget_dead(tx, me)?;
     Ok(expired)
 }

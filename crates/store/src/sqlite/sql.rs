@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use runtara_domain::Timestamp;
+use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
-use sqlx::{Arguments as _, AssertSqlSafe, Executor as _, Row as _, Sqlite, Type};
+use sqlx::{Arguments as _, AssertSqlSafe, Decode, Row as _, Sqlite, TypeInfo as _, ValueRef as _};
 
-use super::failure::{broken_by, failed};
+use super::failure::{broken, broken_by, failed};
 use crate::StoreResult;
 
 /// A value that a statement is given.
@@ -16,6 +16,7 @@ use crate::StoreResult;
 pub(super) enum Value {
     Null,
     Int(i64),
+    Real(f64),
     Text(Arc<str>),
     Blob(Bytes),
 }
@@ -49,67 +50,90 @@ impl<T: Into<Self>> From<Option<T>> for Value {
     }
 }
 
-/// One or more statements, run one after the other in one errand to the thread of the connection: such an errand costs two
-/// switches between threads, which is more than what most statements do.
-///
-/// The text is put together of fixed parts only; values are always bound, to plain `?`, in the order in which they are given. So
-/// there are few different texts, and the connection finds each prepared.
-#[derive(Debug, Default, Clone)]
-pub(super) struct Sql {
-    text: String,
-    values: Vec<Value>,
-    statements: usize,
+impl Value {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Int(_) => "a whole number",
+            Self::Real(_) => "a fraction",
+            Self::Text(_) => "a text",
+            Self::Blob(_) => "bytes",
+        }
+    }
 }
 
-/// What an errand brought back.
-pub(super) struct Errand {
-    /// The rows of all statements.
-    pub(super) rows: Vec<SqliteRow>,
-    /// How many statements ended well.
-    pub(super) done: usize,
-    /// What the next one failed with.
-    pub(super) failure: Option<sqlx::Error>,
+impl ToSql for Value {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(match self {
+            Self::Null => ValueRef::Null,
+            Self::Int(number) => ValueRef::Integer(*number),
+            Self::Real(number) => ValueRef::Real(*number),
+            Self::Text(text) => ValueRef::Text(text.as_bytes()),
+            Self::Blob(bytes) => ValueRef::Blob(bytes),
+        }))
+    }
+}
+
+impl FromSql for Value {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        Ok(match value {
+            ValueRef::Null => Self::Null,
+            ValueRef::Integer(number) => Self::Int(number),
+            ValueRef::Real(number) => Self::Real(number),
+            ValueRef::Text(text) => std::str::from_utf8(text)
+                .map(Self::from)
+                .map_err(FromSqlError::other)?,
+            ValueRef::Blob(bytes) => Self::Blob(Bytes::copy_from_slice(bytes)),
+        })
+    }
+}
+
+/// One or more statements, run one after the other.
+///
+/// Their texts are put together of fixed parts only; values are always bound, to plain `?`, in the order in which they are given. So
+/// there are few different texts, and a connection finds each prepared.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Sql {
+    statements: Vec<Statement>,
+}
+
+#[derive(Debug, Default, Clone)]
+struct Statement {
+    text: String,
+    values: Vec<Value>,
 }
 
 impl Sql {
     /// Begins with this text.
     pub(super) fn new(text: &str) -> Self {
-        Self {
-            text: text.to_owned(),
-            values: Vec::new(),
-            statements: 1,
-        }
+        let mut sql = Self::default();
+        sql.then(text);
+        sql
     }
 
     /// Goes on with this text.
     pub(super) fn push(&mut self, text: &str) -> &mut Self {
-        self.text.push_str(text);
+        match self.statements.last_mut() {
+            Some(statement) => statement.text.push_str(text),
+            None => return self.then(text),
+        }
         self
     }
 
     /// Begins a further statement.
     pub(super) fn then(&mut self, text: &str) -> &mut Self {
-        if !self.text.is_empty() {
-            self.text.push_str(";\n");
-        }
-        self.statements += 1;
-        self.push(text)
-    }
-
-    /// Goes on with these statements.
-    pub(super) fn append(&mut self, other: Self) -> &mut Self {
-        if other.is_empty() {
-            return self;
-        }
-        self.then(&other.text);
-        self.statements += other.statements - 1;
-        self.values.extend(other.values);
+        self.statements.push(Statement {
+            text: text.to_owned(),
+            values: Vec::new(),
+        });
         self
     }
 
     /// Gives the value of the next `?`.
     pub(super) fn bind(&mut self, value: impl Into<Value>) -> &mut Self {
-        self.values.push(value.into());
+        if let Some(statement) = self.statements.last_mut() {
+            statement.values.push(value.into());
+        }
         self
     }
 
@@ -131,51 +155,30 @@ impl Sql {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.text.is_empty()
-    }
-
-    /// How many statements there are.
-    pub(super) fn statements(&self) -> usize {
-        self.statements
+        self.statements.is_empty()
     }
 
     /// Has the planner say how the statement would be carried out.
     #[cfg(test)]
     pub(super) fn explained(mut self) -> Self {
-        self.text.insert_str(0, "explain query plan ");
+        for statement in &mut self.statements {
+            statement.text.insert_str(0, "explain query plan ");
+        }
         self
     }
 
-    /// Runs the statements as far as they go.
-    pub(super) async fn run(self, connection: &mut SqliteConnection) -> Errand {
-        let mut values = SqliteArguments::default();
-        for value in self.values {
-            match value {
-                Value::Null => values.add(None::<i64>),
-                Value::Int(number) => values.add(number),
-                Value::Text(text) => values.add(text),
-                Value::Blob(bytes) => values.add(Vec::from(bytes)),
-            }
-            .expect("texts, bytes and integers always encode");
+    /// Runs the statements on this thread: all rows of the last.
+    pub(super) fn run_here(
+        &self,
+        connection: &rusqlite::Connection,
+        what: &str,
+    ) -> StoreResult<Vec<Row>> {
+        let mut rows = Vec::new();
+        for statement in &self.statements {
+            let found = statement.run_here(connection);
+            rows = found.map_err(|error| failed(what, error))?;
         }
-        let query = sqlx::query_with(AssertSqlSafe(self.text), values);
-        let mut errand = Errand {
-            rows: Vec::new(),
-            done: 0,
-            failure: None,
-        };
-        let mut results = connection.fetch_many(query);
-        while let Some(result) = results.next().await {
-            match result {
-                Ok(sqlx::Either::Left(_)) => errand.done += 1,
-                Ok(sqlx::Either::Right(row)) => errand.rows.push(row),
-                Err(error) => {
-                    errand.failure = Some(error);
-                    break;
-                }
-            }
-        }
-        errand
+        Ok(rows)
     }
 
     /// Runs the statements.
@@ -187,47 +190,112 @@ impl Sql {
         self.rows(connection, what).await.map(drop)
     }
 
-    /// Runs the statements: all rows.
+    /// Runs the statements: all rows of the last.
     pub(super) async fn rows(
         self,
         connection: &mut SqliteConnection,
         what: &str,
-    ) -> StoreResult<Vec<SqliteRow>> {
-        let errand = self.run(connection).await;
-        match errand.failure {
-            None => Ok(errand.rows),
-            Some(error) => Err(failed(what, error)),
+    ) -> StoreResult<Vec<Row>> {
+        let mut rows = Vec::new();
+        for statement in self.statements {
+            let found = statement.run(connection).await;
+            rows = found.map_err(|error| failed(what, error))?;
         }
+        Ok(rows)
     }
 
-    /// Runs the statements: the first row.
+    /// Runs the statements: the first row of the last.
     pub(super) async fn row(
         self,
         connection: &mut SqliteConnection,
         what: &str,
-    ) -> StoreResult<Option<SqliteRow>> {
+    ) -> StoreResult<Option<Row>> {
         let rows = self.rows(connection, what).await?;
         Ok(rows.into_iter().next())
     }
 }
 
+impl Statement {
+    fn run_here(&self, connection: &rusqlite::Connection) -> rusqlite::Result<Vec<Row>> {
+        let mut prepared = connection.prepare_cached(&self.text)?;
+        let columns = prepared.column_count();
+        let mut found = prepared.query(rusqlite::params_from_iter(&self.values))?;
+        let mut rows = Vec::new();
+        while let Some(row) = found.next()? {
+            let values = (0..columns).map(|at| row.get::<_, Value>(at));
+            rows.push(Row(values.collect::<Result<_, _>>()?));
+        }
+        Ok(rows)
+    }
+
+    async fn run(self, connection: &mut SqliteConnection) -> sqlx::Result<Vec<Row>> {
+        let mut values = SqliteArguments::default();
+        for value in self.values {
+            match value {
+                Value::Null => values.add(None::<i64>),
+                Value::Int(number) => values.add(number),
+                Value::Real(number) => values.add(number),
+                Value::Text(text) => values.add(text),
+                Value::Blob(bytes) => values.add(Vec::from(bytes)),
+            }
+            .map_err(sqlx::Error::Encode)?;
+        }
+        let query = sqlx::query_with(AssertSqlSafe(self.text), values);
+        let rows = query.fetch_all(connection).await?;
+        rows.iter().map(Row::of).collect()
+    }
+}
+
+/// A row that was found: its values from left to right.
+pub(super) struct Row(Vec<Value>);
+
+impl Row {
+    fn of(row: &SqliteRow) -> sqlx::Result<Self> {
+        let values = (0..row.len()).map(|at| {
+            let value = row.try_get_raw(at)?;
+            let decoded = match value.type_info().name() {
+                _ if value.is_null() => Ok(Value::Null),
+                "REAL" => <f64 as Decode<Sqlite>>::decode(value).map(Value::Real),
+                "TEXT" => <&str as Decode<Sqlite>>::decode(value).map(Value::from),
+                "BLOB" => <&[u8] as Decode<Sqlite>>::decode(value)
+                    .map(|bytes| Value::Blob(Bytes::copy_from_slice(bytes))),
+                _ => <i64 as Decode<Sqlite>>::decode(value).map(Value::Int),
+            };
+            decoded.map_err(sqlx::Error::Decode)
+        });
+        values.collect::<Result<_, _>>().map(Self)
+    }
+}
+
 /// Reads a row from left to right.
 pub(super) struct Columns<'r> {
-    row: &'r SqliteRow,
+    row: &'r Row,
     at: usize,
 }
 
 impl<'r> Columns<'r> {
-    pub(super) fn of(row: &'r SqliteRow) -> Self {
+    pub(super) fn of(row: &'r Row) -> Self {
         Self { row, at: 0 }
     }
 
-    fn next<T: sqlx::Decode<'r, Sqlite> + Type<Sqlite>>(&mut self) -> StoreResult<T> {
-        let at = self.at;
+    /// The last column alone.
+    pub(super) fn last(row: &'r Row) -> Self {
+        let at = row.0.len().saturating_sub(1);
+        Self { row, at }
+    }
+
+    fn next(&mut self) -> StoreResult<&'r Value> {
+        let value = self.row.0.get(self.at);
         self.at += 1;
-        self.row
-            .try_get(at)
-            .map_err(|error| failed("reading a row", error))
+        value.ok_or_else(|| broken(format!("a row has no column {}", self.at)))
+    }
+
+    fn odd<T>(&self, found: &Value, wanted: &str) -> StoreResult<T> {
+        let found = found.kind();
+        Err(broken(format!(
+            "column {} of a row is {found}, where {wanted} is wanted",
+            self.at
+        )))
     }
 
     /// Whether the next column holds anything. It is read again.
@@ -237,16 +305,35 @@ impl<'r> Columns<'r> {
         Ok(found)
     }
 
+    /// Whether the next column holds nothing; then it is passed.
+    fn is_null(&mut self) -> StoreResult<bool> {
+        let is_null = matches!(self.next()?, Value::Null);
+        if !is_null {
+            self.at -= 1;
+        }
+        Ok(is_null)
+    }
+
     pub(super) fn int(&mut self) -> StoreResult<i64> {
-        self.next()
+        match self.next()? {
+            Value::Int(number) => Ok(*number),
+            other => self.odd(other, "a whole number"),
+        }
     }
 
     pub(super) fn opt_int(&mut self) -> StoreResult<Option<i64>> {
-        self.next()
+        if self.is_null()? {
+            return Ok(None);
+        }
+        self.int().map(Some)
     }
 
     pub(super) fn opt_float(&mut self) -> StoreResult<Option<f64>> {
-        self.next()
+        match self.next()? {
+            Value::Null => Ok(None),
+            Value::Real(number) => Ok(Some(*number)),
+            other => self.odd(other, "a number"),
+        }
     }
 
     pub(super) fn flag(&mut self) -> StoreResult<bool> {
@@ -283,12 +370,26 @@ impl<'r> Columns<'r> {
         Ok(self.opt_int()?.map(Timestamp))
     }
 
+    fn str(&mut self) -> StoreResult<&'r str> {
+        match self.next()? {
+            Value::Text(text) => Ok(text),
+            other => self.odd(other, "a text"),
+        }
+    }
+
+    fn opt_str(&mut self) -> StoreResult<Option<&'r str>> {
+        if self.is_null()? {
+            return Ok(None);
+        }
+        self.str().map(Some)
+    }
+
     pub(super) fn text(&mut self) -> StoreResult<String> {
-        self.next()
+        self.str().map(str::to_owned)
     }
 
     pub(super) fn opt_text(&mut self) -> StoreResult<Option<String>> {
-        self.next()
+        Ok(self.opt_str()?.map(str::to_owned))
     }
 
     /// A text that is an id or a word.
@@ -296,46 +397,50 @@ impl<'r> Columns<'r> {
     where
         T::Err: std::error::Error + Send + Sync + 'static,
     {
-        let text: &str = self.next()?;
-        text.parse()
-            .map_err(|error| broken_by("reading an id or a word", error))
+        let parsed = self.str()?.parse();
+        parsed.map_err(|error| broken_by("reading an id or a word", error))
     }
 
     pub(super) fn opt_parsed<T: std::str::FromStr>(&mut self) -> StoreResult<Option<T>>
     where
         T::Err: std::error::Error + Send + Sync + 'static,
     {
-        let text: Option<&str> = self.next()?;
-        let parsed = text.map(str::parse).transpose();
-        parsed.map_err(|error| broken_by("reading an id or a word", error))
+        if self.is_null()? {
+            return Ok(None);
+        }
+        self.parsed().map(Some)
     }
 
     pub(super) fn bytes(&mut self) -> StoreResult<Bytes> {
-        self.next::<Vec<u8>>().map(Bytes::from)
+        match self.next()? {
+            Value::Blob(bytes) => Ok(bytes.clone()),
+            other => self.odd(other, "bytes"),
+        }
     }
 
     pub(super) fn opt_bytes(&mut self) -> StoreResult<Option<Bytes>> {
-        Ok(self.next::<Option<Vec<u8>>>()?.map(Bytes::from))
+        if self.is_null()? {
+            return Ok(None);
+        }
+        self.bytes().map(Some)
     }
 
     /// Thirty-two bytes.
     pub(super) fn hash(&mut self) -> StoreResult<[u8; 32]> {
-        let bytes: &[u8] = self.next()?;
-        bytes
-            .try_into()
-            .map_err(|error| broken_by("reading a hash", error))
+        let hash = self.bytes()?.as_ref().try_into();
+        hash.map_err(|error| broken_by("reading a hash", error))
     }
 
     pub(super) fn opt_hash(&mut self) -> StoreResult<Option<[u8; 32]>> {
-        let bytes: Option<&[u8]> = self.next()?;
-        let hash = bytes.map(<[u8; 32]>::try_from).transpose();
-        hash.map_err(|error| broken_by("reading a hash", error))
+        if self.is_null()? {
+            return Ok(None);
+        }
+        self.hash().map(Some)
     }
 
     /// A value that is kept as JSON text; its default if there is none.
     pub(super) fn json<T: serde::de::DeserializeOwned + Default>(&mut self) -> StoreResult<T> {
-        let text: Option<&str> = self.next()?;
-        let Some(text) = text else {
+        let Some(text) = self.opt_str()? else {
             return Ok(T::default());
         };
         serde_json::from_str(text).map_err(|error| broken_by("reading JSON text", error))

@@ -4,9 +4,8 @@ use runtara_domain::{
     Attempts, CheckpointId, Hold, InstanceState, Origin, Pending, PendingSignal, RunMarks,
     RunNumber, SignalId, TimeInStates, Timestamp, TokenHash, Usage,
 };
-use sqlx::sqlite::SqliteRow;
 
-use super::sql::{Columns, Sql};
+use super::sql::{Columns, Row, Sql};
 use super::tx::Tx;
 use crate::StoreResult;
 use crate::plan::{KeptSignal, signal_for};
@@ -54,13 +53,10 @@ pub(super) const LOAD: &str = concat!(
 );
 
 /// Loads an instance by its id.
-pub(super) async fn load(
-    tx: &mut Tx,
-    id: &runtara_domain::InstanceId,
-) -> StoreResult<Option<Loaded>> {
+pub(super) fn load(tx: &mut Tx, id: &runtara_domain::InstanceId) -> StoreResult<Option<Loaded>> {
     let mut sql = Sql::new(LOAD);
     sql.bind(id.as_str());
-    match tx.row(sql, "loading an instance").await? {
+    match tx.row(&sql, "loading an instance")? {
         Some(row) => read_state(&mut Columns::of(&row)).map(Some),
         None => Ok(None),
     }
@@ -174,13 +170,13 @@ pub(super) struct KeptSignals {
 
 impl KeptSignals {
     /// Loads them.
-    pub(super) async fn load(tx: &mut Tx, instance: i64, signal_id: &str) -> StoreResult<Self> {
+    pub(super) fn load(tx: &mut Tx, instance: i64, signal_id: &str) -> StoreResult<Self> {
         let mut sql = Sql::new(
             "select n, payload, read_by, read_request from runtara_signals \
              where instance = ? and signal_id = ? order by n",
         );
         sql.bind(instance).bind(signal_id);
-        let rows = tx.rows(sql, "loading custom signals").await?;
+        let rows = tx.rows(&sql, "loading custom signals")?;
         let mut found = Self {
             numbers: Vec::new(),
             kept: Vec::new(),
@@ -423,7 +419,7 @@ impl Changes<'_> {
 }
 
 /// Reads the first row as the state of an instance with what was joined to it.
-pub(super) fn read_with<'r>(row: &'r SqliteRow) -> StoreResult<(Loaded, Columns<'r>)> {
+pub(super) fn read_with<'r>(row: &'r Row) -> StoreResult<(Loaded, Columns<'r>)> {
     let mut columns = Columns::of(row);
     let found = read_state(&mut columns)?;
     Ok((found, columns))

@@ -9,9 +9,9 @@ use runtara_domain::{
 use super::sql::Sql;
 use super::state::{Changes, Loaded, place};
 use super::tx::Tx;
-use crate::WaitKey;
 use crate::paging::is_failed_end;
 use crate::plan::RecordChange;
+use crate::{StoreResult, WaitKey};
 
 /// Everything that one change of one instance writes: put together, to be sent as one errand.
 pub(super) struct Write<'a> {
@@ -256,7 +256,7 @@ impl<'a> Write<'a> {
     }
 
     /// Runs what was put together. Answers with the state after it.
-    pub(super) fn run(mut self, tx: &mut Tx) -> InstanceState {
+    pub(super) fn run(mut self, tx: &mut Tx) -> StoreResult<InstanceState> {
         let (old, new) = (&self.found.state, &self.next.state);
         let mut changes = Changes {
             sql: &mut self.sql,
@@ -275,10 +275,10 @@ impl<'a> Write<'a> {
         if old.status != new.status {
             tx.moved(old.status, new);
         }
-        tx.execute(self.sql);
+        tx.execute(&self.sql)?;
         if self.next.applied {
             tx.nudge_after(self.next.state.clone());
         }
-        self.next.state
+        Ok(self.next.state)
     }
 }

@@ -1,25 +1,24 @@
-//! The one task that writes.
+//! The one thread that writes.
 //!
 //! SQLite has one writer at a time, and what costs is the flush at the end of a transaction. So all writes go through one queue:
-//! the task takes what is there, runs one request after the other in one [`Tx`], flushes once, and only then answers
+//! the thread takes what is there, runs one request after the other in one [`Tx`], flushes once, and only then answers
 //! them all.
 //!
 //! Whoever waits for an answer may go away at any time: a request that was queued is carried out.
 
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
-use sqlx::Connection as _;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use rusqlite::Connection;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::TURN;
 use super::anchors::Anchors;
-use super::failure::{broken, unavailable};
+use super::connect::WriterOptions;
+use super::failure::{broken, broken_by, unavailable};
 use super::file::Lock;
 use super::sql::Sql;
 use super::tx::{Outcome, Tx};
@@ -41,7 +40,7 @@ struct Request {
     _room: tokio::sync::OwnedSemaphorePermit,
 }
 
-type Work = Box<dyn for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Box<dyn Held>> + Send>;
+type Work = Box<dyn FnOnce(&mut Tx) -> Box<dyn Held> + Send>;
 
 /// An answer that is held back until what it says is durable.
 trait Held: Send {
@@ -87,14 +86,17 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Begins to write. The lock is held until the task has ended.
+    /// Begins to write. The lock is held until the thread that does it has ended, which the second part of the answer tells.
+    ///
+    /// # Errors
+    /// The system gives no thread.
     pub(super) fn start(
-        connection: SqliteConnection,
-        options: SqliteConnectOptions,
+        connection: Connection,
+        options: WriterOptions,
         told: Told,
         statement_timeout: Duration,
         lock: Lock,
-    ) -> (Self, tokio::task::JoinHandle<()>) {
+    ) -> StoreResult<(Self, oneshot::Receiver<()>)> {
         let (queue, requests) = mpsc::channel(QUEUE_REQUESTS);
         let task = Task {
             tx: Tx::new(connection, told.clock),
@@ -104,17 +106,22 @@ impl Writer {
         };
         let stop = Arc::new(Notify::new());
         let stopped = Arc::clone(&stop);
-        let task = tokio::spawn(async move {
-            task.run(requests, &stopped).await;
+        let (runtime, (ended, end)) = (Handle::current(), oneshot::channel());
+        // A thread of its own: what it does blocks, and nobody else is to wait for that.
+        let thread = std::thread::Builder::new().name("runtara-sqlite".to_owned());
+        let thread = thread.spawn(move || {
+            runtime.block_on(task.run(requests, &stopped));
             drop(lock);
+            let _nobody_waits = ended.send(());
         });
+        thread.map_err(|error| broken_by("starting the thread that writes", error))?;
         let writer = Self {
             queue,
             room: Arc::new(Semaphore::new(QUEUE_KIB)),
             stop,
             statement_timeout,
         };
-        (writer, task)
+        Ok((writer, end))
     }
 
     /// Queues a request that brings so many bytes along, and waits until what it did is durable.
@@ -123,15 +130,13 @@ impl Writer {
     pub(super) async fn write<T, F>(&self, bytes: usize, work: F) -> StoreResult<T>
     where
         T: Send + 'static,
-        F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, StoreResult<T>> + Send + 'static,
+        F: FnOnce(&mut Tx) -> StoreResult<T> + Send + 'static,
     {
         let (to, answer) = oneshot::channel();
         let work: Work = Box::new(move |tx| {
-            Box::pin(async move {
-                let result = AssertUnwindSafe(work(tx)).catch_unwind().await;
-                let result = result.unwrap_or_else(|_| Err(broken("a request panicked")));
-                Box::new(Answer { result, to }) as Box<dyn Held>
-            })
+            let result = catch_unwind(AssertUnwindSafe(|| work(tx)));
+            let result = result.unwrap_or_else(|_| Err(broken("a request panicked")));
+            Box::new(Answer { result, to }) as Box<dyn Held>
         });
         let full = || unavailable("the queue of writes stayed full");
         let kib = u32::try_from((bytes / 1024 + 1).min(QUEUE_KIB)).unwrap_or(1);
@@ -168,7 +173,7 @@ fn closed() -> StoreError {
 
 struct Task {
     tx: Tx,
-    options: SqliteConnectOptions,
+    options: WriterOptions,
     anchors: Arc<Anchors>,
     nudges: Nudges,
 }
@@ -196,50 +201,47 @@ impl Task {
             }
             let mut batch = batch.into_iter();
             while !batch.as_slice().is_empty() {
-                self.carry_out(&mut batch).await;
+                self.carry_out(&mut batch);
             }
         }
-        self.finish().await;
+        self.finish();
     }
 
-    async fn finish(&mut self) {
-        if let Some(mut connection) = self.tx.connection.take() {
-            let checkpoint = Sql::new("pragma wal_checkpoint(truncate)");
-            if let Err(error) = checkpoint
-                .execute(&mut connection, "emptying the log of writes")
-                .await
-            {
-                tracing::warn!(%error, "the log of writes was left for the next start");
-            }
-            if let Err(error) = connection.close().await {
-                tracing::warn!(%error, "the database was not closed orderly");
-            }
+    fn finish(&mut self) {
+        let Some(connection) = self.tx.connection.take() else {
+            return;
+        };
+        let checkpoint = Sql::new("pragma wal_checkpoint(truncate)");
+        if let Err(error) = checkpoint.run_here(&connection, "emptying the log of writes") {
+            tracing::warn!(%error, "the log of writes was left for the next start");
+        }
+        if let Err((_, error)) = connection.close() {
+            tracing::warn!(%error, "the database was not closed orderly");
         }
     }
 
     /// Carries requests out in one transaction: all of them, unless their answers grow too large to be held back together.
-    async fn carry_out(&mut self, batch: &mut std::vec::IntoIter<Request>) {
-        self.connect().await;
+    fn carry_out(&mut self, batch: &mut std::vec::IntoIter<Request>) {
+        self.connect();
         self.tx.begin();
         let mut answers = Vec::with_capacity(batch.len());
         for request in batch.by_ref() {
             self.tx.next(answers.len());
-            let answer = (request.work)(&mut self.tx).await;
+            let answer = (request.work)(&mut self.tx);
             if answer.is_error() {
-                self.tx.undo().await;
+                self.tx.undo();
             }
             answers.push(answer);
             if self.tx.bytes_held > BATCH_BYTES {
                 break;
             }
         }
-        self.tx.commit().await;
+        self.tx.commit();
         let Outcome {
             lost,
-            mut failed,
             members,
             after,
-        } = self.tx.end().await;
+        } = self.tx.end();
         if let Some(why) = &lost {
             tracing::warn!(why, "a transaction was lost");
         }
@@ -250,21 +252,20 @@ impl Task {
         for state in after {
             self.nudges.after(&state);
         }
-        for (number, answer) in answers.into_iter().enumerate() {
-            match (&lost, failed.remove(&number)) {
-                (_, Some(error)) => answer.fail(error),
-                (Some(why), None) => answer.fail(unavailable(why.as_str())),
-                (None, None) => answer.give(),
+        for answer in answers {
+            match &lost {
+                Some(why) => answer.fail(unavailable(why.as_str())),
+                None => answer.give(),
             }
         }
     }
 
     /// Opens the connection anew if it was given up.
-    async fn connect(&mut self) {
+    fn connect(&mut self) {
         if self.tx.connection.is_some() {
             return;
         }
-        match SqliteConnection::connect_with(&self.options).await {
+        match self.options.open() {
             Ok(connection) => self.tx.connection = Some(connection),
             Err(error) => tracing::warn!(%error, "the database could not be opened again"),
         }
