@@ -10,6 +10,7 @@ use runtara_domain::{
 };
 use runtara_runner::shim::LogStream;
 use runtara_runner::{CallError, InstanceCalls};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::guest::Guest;
 
@@ -37,7 +38,8 @@ impl Guest {
         call: impl FnOnce(Arc<dyn InstanceCalls>, Arc<Caller>) -> F,
     ) -> Answer<T>
     where
-        F: Future<Output = Result<T, CallError>>,
+        T: Send + 'static,
+        F: Future<Output = Result<T, CallError>> + Send + 'static,
     {
         if !self.registered {
             match self.register().await {
@@ -46,7 +48,8 @@ impl Guest {
             }
         }
         let open = self.core.tracker.begin(self.token, waits);
-        let answer = call(Arc::clone(&self.core.calls), Arc::clone(&self.caller)).await;
+        let answer = call(Arc::clone(&self.core.calls), Arc::clone(&self.caller));
+        let answer = off_the_stack(answer).await;
         match &answer {
             Err(CallError::Unavailable | CallError::Internal) => open.failed(),
             _ => open.answered(),
@@ -57,8 +60,9 @@ impl Guest {
     async fn register(&mut self) -> Result<(), CallError> {
         let open = self.core.tracker.begin(self.token, false);
         let (tenant, checkpoint) = (self.tenant_id.clone(), self.checkpoint_id.clone());
-        let registered = self.core.calls.register(&self.caller, tenant, checkpoint);
-        let registered = registered.await;
+        let (calls, caller) = (Arc::clone(&self.core.calls), Arc::clone(&self.caller));
+        let registered = async move { calls.register(&caller, tenant, checkpoint).await };
+        let registered = off_the_stack(registered).await;
         match &registered {
             Err(CallError::Unavailable | CallError::Internal) => open.failed(),
             _ => open.answered(),
@@ -74,6 +78,18 @@ impl Guest {
             other => types::Error::Unavailable(other.to_string()),
         }))
     }
+}
+
+/// Has a call carried out in a task of its own, which ends with the guest. What the core and the store do goes deep, and every page of
+/// its stack that a guest has once used stays with it for as long as it lives.
+async fn off_the_stack<T: Send + 'static>(
+    call: impl Future<Output = Result<T, CallError>> + Send + 'static,
+) -> Result<T, CallError> {
+    let answer = AbortOnDropHandle::new(tokio::spawn(call)).await;
+    answer.unwrap_or_else(|error| {
+        tracing::error!(%error, "a call of a guest was not carried out");
+        Err(CallError::Internal)
+    })
 }
 
 fn invalid<T>(error: impl std::fmt::Display) -> Answer<T> {
