@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::database::Database;
 use super::figure::{Bound, Figure};
+use super::load::median;
 use super::runs::{COMMITS, CONCURRENT, complete, expect_completed};
 use super::server::{Server, TENANT, id_of_image, id_prefix, program};
 use super::wire::Connection;
@@ -65,21 +66,36 @@ pub(super) fn build() -> Result<(), Error> {
 fn runner() -> Result<Vec<Figure>, Error> {
     interrupt::check()?;
     let told = capture(&mut cargo(BENCH))?;
-    let (mut ours, mut alone) = (Vec::new(), Vec::new());
+    let mut rounds = Vec::new();
     for line in told.lines().filter(|line| line.starts_with('{')) {
         let round: Value = serde_json::from_str(line)
             .map_err(|error| Error::Unmet(format!("`cargo bench` told no figures: {error}")))?;
-        ours.extend(round["ours_us"].as_f64());
-        alone.extend(round["alone_us"].as_f64());
+        rounds.push(round);
     }
+    let of = |name: &str| {
+        rounds
+            .iter()
+            .filter_map(|round| round[name].as_f64())
+            .collect::<Vec<_>>()
+    };
+    let (ours, alone, whole, lasted) = (
+        of("ours_us"),
+        of("alone_us"),
+        of("whole_us"),
+        of("lasted_us"),
+    );
     say(format!(
-        "a guest in the runner: {ours:.1?} us, beside {alone:.1?} us of wasmtime alone"
+        "CPU of a guest: {ours:.1?} us, beside {alone:.1?} us of wasmtime alone"
     ));
     Ok(vec![
-        Figure::new("guest launched to exited, p50", "us", &ours)
+        Figure::new("instantiation and run of a guest, CPU", "us", &ours)
             .beside("wasmtime with a pool, same guest", &alone)
             .must(Bound::RatioAtMost(1.3))
-            .note("an empty command, one after another; instantiation, run and removal in both"),
+            .note(format!(
+                "an empty command, 16 at once; with its launch and its end {:.0} us of CPU; one alone lasts {:.0} us",
+                median(&whole),
+                median(&lasted)
+            )),
     ])
 }
 
@@ -188,7 +204,7 @@ impl Stage<'_> {
         Ok(count as f64 / began.elapsed().as_secs_f64())
     }
 
-    /// Sleepers that are suspended, and all due at the same moment: until the last of them has done what it does when it is woken.
+    /// Sleepers that are suspended, and all due at the same moment: until the last of them has been woken and goes on.
     fn sleepers(&self) -> Result<Figure, Error> {
         let image = image(self.bench, self.server, "sleeps_until.c")?;
         let mut took = Vec::new();
@@ -212,10 +228,14 @@ impl Stage<'_> {
                 )));
             }
             interrupt::pause(early)?;
+            let mut last = 0;
             for number in 0..SLEEPERS {
-                completed(&mut connection, &id(number))?;
+                let end = completed(&mut connection, &id(number))?;
+                last = last.max(end["output"].as_u64().unwrap_or(u64::MAX));
             }
-            let seconds = now().saturating_sub(due).as_secs_f64();
+            let seconds = Duration::from_millis(last)
+                .saturating_sub(due)
+                .as_secs_f64();
             say(format!(
                 "{SLEEPERS} sleepers on {}, round {}: {seconds:.2} s",
                 self.store,
@@ -229,7 +249,7 @@ impl Stage<'_> {
             &took,
         )
         .must(Bound::AtMost(1.0))
-        .note("suspended guests; until the last of them is seen to have completed");
+        .note("suspended guests; until the last of them goes on behind its sleep");
         Ok(figure)
     }
 }
@@ -260,9 +280,11 @@ fn held(bench: &Bench) -> Result<Vec<Figure>, Error> {
     // Until buffers of the starts have gone back; a minute would change nothing.
     interrupt::pause(Duration::from_secs(3))?;
     let each = (process::private_bytes(server.pid())? - before) / count as f64;
+    let own = process::set_aside_and_written(server.pid())? / count as f64;
     say(format!(
-        "{count} guests wait {started:.1} s after the first was started, with {:.1} KiB each",
-        each / 1024.0
+        "{count} guests wait {started:.1} s after the first was started, with {:.1} KiB each, {:.1} KiB of it in their own memory",
+        each / 1024.0,
+        own / 1024.0
     ));
     let began = Instant::now();
     server.kill_and_restart(&database.url, &variables)?;
@@ -324,8 +346,10 @@ fn start(connection: &mut Connection, image: &str, id: &str, args: &[String]) ->
     connection.post("/api/v1/instances", &body).map(drop)
 }
 
-fn completed(connection: &mut Connection, id: &str) -> Result<(), Error> {
-    expect_completed(&connection.get(&format!("/api/v1/instances/{id}?wait_ms=40000"))?)
+fn completed(connection: &mut Connection, id: &str) -> Result<Value, Error> {
+    let end = connection.get(&format!("/api/v1/instances/{id}?wait_ms=40000"))?;
+    expect_completed(&end)?;
+    Ok(end)
 }
 
 fn now() -> Duration {

@@ -25,6 +25,36 @@ pub(super) fn private_bytes(pid: u32) -> Result<f64, Error> {
     Ok(part("Private_Clean")? + part("Private_Dirty")?)
 }
 
+/// Gives how many bytes were written to in the memories of guests: each is followed by the rest of the address space that is set aside
+/// for it.
+pub(super) fn set_aside_and_written(pid: u32) -> Result<f64, Error> {
+    let path = format!("/proc/{pid}/smaps");
+    let text = fs::read_to_string(&path).map_err(Error::io(format!("read {path}")))?;
+    Ok(written_before_reserves(&text))
+}
+
+/// More than what guards a stack.
+const RESERVE: u64 = 16 * 1024 * 1024;
+
+fn written_before_reserves(smaps: &str) -> f64 {
+    let (mut written, mut sum) = (0.0, 0.0);
+    for line in smaps.lines() {
+        let mut words = line.split_ascii_whitespace();
+        let first = words.next().unwrap_or_default();
+        if let Some((from, to)) = first.split_once('-') {
+            let size = |text| u64::from_str_radix(text, 16).unwrap_or(0);
+            let length = size(to).saturating_sub(size(from));
+            if words.next() == Some("---p") && length >= RESERVE {
+                sum += written;
+            }
+            written = 0.0;
+        } else if first == "Private_Dirty:" {
+            written = words.next().and_then(|it| it.parse().ok()).unwrap_or(0.0) * 1024.0;
+        }
+    }
+    sum
+}
+
 /// Sets the highest resident size back to the present one.
 pub(super) fn forget_peak(pid: u32) -> Result<(), Error> {
     let path = format!("/proc/{pid}/clear_refs");
@@ -132,6 +162,15 @@ mod tests {
         let text = "VmHWMx:\t 1 kB\nVmHWM:\t  20 kB\nThreads:\t2\n";
         assert_eq!(field_of(text, "VmHWM"), Some(20.0 * 1024.0));
         assert_eq!(field_of(text, "Threads"), None);
+    }
+
+    #[test]
+    fn memory_counts_that_is_followed_by_a_reserve() {
+        let smaps = "10000000-1003f000 rw-p 00000000 00:00 0\nPrivate_Dirty:        32 kB\n\
+                     1003f000-14000000 ---p 00000000 00:00 0\nPrivate_Dirty:         0 kB\n\
+                     14000000-14010000 rw-p 00000000 00:00 0\nPrivate_Dirty:        16 kB\n\
+                     14010000-14011000 ---p 00000000 00:00 0\nPrivate_Dirty:         0 kB\n";
+        assert_eq!(written_before_reserves(smaps), 32.0 * 1024.0);
     }
 
     #[test]
