@@ -55,7 +55,9 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Figure>, Error> {
         figures.push(stage.steps()?);
         figures.push(stage.sleepers()?);
     }
-    figures.extend(held(bench)?);
+    for name in ["SQLite", "PostgreSQL"] {
+        figures.extend(held(bench, name)?);
+    }
     Ok(figures)
 }
 
@@ -257,9 +259,16 @@ impl Stage<'_> {
 }
 
 /// Guests that wait in memory: what each costs, and how soon all run again after a crash.
-fn held(bench: &Bench) -> Result<Vec<Figure>, Error> {
+fn held(bench: &Bench, store: &str) -> Result<Vec<Figure>, Error> {
     let count = if bench.quick { HELD / 10 } else { HELD };
-    let database = bench.postgres.database("held")?;
+    let place = format!("held-{}", store.to_lowercase());
+    let url = match store {
+        "SQLite" => format!(
+            "sqlite:{}",
+            bench.place.join(&place).join("runtara.db").display()
+        ),
+        _ => bench.postgres.database("held")?.url,
+    };
     let text = count.to_string();
     let variables = [
         ("RUNTARA_WASM_MAX_INSTANCES", text.as_str()),
@@ -268,19 +277,23 @@ fn held(bench: &Bench) -> Result<Vec<Figure>, Error> {
         ("RUNTARA_WASM_MAX_MEMORY_BYTES", "67108864"),
         ("RUNTARA_SLEEP_HOLD_MS", "600000"),
     ];
-    let mut server = Server::start(&bench.place, "held", &database, &variables)?;
+    let mut server = Server::start_on(&bench.place, &place, &url, &variables)?;
     let image = image(bench, &server, "waits_for_go.c")?;
-    let id = |number: usize| format!("{}held-{number}", id_prefix());
     let mut connection = server.connect()?;
     let before = process::private_bytes(server.pid())?;
     let began = Instant::now();
     for number in 0..count {
-        start(&mut connection, &image, &id(number), &[WAIT_MS.to_owned()])?;
+        start(
+            &mut connection,
+            &image,
+            &held_id(number),
+            &[WAIT_MS.to_owned()],
+        )?;
     }
-    wait_for_runs(&database, 1, count)?;
+    wait_for_runs(&mut connection, (1, Duration::ZERO), count)?;
     let started = began.elapsed().as_secs_f64();
-    // Until buffers of the starts have gone back; a minute would change nothing.
-    interrupt::pause(Duration::from_secs(3))?;
+    // Until buffers of the starts have gone back; a minute would change nothing. And a sign of life is noted every 5 seconds at most.
+    interrupt::pause(Duration::from_secs(6))?;
     let each = (process::private_bytes(server.pid())? - before) / count as f64;
     let own = process::set_aside_and_written(server.pid())? / count as f64;
     say(format!(
@@ -288,23 +301,23 @@ fn held(bench: &Bench) -> Result<Vec<Figure>, Error> {
         each / 1024.0,
         own / 1024.0
     ));
-    let began = Instant::now();
-    server.kill_and_restart(&database.url, &variables)?;
+    let (began, killed) = (Instant::now(), now());
+    server.kill_and_restart(&url, &variables)?;
     let ready = began.elapsed().as_secs_f64();
-    wait_for_runs(&database, 2, count)?;
+    let mut connection = server.connect()?;
+    wait_for_runs(&mut connection, (2, killed), count)?;
     let again = began.elapsed().as_secs_f64();
     say(format!(
         "{count} guests wait again {again:.1} s after the server was killed; it was ready after {ready:.1} s"
     ));
     // They are as alive as they seem.
-    let mut connection = server.connect()?;
     for number in (0..count).step_by(count / 100) {
-        let path = format!("/api/v1/instances/{}/signals/custom", id(number));
+        let path = format!("/api/v1/instances/{}/signals/custom", held_id(number));
         connection.post(&path, &json!({"signal_id": "go"}))?;
-        completed(&mut connection, &id(number))?;
+        completed(&mut connection, &held_id(number))?;
     }
     let memory = Figure::new(
-        "memory for a guest that waits",
+        format!("memory for a guest that waits, {store}"),
         "KiB",
         &[(each - own) / 1024.0],
     )
@@ -313,23 +326,41 @@ fn held(bench: &Bench) -> Result<Vec<Figure>, Error> {
         "private, mean of {count}; its own memory holds {:.1} KiB more",
         own / 1024.0
     ));
-    let recovery = Figure::new("guests running again after a crash", "s", &[again])
-        .must(Bound::AtMost(10.0))
-        .note(format!(
-            "{count} of them, from the kill on; the server answered after {ready:.1} s"
-        ));
+    let recovery = Figure::new(
+        format!("guests running again after a crash, {store}"),
+        "s",
+        &[again],
+    )
+    .must(Bound::AtMost(10.0))
+    .note(format!(
+        "{count} of them, from the kill on; the server answered after {ready:.1} s"
+    ));
     Ok(vec![memory, recovery])
 }
 
-/// Waits until so many have begun to wait in their run of this number.
-fn wait_for_runs(database: &Database, run: usize, count: usize) -> Result<(), Error> {
+/// The id of a guest that waits.
+fn held_id(number: usize) -> String {
+    format!("{}held-{number}", id_prefix())
+}
+
+/// Waits until so many are in their run of this number, and have spoken in it, since when it may have begun.
+fn wait_for_runs(
+    connection: &mut Connection,
+    (run, since): (u64, Duration),
+    count: usize,
+) -> Result<(), Error> {
+    let mut missing: Vec<_> = (0..count).map(held_id).collect();
     interrupt::until("the guests to wait", PATIENCE, || {
-        let waiting = database.numbers(&format!(
-            "select count(*) from runtara_instances
-              where instance_id like '{}held-%' and run_number = {run} and spoke and live_node is not null",
-            id_prefix()
-        ))?;
-        Ok((waiting[0][0] as usize == count).then_some(()))
+        while let Some(id) = missing.last() {
+            let found = connection.get(&format!("/api/v1/instances/{id}"))?;
+            let seen = found["heartbeat_at_ms"].as_u64().unwrap_or_default();
+            let spoke = u128::from(seen) >= since.as_millis();
+            if found["status"] != "running" || found["run_number"] != run || !spoke {
+                return Ok(None);
+            }
+            missing.pop();
+        }
+        Ok(Some(()))
     })
 }
 
