@@ -13,7 +13,7 @@ use crate::paging::is_failed_end;
 use crate::plan::RecordChange;
 use crate::{StoreResult, WaitKey};
 
-/// Everything that one change of one instance writes: put together, to be sent as one errand.
+/// Everything that one change of one instance writes, put together.
 pub(super) struct Write<'a> {
     found: &'a Loaded,
     next: Transition,
