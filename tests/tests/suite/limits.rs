@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use runtara_tests::http::{Address, Connection, Request};
 use runtara_tests::{
-    Ground, Server, Setup, Store, TENANT, base64, eventually, holds_for, in_both_kinds,
+    Ground, Server, Setup, Store, TENANT, base64, eventually, holds_for, in_every_kind,
     on_both_stores,
 };
 use serde_json::{Value, json};
@@ -22,7 +22,7 @@ on_both_stores!(
     many_callers_at_once_are_all_answered,
 );
 
-in_both_kinds!(large_states_inputs_and_outputs_fit,);
+in_every_kind!(large_states_inputs_and_outputs_fit,);
 
 fn large_states_inputs_and_outputs_fit(ground: Ground) {
     let server = Server::start(ground);

@@ -12,7 +12,8 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use runtara_tests::{
-    Ground, Server, Store, base64, eventually, in_both_kinds, on_both_stores, processes,
+    Ground, Server, Store, base64, eventually, in_both_kinds, in_every_kind, on_both_stores,
+    processes,
 };
 use serde_json::json;
 
@@ -28,11 +29,14 @@ on_both_stores!(
 
 in_both_kinds!(
     a_killed_server_finds_its_runs_again,
-    a_run_that_died_with_the_server_is_run_again_uncounted,
     a_killed_shim_is_noticed_and_its_program_ended,
     the_time_limit_holds_while_no_server_lives,
-    what_was_due_while_no_server_lived_runs_at_its_start,
     a_stop_reaches_a_run_that_was_found_again,
+);
+
+in_every_kind!(
+    a_run_that_died_with_the_server_is_run_again_uncounted,
+    what_was_due_while_no_server_lived_runs_at_its_start,
 );
 
 fn a_killed_server_finds_its_runs_again(ground: Ground) {

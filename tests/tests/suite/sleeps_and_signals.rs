@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use runtara_tests::http::{Connection, Request};
 use runtara_tests::{
     Ground, Run, Server, Setup, Store, TENANT, base64, eventually, holds_for, in_both_kinds,
-    on_both_stores, processes,
+    in_every_kind, on_both_stores, processes,
 };
 use serde_json::{Value, json};
 
@@ -20,19 +20,22 @@ on_both_stores!(
 );
 
 in_both_kinds!(
+    a_crash_in_a_held_sleep_owes_the_remainder_alone,
+    a_program_with_other_work_is_not_parked,
+    a_busy_branch_keeps_the_process_of_a_sleeping_one,
+    a_program_that_asks_to_be_woken_is_woken,
+);
+
+in_every_kind!(
     a_far_sleep_frees_the_process_and_is_answered_at_once_after_the_wake,
     a_near_sleep_is_held,
     a_loop_sleeps_each_time_with_one_id,
     a_loop_of_held_sleeps_sleeps_each_time,
-    a_crash_in_a_held_sleep_owes_the_remainder_alone,
     a_sleeper_is_cancelled_paused_and_stopped_at_once,
     a_held_sleeper_is_cancelled_at_once,
     a_resumed_sleeper_runs_now_and_still_owes_the_remainder,
-    a_program_with_other_work_is_not_parked,
-    a_busy_branch_keeps_the_process_of_a_sleeping_one,
     sleeping_time_is_no_running_time,
     a_sleeper_tells_how_long_it_ran_and_how_long_it_slept,
-    a_program_that_asks_to_be_woken_is_woken,
     a_wait_for_a_signal_frees_the_process_and_the_signal_wakes_it,
     a_wait_for_a_signal_ends_with_its_time,
     a_held_sleep_goes_on_over_a_restart,
@@ -80,8 +83,11 @@ fn a_far_sleep_frees_the_process_and_is_answered_at_once_after_the_wake(ground: 
         Duration::from_secs(1),
         "that no process is alive meanwhile",
         || {
-            let found = run.processes();
-            if found.is_empty() { Ok(()) } else { Err(found) }
+            if run.is_gone() {
+                Ok(())
+            } else {
+                Err(run.processes())
+            }
         },
     );
     let output = run.output();
@@ -110,12 +116,11 @@ fn a_near_sleep_is_held(ground: Ground) {
         &server.scripted(),
         &json!([{ "sleep": { "id": "nap", "ms": 1_500 } }]),
     );
-    let process = run.wait_for_process();
     let output = run.output();
     assert_eq!(output["run"], 1, "{output}");
     let names = run.event_names();
     assert!(!names.contains(&"suspended".to_owned()), "{names:?}");
-    assert!(!processes::lives(process.pid) || run.status()["status"] == "completed");
+    run.wait_until_no_process();
 }
 
 fn a_loop_sleeps_each_time_with_one_id(ground: Ground) {

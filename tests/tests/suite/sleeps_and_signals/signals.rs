@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use runtara_tests::http::Answer;
 use runtara_tests::{
     Ground, Run, Server, Store, base64, eventually, from_base64, holds_for, in_both_kinds,
-    on_both_stores, processes,
+    in_every_kind, on_both_stores, processes,
 };
 use serde_json::{Value, json};
 
@@ -21,13 +21,16 @@ on_both_stores!(
 in_both_kinds!(
     a_cancel_is_not_erased_by_a_later_pause,
     a_pause_is_followed_by_a_cancel,
-    a_pause_and_a_resume_bring_it_back,
     a_resume_withdraws_a_pause_that_nobody_has_seen,
     a_resume_comes_after_a_pause_that_was_seen,
-    a_resume_that_is_sent_as_a_signal_resumes,
     a_program_that_leaves_upon_a_cancel_is_cancelled,
     a_pause_of_a_program_that_dies_of_it_is_a_pause,
     payloads_of_signals_come_through_as_they_are,
+);
+
+in_every_kind!(
+    a_pause_and_a_resume_bring_it_back,
+    a_resume_that_is_sent_as_a_signal_resumes,
 );
 
 fn save(run: &Run<'_>, token: &str, id: &str) -> Value {
