@@ -22,6 +22,9 @@ pub const TENANT: &str = "acme";
 /// The name of the image that programs in containers are laid on.
 const BASE: &str = "base";
 
+/// Where effects are noted: the name of the file, and of the events.
+const EFFECTS: &str = "effects";
+
 /// Encodes as the protocol does.
 #[must_use]
 pub fn base64(bytes: impl AsRef<[u8]>) -> String {
@@ -158,12 +161,21 @@ impl Server {
     #[must_use]
     #[track_caller]
     pub fn program(&self, name: &str) -> Image {
-        if self.kind() == Kind::Wasm {
-            return self.register(name, &guest::like(name));
-        }
-        let path = program(name);
-        let content = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        self.register(name, &content)
+        self.program_for(TENANT, name)
+    }
+
+    /// As [`Server::program`], for another tenant.
+    #[must_use]
+    #[track_caller]
+    pub fn program_for(&self, tenant: &str, name: &str) -> Image {
+        let content = match self.kind() {
+            Kind::Wasm => guest::like(name),
+            Kind::Native | Kind::Containers => {
+                let path = program(name);
+                fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+            }
+        };
+        self.register_for(tenant, name, &content)
     }
 
     /// Registers the program that does what its input says, as programs with the published blocking client do.
@@ -171,6 +183,27 @@ impl Server {
     #[track_caller]
     pub fn scripted(&self) -> Image {
         self.program("speaks_the_protocol")
+    }
+
+    /// The input of a scripted program that notes its effects, where [`Run::effects`] finds them: in a file, or, as guests have none, as
+    /// events.
+    #[must_use]
+    pub fn noting_effects(&self, mut input: Value) -> Value {
+        let (key, place) = match self.kind() {
+            Kind::Wasm => ("effects_event", EFFECTS.to_owned()),
+            Kind::Native | Kind::Containers => ("effects_file", self.shared().path(EFFECTS)),
+        };
+        input[key] = json!(place);
+        input
+    }
+
+    /// The action by which a scripted program dies as suddenly as it can: by SIGKILL, or, as guests take no signals, by a trap.
+    #[must_use]
+    pub fn death(&self) -> Value {
+        match self.kind() {
+            Kind::Wasm => json!({ "abort": true }),
+            Kind::Native | Kind::Containers => json!({ "die": 9 }),
+        }
     }
 
     /// Starts an instance; `more` has further keys of the request.
@@ -407,6 +440,22 @@ impl Run<'_> {
             }
         };
         self.events().iter().map(name).collect()
+    }
+
+    /// The effects that were noted: of this instance if it is a guest, else of all that note them on this server.
+    #[must_use]
+    #[track_caller]
+    pub fn effects(&self) -> Vec<String> {
+        if self.server.kind() != Kind::Wasm {
+            return self.server.shared().lines(EFFECTS);
+        }
+        let text = |event: &Value| {
+            let payload = from_base64(&event["payload"]);
+            serde_json::from_str(&payload).unwrap_or_else(|_| panic!("no effect: {payload}"))
+        };
+        let events = self.events();
+        let effects = events.iter().filter(|event| event["subtype"] == EFFECTS);
+        effects.map(text).collect()
     }
 
     /// Its checkpoints in the order in which they were saved.

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use runtara_tests::http::{Answer, Request};
 use runtara_tests::{
     Ground, Kind, Server, Store, TENANT, base64, eventually, from_base64, in_both_kinds,
-    in_every_kind, on_both_stores, processes,
+    in_every_kind, natively_and_in_guests, on_both_stores, processes,
 };
 use serde_json::{Value, json};
 
@@ -30,13 +30,16 @@ fn at_once<T: Send>(count: usize, act: impl Fn(usize) -> T + Sync) -> Vec<T> {
 }
 
 on_both_stores!(
-    the_same_start_twice_is_one_instance,
-    equal_starts_at_the_same_moment_are_one_instance,
     a_start_is_repeated_after_its_image_is_deleted,
     an_idempotency_key_stands_for_an_id,
     of_many_savers_of_a_checkpoint_one_saves,
     events_are_in_the_order_in_which_they_came,
     repeated_requests_of_programs_count_once,
+);
+
+natively_and_in_guests!(
+    the_same_start_twice_is_one_instance,
+    equal_starts_at_the_same_moment_are_one_instance,
 );
 
 in_both_kinds!(
@@ -50,10 +53,10 @@ in_every_kind!(
     many_resumes_are_one_run,
 );
 
-fn the_same_start_twice_is_one_instance(store: Store) {
-    let server = Server::start(store);
+fn the_same_start_twice_is_one_instance(ground: Ground) {
+    let server = Server::start(ground);
     let image = server.scripted();
-    let input = json!({ "effects_file": server.shared().path("effects"), "actions": [{ "checkpoint": "a" }] });
+    let input = server.noting_effects(json!({ "actions": [{ "checkpoint": "a" }] }));
     let body = json!({ "instance_id": "order-1", "input": input });
     let first = server.launch(&image, &body);
     let again = server.try_launch(&image, &body).expect(200);
@@ -68,14 +71,14 @@ fn the_same_start_twice_is_one_instance(store: Store) {
         ended["deduplicated"], true,
         "also when it has ended: {ended}"
     );
-    assert_eq!(server.shared().lines("effects"), ["a 1"]);
+    assert_eq!(first.effects(), ["a 1"]);
     let other = server.try_launch(
         &image,
         &json!({ "instance_id": "order-1", "input": { "actions": [] } }),
     );
     let text = other.refuses(400, "INSTANCE_EXISTS");
     assert!(!text.contains("not found"), "{text}");
-    let theirs = server.register_for("stranger", "same", b"#!/bin/sh\n");
+    let theirs = server.program_for("stranger", "sleeps_forever");
     let body = json!({ "image_id": theirs.0, "tenant_id": "stranger", "instance_id": "order-1" });
     server
         .ask(&Request::post("/api/v1/instances", &body))
@@ -125,11 +128,11 @@ fn a_start_is_repeated_after_its_image_is_deleted(store: Store) {
     server.ask(&new).refuses(400, "IMAGE_NOT_FOUND");
 }
 
-fn equal_starts_at_the_same_moment_are_one_instance(store: Store) {
-    let server = Server::start(store);
+fn equal_starts_at_the_same_moment_are_one_instance(ground: Ground) {
+    let server = Server::start(ground);
     let image = server.scripted();
-    let effects = server.shared().path("effects");
-    let body = json!({ "instance_id": "rush", "input": { "effects_file": effects, "actions": [{ "checkpoint": "a" }] } });
+    let input = server.noting_effects(json!({ "actions": [{ "checkpoint": "a" }] }));
+    let body = json!({ "instance_id": "rush", "input": input });
     let answers = at_once(16, |_| server.try_launch(&image, &body));
     let created = answers.iter().filter(|answer| answer.status == 201).count();
     assert_eq!(
@@ -143,8 +146,9 @@ fn equal_starts_at_the_same_moment_are_one_instance(store: Store) {
             .iter()
             .all(|answer| answer.json()["instance_id"] == "rush")
     );
-    server.instance("rush").wait_for("completed");
-    assert_eq!(server.shared().lines("effects"), ["a 1"]);
+    let run = server.instance("rush");
+    run.wait_for("completed");
+    assert_eq!(run.effects(), ["a 1"]);
 }
 
 fn an_idempotency_key_stands_for_an_id(store: Store) {

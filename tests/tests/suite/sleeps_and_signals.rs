@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use runtara_tests::http::{Connection, Request};
 use runtara_tests::{
     Ground, Run, Server, Setup, Store, TENANT, base64, eventually, holds_for, in_both_kinds,
-    in_every_kind, on_both_stores, processes,
+    in_every_kind, on_both_stores, processes, tests_on,
 };
 use serde_json::{Value, json};
 
@@ -359,6 +359,60 @@ fn a_sleeper_tells_how_long_it_ran_and_how_long_it_slept(ground: Ground) {
     );
 }
 
+// The clock of PostgreSQL is a function of the schema, which a test can replace.
+tests_on! { a_sleep_of_a_day_ends_with_the_day {
+    postgres: runtara_tests::Store::Postgres.into(),
+    guests_on_postgres: runtara_tests::Store::Postgres.in_guests(),
+}}
+
+fn a_sleep_of_a_day_ends_with_the_day(ground: Ground) {
+    const DAY_MS: i64 = 86_400_000;
+    const MINUTE_MS: i64 = 60_000;
+    let server = Server::start(ground);
+    let image = server.scripted();
+    let run = server.follow(
+        &image,
+        &json!([
+            { "checkpoint": "before" },
+            { "sleep": { "id": "night", "ms": DAY_MS } },
+            { "checkpoint": "after" },
+        ]),
+    );
+    let found = run.wait_for_reason("sleeping");
+    let at = |time: &str| found[time].as_i64().expect("a time");
+    let owed = at("due_at_ms") - at("created_at_ms");
+    assert!((DAY_MS..DAY_MS + MINUTE_MS).contains(&owed), "{found}");
+    run.wait_until_no_process();
+    // The dispatcher waits by its own clock for some seconds at a time. A start has it look, and what is due is taken in its order.
+    let later_by = |milliseconds: i64, id: &str| {
+        let _done = server.psql(&format!(
+            "create or replace function runtara_now() returns bigint language sql stable as \
+             'select floor(date_part(''epoch'', statement_timestamp()) * 1000)::bigint + {milliseconds}'"
+        ));
+        let looks = server.follow_as(&image, id, &json!([{ "complete": 1 }]));
+        assert_eq!(looks.output(), 1);
+    };
+    later_by(DAY_MS - MINUTE_MS, "almost-a-day-later");
+    let found = run.status();
+    assert_eq!(
+        (&found["status_reason"], &found["run_number"]),
+        (&json!("sleeping"), &json!(1)),
+        "it was woken before its time: {found}"
+    );
+    later_by(DAY_MS, "a-day-later");
+    let output = run.output();
+    assert_eq!(
+        (&output["run"], &output["seen"]),
+        (&json!(2), &json!({ "before": 1, "after": 2 })),
+        "{output}"
+    );
+    assert_eq!(run.checkpoints(), ["before", "night", "after"]);
+    let found = run.status();
+    assert_eq!(found["retry_count"], 0, "{found}");
+    let [_, _, suspended] = time_in_states(&found);
+    assert!(suspended >= DAY_MS - MINUTE_MS, "{found}");
+}
+
 fn a_program_that_asks_to_be_woken_is_woken(ground: Ground) {
     let server = Server::start(ground);
     let run = server.follow(
@@ -531,9 +585,13 @@ fn a_sleep_that_was_cut_is_gone_on_with(store: Store) {
     );
 }
 
-#[test]
-fn many_sleepers_cost_no_process() {
-    let server = server_that_parks(Store::Sqlite);
+tests_on! { many_sleepers_cost_no_process {
+    sqlite: runtara_tests::Store::Sqlite.into(),
+    guests_on_sqlite: runtara_tests::Store::Sqlite.in_guests(),
+}}
+
+fn many_sleepers_cost_no_process(ground: Ground) {
+    let server = server_that_parks(ground);
     let image = server.scripted();
     let count = 100;
     scope(|scope| {
@@ -554,6 +612,13 @@ fn many_sleepers_cost_no_process() {
             Ok(())
         } else {
             Err(body)
+        }
+    });
+    eventually("that no run is left", || {
+        let health = server.ask(&Request::get("/api/v1/health")).expect(200);
+        match health["active_instances"].as_u64() {
+            Some(0) => Ok(()),
+            _ => Err(health),
         }
     });
     let programs = eventually("the end of their processes", || {

@@ -4,16 +4,17 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use runtara_tests::{
-    Ground, Kind, Server, Store, eventually, in_both_kinds, in_every_kind, on_both_stores,
-    processes,
+    Ground, Kind, Server, Store, eventually, in_both_kinds, in_every_kind, natively_and_in_guests,
+    on_both_stores, processes,
 };
 use serde_json::{Value, json};
 
 on_both_stores!(
     a_program_that_keeps_crashing_is_given_three_launches_with_growing_pauses,
-    a_crash_goes_on_from_the_checkpoints,
     a_script_without_its_interpreter_fails_with_the_reason,
 );
+
+natively_and_in_guests!(a_crash_goes_on_from_the_checkpoints,);
 
 in_both_kinds!(
     a_program_without_an_sdk_completes_with_what_it_gives,
@@ -163,16 +164,15 @@ fn a_program_that_keeps_crashing_is_given_three_launches_with_growing_pauses(sto
     );
 }
 
-fn a_crash_goes_on_from_the_checkpoints(store: Store) {
-    let server = Server::start(store);
-    let effects = server.shared().path("effects");
-    let input = json!({ "effects_file": effects, "actions": [
+fn a_crash_goes_on_from_the_checkpoints(ground: Ground) {
+    let server = Server::start(ground);
+    let input = server.noting_effects(json!({ "actions": [
         { "checkpoint": { "id": "a", "value": 1 } },
         { "checkpoint": { "id": "b", "value": 2 } },
         { "on_run": 1, "do": { "abort": true } },
         { "checkpoint": { "id": "c", "value": 3 } },
-        { "on_run": 2, "do": { "die": 9 } },
-    ]});
+        { "on_run": 2, "do": server.death() },
+    ]}));
     let run = server.launch(&server.scripted(), &json!({ "input": input }));
     let output = run.output();
     assert_eq!(
@@ -181,7 +181,7 @@ fn a_crash_goes_on_from_the_checkpoints(store: Store) {
         "{output}"
     );
     assert_eq!(
-        server.shared().lines("effects"),
+        run.effects(),
         ["a 1", "b 1", "c 2"],
         "each step is done once"
     );
