@@ -64,9 +64,10 @@ fn puppet(server: &Server) -> (Run<'_>, String) {
 
 fn a_far_sleep_frees_the_process_and_is_answered_at_once_after_the_wake(ground: Ground) {
     let server = server_that_parks(ground);
+    let image = server.scripted();
     let before = Instant::now();
     let run = server.follow(
-        &server.scripted(),
+        &image,
         &json!([
             { "checkpoint": "a" },
             { "sleep": { "id": "nap", "ms": 4_000 } },
@@ -125,9 +126,10 @@ fn a_near_sleep_is_held(ground: Ground) {
 
 fn a_loop_sleeps_each_time_with_one_id(ground: Ground) {
     let server = server_that_parks(ground);
+    let image = server.scripted();
     let before = Instant::now();
     let run = server.follow(
-        &server.scripted(),
+        &image,
         &json!([
             { "repeat": 3, "do": [{ "sleep": { "id": "tick", "ms": 1_000 } }] },
             { "checkpoint": "end" },
@@ -145,9 +147,10 @@ fn a_loop_sleeps_each_time_with_one_id(ground: Ground) {
 
 fn a_loop_of_held_sleeps_sleeps_each_time(ground: Ground) {
     let server = server_that_holds(ground, Duration::from_secs(10));
+    let image = server.scripted();
     let before = Instant::now();
     let run = server.follow(
-        &server.scripted(),
+        &image,
         &json!([{ "repeat": 3, "do": [{ "sleep": { "id": "tick", "ms": 500 } }] }]),
     );
     assert_eq!(run.output()["run"], 1);
@@ -243,11 +246,9 @@ fn a_held_sleeper_is_cancelled_at_once(ground: Ground) {
 
 fn a_resumed_sleeper_runs_now_and_still_owes_the_remainder(ground: Ground) {
     let server = server_that_parks(ground);
+    let image = server.scripted();
     let before = Instant::now();
-    let run = server.follow(
-        &server.scripted(),
-        &json!([{ "sleep": { "id": "nap", "ms": 5_000 } }]),
-    );
+    let run = server.follow(&image, &json!([{ "sleep": { "id": "nap", "ms": 5_000 } }]));
     let first = run.wait_for_reason("sleeping");
     run.resume();
     let again = run.wait_until("its second sleep", |found| {
