@@ -7,7 +7,8 @@
 //! - [`Shared`]: files by which a test and the programs that it starts tell each other how far they are.
 //! - [`Hold`]: holds whoever opens a file or a directory, so that a test can act while the server is at work.
 //! - [`processes`]: which processes there are because of a server.
-//! - [`guest`]: WebAssembly modules and components, compiled from the C files in `guests`.
+//! - [`guest`]: WebAssembly modules and components, compiled from the C files in `guests`; some do what a program of the same name does.
+//! - [`Ground`] and the macros: each test on both stores, and with programs of several kinds.
 //! - [`image`]: container images, made byte by byte; [`Server::remains`]: what containers have left on the machine.
 //!
 //! `RUNTARA_TEST_OCI_RUNTIME` has all servers use another OCI runtime than runc.

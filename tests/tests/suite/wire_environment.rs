@@ -57,6 +57,8 @@ fn a_started_instance_is_told_with_all_that_clients_read(ground: Ground) {
     let image = server.program("echoes_input");
     let run = server.launch(&image, &json!({ "input": { "a": [1, "zwei"] }, "env": {} }));
     assert_eq!(run.output(), json!({ "a": [1, "zwei"] }));
+    // One that speaks is completed before it has left.
+    run.wait_until_no_process();
     let found = run.status();
     assert_eq!(found["found"], true, "{found}");
     assert_eq!(found["instance_id"], run.id);
