@@ -6,7 +6,9 @@
  *   sleep MS [NAME JSON]     a durable sleep, with a checkpoint
  *   wait ID [MS]             waits for a custom signal; sees its payload, "timed out" or "interrupted"
  *   take ID                  takes a custom signal if it is there; sees its payload, or "nothing"
+ *   until ID                 takes a custom signal again and again, looking for nothing else, until it is there
  *   poll                     sees the signal for the instance, or null
+ *   listen                   looks for a cancel or a pause until one is there
  *   obey                     looks for a cancel or a pause until one is there, acknowledges it and leaves
  *   acknowledge KIND         acknowledges a signal, and goes on
  *   event SUBTYPE [JSON]     heartbeat     retry NAME ATTEMPT [TEXT]     log LEVEL TEXT
@@ -114,6 +116,16 @@ static void take_signal(char *rest) {
     see(rest, taken.is_some ? payload_of(&taken.val) : "\"nothing\"");
 }
 
+static void until_signal(char *rest) {
+    failure error;
+    text id = text_of(rest);
+    runtara_durable_signals_option_option_bytes_t taken;
+    for (;; wait_here(20)) {
+        must(runtara_durable_signals_take(&id, &taken, &error), &error);
+        if (taken.is_some) return;
+    }
+}
+
 static const char *const kinds[] = {"cancel", "pause", "resume"};
 
 static void poll_once(char *rest) {
@@ -130,16 +142,25 @@ static void acknowledge(char *rest) {
         if (strcmp(rest, kinds[kind]) == 0) done(runtara_durable_signals_acknowledge(kind, &error), &error);
 }
 
-static void obey(char *rest) {
+/* The kind of the cancel or the pause that is there at last. */
+static uint8_t awaited_order(void) {
     failure error;
     runtara_durable_signals_option_signal_t signal;
-    (void)rest;
-    for (;;) {
+    for (;; wait_here(20)) {
         must(runtara_durable_signals_poll(&signal, &error), &error);
-        if (signal.is_some && signal.val.kind != RUNTARA_DURABLE_TYPES_SIGNAL_KIND_RESUME) break;
-        wait_here(20);
+        if (signal.is_some && signal.val.kind != RUNTARA_DURABLE_TYPES_SIGNAL_KIND_RESUME) return signal.val.kind;
     }
-    must(runtara_durable_signals_acknowledge(signal.val.kind, &error), &error);
+}
+
+static void listen(char *rest) {
+    (void)rest;
+    awaited_order();
+}
+
+static void obey(char *rest) {
+    failure error;
+    (void)rest;
+    must(runtara_durable_signals_acknowledge(awaited_order(), &error), &error);
     exit(0);
 }
 
@@ -235,6 +256,7 @@ static void command(char *line) {
         void (*act)(char *rest);
     } table[] = {
         {"checkpoint", checkpoint}, {"sleep", sleep_durably}, {"wait", wait_for_signal}, {"take", take_signal},
+        {"until", until_signal}, {"listen", listen},
         {"poll", poll_once}, {"obey", obey}, {"acknowledge", acknowledge}, {"event", event}, {"heartbeat", heartbeat},
         {"retry", retry}, {"log", log_line}, {"complete", complete}, {"fail", fail}, {"suspend", suspend}, {"print", print},
         {"pause", pause_here}, {"spin", spin}, {"leave", leave}, {"trap", trap}, {"on", on_run}, {"tolerate", tolerate},

@@ -23,6 +23,15 @@ impl Store {
             kind: Kind::Containers,
         }
     }
+
+    /// This store under a server whose programs are WebAssembly guests.
+    #[must_use]
+    pub fn in_guests(self) -> Ground {
+        Ground {
+            store: self,
+            kind: Kind::Wasm,
+        }
+    }
 }
 
 /// How the programs of a test are run.
@@ -32,6 +41,8 @@ pub enum Kind {
     Native,
     /// In containers, laid on an image with a shell and the libraries of the host.
     Containers,
+    /// As WebAssembly guests in the server's own process: the source in `tests/guests` that is named like the program, and does the same.
+    Wasm,
 }
 
 /// What a server under test stands on.

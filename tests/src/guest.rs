@@ -27,6 +27,20 @@ const FLAGS: [&str; 8] = [
     "-Wl,--fatal-warnings",
 ];
 
+/// The guest that does what the program of this name does: a durable program if it needs to speak, else a command.
+///
+/// # Panics
+/// If there is none, or it cannot be compiled.
+#[must_use]
+pub fn like(program: &str) -> Vec<u8> {
+    let source = read(&format!("{program}.c"));
+    let source = String::from_utf8(source).expect("a source is text");
+    match source.contains("#include \"durable.h\"") {
+        true => component(program),
+        false => command(program),
+    }
+}
+
 /// A command: a module of WASI preview 1, compiled from the C file of this name.
 ///
 /// # Panics
@@ -45,11 +59,11 @@ pub fn command(name: &str) -> Vec<u8> {
 /// If that cannot be done, with what the compiler says, or the packages that bring it.
 #[must_use]
 pub fn component(name: &str) -> Vec<u8> {
-    let [start, shared] = ["start.c", "durable.h"].map(read);
+    let [start, shared, json] = ["start.c", "durable.h", "json.h"].map(read);
     let files = [path_of("start")];
     durable(
         &read(&format!("{name}.c")),
-        &[&start, &shared],
+        &[&start, &shared, &json],
         &files,
         &["-nostartfiles"],
     )

@@ -7,7 +7,8 @@
 //! - [`Shared`]: files by which a test and the programs that it starts tell each other how far they are.
 //! - [`Hold`]: holds whoever opens a file or a directory, so that a test can act while the server is at work.
 //! - [`processes`]: which processes there are because of a server.
-//! - [`guest`]: WebAssembly modules and components, compiled from the C files in `guests`.
+//! - [`guest`]: WebAssembly modules and components, compiled from the C files in `guests`; some do what a program of the same name does.
+//! - [`Ground`] and the macros: each test on both stores, and with programs of several kinds.
 //! - [`image`]: container images, made byte by byte; [`Server::remains`]: what containers have left on the machine.
 //!
 //! `RUNTARA_TEST_OCI_RUNTIME` has all servers use another OCI runtime than runc.
@@ -78,27 +79,56 @@ macro_rules! on_both_stores {
 /// gives `a_start_is_kept::sqlite`, `…::postgres`, `…::containers_on_sqlite` and `…::containers_on_postgres`.
 #[macro_export]
 macro_rules! in_both_kinds {
-    ($($name:ident),* $(,)?) => {$(
+    ($($name:ident),* $(,)?) => {
+        $($crate::tests_on! { $name {
+            sqlite: $crate::Store::Sqlite.into(),
+            postgres: $crate::Store::Postgres.into(),
+            containers_on_sqlite: $crate::Store::Sqlite.in_containers(),
+            containers_on_postgres: $crate::Store::Postgres.in_containers(),
+        }})*
+    };
+}
+
+/// Makes six tests of each function: those of [`in_both_kinds!`], and as guests on SQLite and on PostgreSQL, `…::guests_on_sqlite` and
+/// `…::guests_on_postgres`.
+#[macro_export]
+macro_rules! in_every_kind {
+    ($($name:ident),* $(,)?) => {
+        $($crate::tests_on! { $name {
+            sqlite: $crate::Store::Sqlite.into(),
+            postgres: $crate::Store::Postgres.into(),
+            containers_on_sqlite: $crate::Store::Sqlite.in_containers(),
+            containers_on_postgres: $crate::Store::Postgres.in_containers(),
+            guests_on_sqlite: $crate::Store::Sqlite.in_guests(),
+            guests_on_postgres: $crate::Store::Postgres.in_guests(),
+        }})*
+    };
+}
+
+/// Makes four tests of each function: natively and as guests, each on SQLite and on PostgreSQL. For what a container would only do once
+/// more.
+#[macro_export]
+macro_rules! natively_and_in_guests {
+    ($($name:ident),* $(,)?) => {
+        $($crate::tests_on! { $name {
+            sqlite: $crate::Store::Sqlite.into(),
+            postgres: $crate::Store::Postgres.into(),
+            guests_on_sqlite: $crate::Store::Sqlite.in_guests(),
+            guests_on_postgres: $crate::Store::Postgres.in_guests(),
+        }})*
+    };
+}
+
+/// A test for each ground that a function is to be tried on.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! tests_on {
+    ($name:ident { $($test:ident: $ground:expr,)* }) => {
         mod $name {
-            #[test]
-            fn sqlite() {
-                super::$name($crate::Store::Sqlite.into());
-            }
-
-            #[test]
-            fn postgres() {
-                super::$name($crate::Store::Postgres.into());
-            }
-
-            #[test]
-            fn containers_on_sqlite() {
-                super::$name($crate::Store::Sqlite.in_containers());
-            }
-
-            #[test]
-            fn containers_on_postgres() {
-                super::$name($crate::Store::Postgres.in_containers());
-            }
+            $(#[test]
+            fn $test() {
+                super::$name($ground);
+            })*
         }
-    )*};
+    };
 }

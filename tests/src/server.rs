@@ -54,7 +54,7 @@ impl Setup {
 
     fn of_kind(mut self, kind: Kind) -> Self {
         assert!(
-            kind == Kind::Native || geteuid().is_root(),
+            kind != Kind::Containers || geteuid().is_root(),
             "containers are made by root; run the tests as root"
         );
         self.kind = kind;

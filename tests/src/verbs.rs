@@ -8,7 +8,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::database::Kind;
-use crate::http::{Answer, Request};
+use crate::guest;
+use crate::http::{Answer, Connection, Request};
 use crate::image;
 use crate::processes::Process;
 use crate::programs::program;
@@ -20,6 +21,9 @@ pub const TENANT: &str = "acme";
 
 /// The name of the image that programs in containers are laid on.
 const BASE: &str = "base";
+
+/// Where effects are noted: the name of the file, and of the events.
+const EFFECTS: &str = "effects";
 
 /// Encodes as the protocol does.
 #[must_use]
@@ -86,6 +90,7 @@ impl Server {
         let how = match self.kind() {
             Kind::Native => ("runner_type", "native"),
             Kind::Containers => ("base", BASE),
+            Kind::Wasm => ("runner_type", "wasm"),
         };
         if self.kind() == Kind::Containers {
             self.register_base(tenant);
@@ -139,22 +144,38 @@ impl Server {
     }
 
     /// Registers a shell script.
+    ///
+    /// # Panics
+    /// If programs are guests here: those are no scripts.
     #[must_use]
     #[track_caller]
     pub fn shell(&self, script: &str) -> Image {
+        assert_ne!(self.kind(), Kind::Wasm, "a guest is no script");
         self.register("shell", format!("#!/bin/sh\n{script}\n").as_bytes())
     }
 
-    /// Registers one of the programs of this workspace.
+    /// Registers one of the programs of this workspace, or the guest that does the same.
     ///
     /// # Panics
     /// If it was not built.
     #[must_use]
     #[track_caller]
     pub fn program(&self, name: &str) -> Image {
-        let path = program(name);
-        let content = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        self.register(name, &content)
+        self.program_for(TENANT, name)
+    }
+
+    /// As [`Server::program`], for another tenant.
+    #[must_use]
+    #[track_caller]
+    pub fn program_for(&self, tenant: &str, name: &str) -> Image {
+        let content = match self.kind() {
+            Kind::Wasm => guest::like(name),
+            Kind::Native | Kind::Containers => {
+                let path = program(name);
+                fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+            }
+        };
+        self.register_for(tenant, name, &content)
     }
 
     /// Registers the program that does what its input says, as programs with the published blocking client do.
@@ -162,6 +183,27 @@ impl Server {
     #[track_caller]
     pub fn scripted(&self) -> Image {
         self.program("speaks_the_protocol")
+    }
+
+    /// The input of a scripted program that notes its effects, where [`Run::effects`] finds them: in a file, or, as guests have none, as
+    /// events.
+    #[must_use]
+    pub fn noting_effects(&self, mut input: Value) -> Value {
+        let (key, place) = match self.kind() {
+            Kind::Wasm => ("effects_event", EFFECTS.to_owned()),
+            Kind::Native | Kind::Containers => ("effects_file", self.shared().path(EFFECTS)),
+        };
+        input[key] = json!(place);
+        input
+    }
+
+    /// The action by which a scripted program dies as suddenly as it can: by SIGKILL, or, as guests take no signals, by a trap.
+    #[must_use]
+    pub fn death(&self) -> Value {
+        match self.kind() {
+            Kind::Wasm => json!({ "abort": true }),
+            Kind::Native | Kind::Containers => json!({ "die": 9 }),
+        }
     }
 
     /// Starts an instance; `more` has further keys of the request.
@@ -400,6 +442,22 @@ impl Run<'_> {
         self.events().iter().map(name).collect()
     }
 
+    /// The effects that were noted: of this instance if it is a guest, else of all that note them on this server.
+    #[must_use]
+    #[track_caller]
+    pub fn effects(&self) -> Vec<String> {
+        if self.server.kind() != Kind::Wasm {
+            return self.server.shared().lines(EFFECTS);
+        }
+        let text = |event: &Value| {
+            let payload = from_base64(&event["payload"]);
+            serde_json::from_str(&payload).unwrap_or_else(|_| panic!("no effect: {payload}"))
+        };
+        let events = self.events();
+        let effects = events.iter().filter(|event| event["subtype"] == EFFECTS);
+        effects.map(text).collect()
+    }
+
     /// Its checkpoints in the order in which they were saved.
     #[must_use]
     #[track_caller]
@@ -467,7 +525,16 @@ impl Run<'_> {
         self.server.processes_of(&self.id)
     }
 
-    /// Waits until its program runs, and gives its process.
+    /// Waits until its program runs.
+    #[track_caller]
+    pub fn wait_until_it_runs(&self) {
+        match self.server.kind() {
+            Kind::Wasm => drop(self.wait_for("running")),
+            Kind::Native | Kind::Containers => drop(self.wait_for_process()),
+        }
+    }
+
+    /// Waits until its program runs, and gives its process. Guests have none.
     #[must_use]
     #[track_caller]
     pub fn wait_for_process(&self) -> Process {
@@ -507,9 +574,38 @@ impl Run<'_> {
         self.server.ask_core(&Request::get(&path))
     }
 
-    /// Waits until no process of it is left.
+    /// Whether nothing runs of it: there is no process of it, or, as guests have none, its run is over as the server tells, which ends
+    /// what is followed of its output.
+    #[must_use]
+    #[track_caller]
+    pub fn is_gone(&self) -> bool {
+        match self.server.kind() {
+            Kind::Native | Kind::Containers => self.processes().is_empty(),
+            Kind::Wasm => self.is_over(Duration::from_millis(500)),
+        }
+    }
+
+    /// Whether its newest run is over within that time. The output of one that has written nothing is not there until then.
+    fn is_over(&self, patience: Duration) -> bool {
+        let path = self.path("/logs?stream=stdout&follow=true");
+        let connection = Connection::open(&self.server.environment());
+        let mut connection = connection.expect("the port is served");
+        let patience = connection.set_patience(patience);
+        patience.expect("a time can be set");
+        let answer = connection.exchange(&Request::get(&path));
+        answer.is_ok_and(|answer| answer.status == 200)
+    }
+
+    /// Waits until no process of it is left; of a guest, until its run is over.
     #[track_caller]
     pub fn wait_until_no_process(&self) {
+        if self.server.kind() == Kind::Wasm {
+            let what = format!("the end of the run of '{}'", self.id);
+            return eventually(&what, || match self.is_over(DEADLINE) {
+                true => Ok(()),
+                false => Err(self.status()),
+            });
+        }
         eventually_within(
             DEADLINE,
             &format!("the end of the processes of '{}'", self.id),

@@ -24,6 +24,8 @@
 //! A script that does not end otherwise completes with `{"sum": …, "run": …, "seen": {…}}`: the sum of the values of checkpoints,
 //! the number of the last run, and what each checkpoint and signal gave. Each effect (a checkpoint's work that is really done)
 //! appends a line `<id> <run>` to the file `effects_file`.
+//!
+//! A guest, `tests/guests/speaks_the_protocol.c`, plays the same scripts, but for what guests cannot do.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};

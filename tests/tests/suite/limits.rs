@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use runtara_tests::http::{Address, Connection, Request};
 use runtara_tests::{
-    Ground, Server, Setup, Store, TENANT, base64, eventually, holds_for, in_both_kinds,
-    on_both_stores,
+    Ground, Server, Setup, Store, TENANT, base64, eventually, holds_for, in_every_kind,
+    natively_and_in_guests, on_both_stores,
 };
 use serde_json::{Value, json};
 
@@ -18,11 +18,12 @@ on_both_stores!(
     what_is_too_large_is_refused_and_changes_nothing,
     an_oversize_body_is_refused_before_it_is_read,
     a_page_is_bounded,
-    runs_at_once_are_bounded,
     many_callers_at_once_are_all_answered,
 );
 
-in_both_kinds!(large_states_inputs_and_outputs_fit,);
+natively_and_in_guests!(runs_at_once_are_bounded,);
+
+in_every_kind!(large_states_inputs_and_outputs_fit,);
 
 fn large_states_inputs_and_outputs_fit(ground: Ground) {
     let server = Server::start(ground);
@@ -183,11 +184,11 @@ fn a_page_is_bounded(store: Store) {
         .refuses(400, "INVALID_QUERY");
 }
 
-fn runs_at_once_are_bounded(store: Store) {
-    let server = Setup::new(store).variable("RUNTARA_MAX_RUNS", "2").start();
-    let go = server.shared().path("go");
-    let image = server.shell(&format!("while [ ! -e {go} ]; do sleep 0.05; done"));
-    let runs: Vec<_> = (0..6).map(|_| server.launch(&image, &json!({}))).collect();
+fn runs_at_once_are_bounded(ground: Ground) {
+    let server = Setup::new(ground).variable("RUNTARA_MAX_RUNS", "2").start();
+    let image = server.scripted();
+    let waits = json!([{ "signal": "go" }]);
+    let runs: Vec<_> = (0..6).map(|_| server.follow(&image, &waits)).collect();
     let live = || {
         runs.iter()
             .filter(|run| run.status()["status"] == "running")
@@ -199,7 +200,9 @@ fn runs_at_once_are_bounded(store: Store) {
     holds_for(Duration::from_millis(700), "two runs at once", || {
         if live() <= 2 { Ok(()) } else { Err(live()) }
     });
-    server.shared().touch("go");
+    for run in &runs {
+        run.custom_signal("go", "1");
+    }
     for run in &runs {
         run.wait_for("completed");
     }

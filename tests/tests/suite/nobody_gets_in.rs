@@ -4,19 +4,24 @@ mod callers;
 mod secrets;
 
 use runtara_tests::http::{Request, exchange};
-use runtara_tests::{Ground, Server, Store, TENANT, base64, in_both_kinds, on_both_stores};
+use runtara_tests::{
+    Ground, Server, Store, TENANT, base64, in_both_kinds, in_every_kind, on_both_stores,
+};
 use serde_json::{Value, json};
 
 on_both_stores!(web_pages_are_turned_away,);
 
 in_both_kinds!(
-    a_launched_instance_is_never_served_without_its_token,
     a_token_speaks_for_its_own_instance_alone,
     a_token_does_not_show_other_tenants,
     invented_tokens_open_nothing,
     the_token_of_an_earlier_run_is_refused,
     after_its_last_word_a_run_writes_nothing,
     the_socket_serves_runs_alone,
+);
+
+in_every_kind!(
+    a_launched_instance_is_never_served_without_its_token,
     a_named_tenant_sees_its_own_alone,
 );
 
@@ -76,7 +81,7 @@ fn request(method: &str, path: &str, body: &Value) -> Request {
 fn a_launched_instance_is_never_served_without_its_token(ground: Ground) {
     let server = Server::start(ground);
     let run = server.launch(&server.program("sleeps_forever"), &json!({}));
-    let _running = run.wait_for_process();
+    run.wait_until_it_runs();
     for (method, call, body) in calls() {
         let path = format!("/api/v1/instances/{}/{call}", run.id);
         let answer = server.ask_core(&request(method, &path, &body));
@@ -295,7 +300,7 @@ fn web_pages_are_turned_away(store: Store) {
 fn a_named_tenant_sees_its_own_alone(ground: Ground) {
     let server = Server::start(ground);
     let run = server.launch(&server.program("sleeps_forever"), &json!({}));
-    let _running = run.wait_for_process();
+    run.wait_until_it_runs();
     let path = format!("/api/v1/instances/{}", run.id);
     let stop = json!({ "reason": "", "grace_period_seconds": 0 });
     let signal = json!({ "signal_type": "cancel" });

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use runtara_tests::http::{Request, exchange};
 use runtara_tests::{
     Ground, PrivatePostgres, Server, Setup, Store, TENANT, base64, eventually, eventually_within,
-    from_base64, in_both_kinds, on_both_stores,
+    from_base64, in_every_kind, on_both_stores,
 };
 use serde_json::{Value, json};
 
@@ -19,7 +19,7 @@ on_both_stores!(
     an_instance_that_registered_itself_goes_on_after_a_restart,
 );
 
-in_both_kinds!(an_answered_start_survives_the_server,);
+in_every_kind!(an_answered_start_survives_the_server,);
 
 fn an_answered_start_survives_the_server(ground: Ground) {
     let mut server = Server::start(ground);

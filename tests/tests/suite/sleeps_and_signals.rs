@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use runtara_tests::http::{Connection, Request};
 use runtara_tests::{
     Ground, Run, Server, Setup, Store, TENANT, base64, eventually, holds_for, in_both_kinds,
-    on_both_stores, processes,
+    in_every_kind, on_both_stores, processes, tests_on,
 };
 use serde_json::{Value, json};
 
@@ -20,19 +20,22 @@ on_both_stores!(
 );
 
 in_both_kinds!(
+    a_crash_in_a_held_sleep_owes_the_remainder_alone,
+    a_program_with_other_work_is_not_parked,
+    a_busy_branch_keeps_the_process_of_a_sleeping_one,
+    a_program_that_asks_to_be_woken_is_woken,
+);
+
+in_every_kind!(
     a_far_sleep_frees_the_process_and_is_answered_at_once_after_the_wake,
     a_near_sleep_is_held,
     a_loop_sleeps_each_time_with_one_id,
     a_loop_of_held_sleeps_sleeps_each_time,
-    a_crash_in_a_held_sleep_owes_the_remainder_alone,
     a_sleeper_is_cancelled_paused_and_stopped_at_once,
     a_held_sleeper_is_cancelled_at_once,
     a_resumed_sleeper_runs_now_and_still_owes_the_remainder,
-    a_program_with_other_work_is_not_parked,
-    a_busy_branch_keeps_the_process_of_a_sleeping_one,
     sleeping_time_is_no_running_time,
     a_sleeper_tells_how_long_it_ran_and_how_long_it_slept,
-    a_program_that_asks_to_be_woken_is_woken,
     a_wait_for_a_signal_frees_the_process_and_the_signal_wakes_it,
     a_wait_for_a_signal_ends_with_its_time,
     a_held_sleep_goes_on_over_a_restart,
@@ -61,9 +64,10 @@ fn puppet(server: &Server) -> (Run<'_>, String) {
 
 fn a_far_sleep_frees_the_process_and_is_answered_at_once_after_the_wake(ground: Ground) {
     let server = server_that_parks(ground);
+    let image = server.scripted();
     let before = Instant::now();
     let run = server.follow(
-        &server.scripted(),
+        &image,
         &json!([
             { "checkpoint": "a" },
             { "sleep": { "id": "nap", "ms": 4_000 } },
@@ -80,8 +84,11 @@ fn a_far_sleep_frees_the_process_and_is_answered_at_once_after_the_wake(ground: 
         Duration::from_secs(1),
         "that no process is alive meanwhile",
         || {
-            let found = run.processes();
-            if found.is_empty() { Ok(()) } else { Err(found) }
+            if run.is_gone() {
+                Ok(())
+            } else {
+                Err(run.processes())
+            }
         },
     );
     let output = run.output();
@@ -110,19 +117,19 @@ fn a_near_sleep_is_held(ground: Ground) {
         &server.scripted(),
         &json!([{ "sleep": { "id": "nap", "ms": 1_500 } }]),
     );
-    let process = run.wait_for_process();
     let output = run.output();
     assert_eq!(output["run"], 1, "{output}");
     let names = run.event_names();
     assert!(!names.contains(&"suspended".to_owned()), "{names:?}");
-    assert!(!processes::lives(process.pid) || run.status()["status"] == "completed");
+    run.wait_until_no_process();
 }
 
 fn a_loop_sleeps_each_time_with_one_id(ground: Ground) {
     let server = server_that_parks(ground);
+    let image = server.scripted();
     let before = Instant::now();
     let run = server.follow(
-        &server.scripted(),
+        &image,
         &json!([
             { "repeat": 3, "do": [{ "sleep": { "id": "tick", "ms": 1_000 } }] },
             { "checkpoint": "end" },
@@ -140,9 +147,10 @@ fn a_loop_sleeps_each_time_with_one_id(ground: Ground) {
 
 fn a_loop_of_held_sleeps_sleeps_each_time(ground: Ground) {
     let server = server_that_holds(ground, Duration::from_secs(10));
+    let image = server.scripted();
     let before = Instant::now();
     let run = server.follow(
-        &server.scripted(),
+        &image,
         &json!([{ "repeat": 3, "do": [{ "sleep": { "id": "tick", "ms": 500 } }] }]),
     );
     assert_eq!(run.output()["run"], 1);
@@ -238,11 +246,9 @@ fn a_held_sleeper_is_cancelled_at_once(ground: Ground) {
 
 fn a_resumed_sleeper_runs_now_and_still_owes_the_remainder(ground: Ground) {
     let server = server_that_parks(ground);
+    let image = server.scripted();
     let before = Instant::now();
-    let run = server.follow(
-        &server.scripted(),
-        &json!([{ "sleep": { "id": "nap", "ms": 5_000 } }]),
-    );
+    let run = server.follow(&image, &json!([{ "sleep": { "id": "nap", "ms": 5_000 } }]));
     let first = run.wait_for_reason("sleeping");
     run.resume();
     let again = run.wait_until("its second sleep", |found| {
@@ -352,6 +358,60 @@ fn a_sleeper_tells_how_long_it_ran_and_how_long_it_slept(ground: Ground) {
         [pending, running, suspended],
         "what has ended counts no more"
     );
+}
+
+// The clock of PostgreSQL is a function of the schema, which a test can replace.
+tests_on! { a_sleep_of_a_day_ends_with_the_day {
+    postgres: runtara_tests::Store::Postgres.into(),
+    guests_on_postgres: runtara_tests::Store::Postgres.in_guests(),
+}}
+
+fn a_sleep_of_a_day_ends_with_the_day(ground: Ground) {
+    const DAY_MS: i64 = 86_400_000;
+    const MINUTE_MS: i64 = 60_000;
+    let server = Server::start(ground);
+    let image = server.scripted();
+    let run = server.follow(
+        &image,
+        &json!([
+            { "checkpoint": "before" },
+            { "sleep": { "id": "night", "ms": DAY_MS } },
+            { "checkpoint": "after" },
+        ]),
+    );
+    let found = run.wait_for_reason("sleeping");
+    let at = |time: &str| found[time].as_i64().expect("a time");
+    let owed = at("due_at_ms") - at("created_at_ms");
+    assert!((DAY_MS..DAY_MS + MINUTE_MS).contains(&owed), "{found}");
+    run.wait_until_no_process();
+    // The dispatcher waits by its own clock for some seconds at a time. A start has it look, and what is due is taken in its order.
+    let later_by = |milliseconds: i64, id: &str| {
+        let _done = server.psql(&format!(
+            "create or replace function runtara_now() returns bigint language sql stable as \
+             'select floor(date_part(''epoch'', statement_timestamp()) * 1000)::bigint + {milliseconds}'"
+        ));
+        let looks = server.follow_as(&image, id, &json!([{ "complete": 1 }]));
+        assert_eq!(looks.output(), 1);
+    };
+    later_by(DAY_MS - MINUTE_MS, "almost-a-day-later");
+    let found = run.status();
+    assert_eq!(
+        (&found["status_reason"], &found["run_number"]),
+        (&json!("sleeping"), &json!(1)),
+        "it was woken before its time: {found}"
+    );
+    later_by(DAY_MS, "a-day-later");
+    let output = run.output();
+    assert_eq!(
+        (&output["run"], &output["seen"]),
+        (&json!(2), &json!({ "before": 1, "after": 2 })),
+        "{output}"
+    );
+    assert_eq!(run.checkpoints(), ["before", "night", "after"]);
+    let found = run.status();
+    assert_eq!(found["retry_count"], 0, "{found}");
+    let [_, _, suspended] = time_in_states(&found);
+    assert!(suspended >= DAY_MS - MINUTE_MS, "{found}");
 }
 
 fn a_program_that_asks_to_be_woken_is_woken(ground: Ground) {
@@ -526,9 +586,13 @@ fn a_sleep_that_was_cut_is_gone_on_with(store: Store) {
     );
 }
 
-#[test]
-fn many_sleepers_cost_no_process() {
-    let server = server_that_parks(Store::Sqlite);
+tests_on! { many_sleepers_cost_no_process {
+    sqlite: runtara_tests::Store::Sqlite.into(),
+    guests_on_sqlite: runtara_tests::Store::Sqlite.in_guests(),
+}}
+
+fn many_sleepers_cost_no_process(ground: Ground) {
+    let server = server_that_parks(ground);
     let image = server.scripted();
     let count = 100;
     scope(|scope| {
@@ -549,6 +613,13 @@ fn many_sleepers_cost_no_process() {
             Ok(())
         } else {
             Err(body)
+        }
+    });
+    eventually("that no run is left", || {
+        let health = server.ask(&Request::get("/api/v1/health")).expect(200);
+        match health["active_instances"].as_u64() {
+            Some(0) => Ok(()),
+            _ => Err(health),
         }
     });
     let programs = eventually("the end of their processes", || {

@@ -6,6 +6,7 @@ mod hostile;
 mod registrations;
 mod restarts;
 mod room;
+mod signals;
 mod workflows;
 
 use runtara_tests::http::Answer;

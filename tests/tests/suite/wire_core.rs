@@ -1,5 +1,6 @@
 //! The instance protocol, call by call, with good and bad input, as an instance sees it that registered itself.
 
+mod scripts;
 mod signals;
 
 use runtara_tests::http::Request;

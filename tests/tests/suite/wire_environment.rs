@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use runtara_tests::http::{Answer, Request};
 use runtara_tests::{
-    Ground, Image, Server, Store, TENANT, eventually, from_base64, in_both_kinds, milliseconds,
+    Ground, Image, Server, Store, TENANT, eventually, from_base64, in_every_kind, milliseconds,
     on_both_stores,
 };
 use serde_json::{Value, json};
@@ -24,7 +24,7 @@ on_both_stores!(
     variables_of_the_image_fill_in_what_the_input_leaves_out,
 );
 
-in_both_kinds!(
+in_every_kind!(
     a_started_instance_is_told_with_all_that_clients_read,
     a_start_needs_image_and_tenant_alone,
     a_status_can_be_waited_for,
@@ -57,6 +57,8 @@ fn a_started_instance_is_told_with_all_that_clients_read(ground: Ground) {
     let image = server.program("echoes_input");
     let run = server.launch(&image, &json!({ "input": { "a": [1, "zwei"] }, "env": {} }));
     assert_eq!(run.output(), json!({ "a": [1, "zwei"] }));
+    // One that speaks is completed before it has left.
+    run.wait_until_no_process();
     let found = run.status();
     assert_eq!(found["found"], true, "{found}");
     assert_eq!(found["instance_id"], run.id);
@@ -197,8 +199,7 @@ fn an_unknown_instance_is_not_found(store: Store) {
 
 fn a_status_can_be_waited_for(ground: Ground) {
     let server = Server::start(ground);
-    let image = server.shell("sleep 1");
-    let run = server.launch(&image, &json!({}));
+    let run = server.follow(&server.scripted(), &json!([{ "work": 1_000 }]));
     let before = Instant::now();
     let found = run.get("?wait_ms=30000").expect(200);
     assert_eq!(found["status"], "completed", "{found}");
@@ -222,14 +223,13 @@ fn a_status_can_be_waited_for(ground: Ground) {
 fn stop_and_resume_answer_as_clients_read_them(ground: Ground) {
     let server = Server::start(ground);
     let run = server.launch(&server.program("sleeps_forever"), &json!({}));
-    let _running = run.wait_for_process();
+    run.wait_until_it_runs();
     let stopped = run.stop(1);
-    assert_eq!(stopped["success"], true, "{stopped}");
-    assert_eq!(stopped["status"], "cancelled", "{stopped}");
-    assert!(
-        run.processes().is_empty(),
-        "stop answers when the process is gone"
+    assert_eq!(
+        stopped,
+        json!({ "success": true, "status": "cancelled", "process_gone": true })
     );
+    assert!(run.is_gone(), "stop answers when the process is gone");
     let again = run.stop(1);
     assert_eq!(again["success"], false, "{again}");
     assert!(
@@ -240,7 +240,7 @@ fn stop_and_resume_answer_as_clients_read_them(ground: Ground) {
         "{again}"
     );
     run.resume();
-    let _running = run.wait_for_process();
+    run.wait_until_it_runs();
     assert_eq!(run.stop(0)["success"], true);
     let stop_without_json = Request::new("POST", &format!("/api/v1/instances/{}/stop", run.id));
     server
@@ -409,7 +409,7 @@ fn an_ended_instance_can_be_purged(ground: Ground) {
         .ask(&Request::delete(&path))
         .refuses(404, "INSTANCE_NOT_FOUND");
     let live = server.launch(&server.program("sleeps_forever"), &json!({}));
-    let _running = live.wait_for_process();
+    live.wait_until_it_runs();
     server
         .ask(&Request::delete(&format!("/api/v1/instances/{}", live.id)))
         .refuses(409, "NOT_ENDED");

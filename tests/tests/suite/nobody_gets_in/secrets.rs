@@ -6,7 +6,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use nix::unistd::geteuid;
 use runtara_tests::http::Request;
 use runtara_tests::{
-    Ground, Server, Setup, Store, TENANT, base64, eventually, in_both_kinds, on_both_stores,
+    Ground, Server, Setup, Store, TENANT, base64, eventually, in_both_kinds, in_every_kind,
+    on_both_stores,
 };
 use serde_json::json;
 
@@ -15,10 +16,9 @@ on_both_stores!(
     secrets_of_a_start_stay_with_its_program,
 );
 
-in_both_kinds!(
-    ids_never_become_paths,
-    tokens_are_taken_out_of_what_programs_report,
-);
+in_both_kinds!(tokens_are_taken_out_of_what_programs_report,);
+
+in_every_kind!(ids_never_become_paths,);
 
 fn a_start_cannot_say_who_the_program_is_or_how_it_is_loaded(store: Store) {
     let server = Server::start(store);

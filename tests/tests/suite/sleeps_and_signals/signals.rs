@@ -6,28 +6,32 @@ use nix::sys::signal::Signal;
 use runtara_tests::http::Answer;
 use runtara_tests::{
     Ground, Run, Server, Store, base64, eventually, from_base64, holds_for, in_both_kinds,
-    on_both_stores, processes,
+    in_every_kind, natively_and_in_guests, on_both_stores, processes,
 };
 use serde_json::{Value, json};
 
 use super::puppet;
 
-on_both_stores!(
+on_both_stores!(a_pause_that_was_answered_by_leaving_is_not_shown_again,);
+
+natively_and_in_guests!(
     a_signal_that_was_read_and_lost_is_shown_to_the_next_run,
-    a_pause_that_was_answered_by_leaving_is_not_shown_again,
     whoever_has_no_process_is_cancelled_at_once,
 );
 
 in_both_kinds!(
     a_cancel_is_not_erased_by_a_later_pause,
     a_pause_is_followed_by_a_cancel,
-    a_pause_and_a_resume_bring_it_back,
     a_resume_withdraws_a_pause_that_nobody_has_seen,
     a_resume_comes_after_a_pause_that_was_seen,
-    a_resume_that_is_sent_as_a_signal_resumes,
     a_program_that_leaves_upon_a_cancel_is_cancelled,
     a_pause_of_a_program_that_dies_of_it_is_a_pause,
     payloads_of_signals_come_through_as_they_are,
+);
+
+in_every_kind!(
+    a_pause_and_a_resume_bring_it_back,
+    a_resume_that_is_sent_as_a_signal_resumes,
 );
 
 fn save(run: &Run<'_>, token: &str, id: &str) -> Value {
@@ -43,26 +47,22 @@ fn shown(answer: &Answer) -> Value {
     answer.expect(200)["signal"]["signal_type"].clone()
 }
 
-fn a_signal_that_was_read_and_lost_is_shown_to_the_next_run(store: Store) {
-    let server = Server::start(store);
+fn a_signal_that_was_read_and_lost_is_shown_to_the_next_run(ground: Ground) {
+    let server = Server::start(ground);
     let run = server.follow(
         &server.scripted(),
         &json!([
             { "signal": "paid" },
-            { "on_run": 1, "do": { "die": 9 } },
+            { "on_run": 1, "do": server.death() },
             { "checkpoint": "booked" },
-            { "on_run": 2, "do": { "die": 9 } },
+            { "on_run": 2, "do": server.death() },
             { "take_signal": "paid" },
         ]),
     );
-    let process = run.wait_for_process();
+    run.wait_until_it_runs();
     run.custom_signal("paid", "12");
-    eventually("the first crash", || {
-        if processes::lives(process.pid) {
-            Err(())
-        } else {
-            Ok(())
-        }
+    run.wait_until("the first crash", |found| {
+        found["status_reason"] == "crashed" || found["run_number"] != 1
     });
     // The second run sees it again and then saves: from there on it is used up, and the third waits for another.
     eventually("the checkpoint", || {
@@ -195,12 +195,13 @@ fn a_resume_that_is_sent_as_a_signal_resumes(ground: Ground) {
     assert_eq!(run.output(), "back");
 }
 
-fn whoever_has_no_process_is_cancelled_at_once(store: Store) {
-    let server = Server::start(store);
+fn whoever_has_no_process_is_cancelled_at_once(ground: Ground) {
+    let server = Server::start(ground);
     let image = server.scripted();
     let pending = server.launch(&image, &json!({ "delay_ms": 3_600_000 }));
     let suspended = server.follow(&image, &json!([{ "suspend": true }]));
-    let crashing = server.launch(&server.shell("kill -9 $$"), &json!({ "max_attempts": 50 }));
+    let dies = json!({ "input": { "actions": [server.death()] }, "max_attempts": 50 });
+    let crashing = server.launch(&image, &dies);
     suspended.wait_for_reason("paused");
     suspended.wait_until_no_process();
     crashing.wait_for_reason("crashed");

@@ -1,8 +1,10 @@
 //! Guests that want out, or that want the server to do too much.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
+use runtara_tests::http::Request;
 use runtara_tests::{Server, Setup, Store, on_both_stores};
 use serde_json::json;
 
@@ -14,6 +16,7 @@ on_both_stores!(
     nothing_of_the_host_can_be_reached,
     absurd_calls_are_refused_and_harm_nobody,
     absurd_growth_is_counted_and_harms_nobody,
+    random_calls_are_all_answered_or_end_their_guest_alone,
 );
 
 fn nothing_of_the_host_can_be_reached(store: Store) {
@@ -98,6 +101,53 @@ fn absurd_growth_is_counted_and_harms_nobody(store: Store) {
     let peak = found["memory_peak_bytes"].as_u64().unwrap_or_default();
     assert!(peak <= 8 * MIB, "{found}");
     assert!(!server.log().contains("panicked"), "{}", server.log());
+}
+
+fn random_calls_are_all_answered_or_end_their_guest_alone(store: Store) {
+    const GUESTS: u64 = 80;
+    const CALLS: &str = "60";
+    let server = Server::start(store);
+    let image = component(&server, "calls_at_random");
+    // What is random follows from the number of a guest: whatever goes wrong goes wrong again.
+    let ids: Vec<_> = (0..GUESTS)
+        .map(|seed| {
+            let words = if seed % 2 == 0 { "words" } else { "" };
+            let start = json!({
+                "instance_id": format!("random-{seed}"), "args": [seed.to_string(), CALLS, words], "max_attempts": 1,
+            });
+            server.launch(&image, &start).id
+        })
+        .collect();
+    let mut ends: BTreeMap<String, u64> = BTreeMap::new();
+    for id in &ids {
+        let run = server.instance(id);
+        let found = run.wait_until("any end, or a wait", |found| {
+            let waits = ["sleeping", "waiting_signal", "paused"];
+            let reason = found["status_reason"].as_str().unwrap_or_default();
+            found["finished_at_ms"].is_i64() || waits.contains(&reason)
+        });
+        run.wait_until_no_process();
+        let names = ["status_reason", "termination_reason", "status"];
+        let end = names.iter().find_map(|name| found[*name].as_str());
+        *ends.entry(end.unwrap_or("?").to_owned()).or_default() += 1;
+        if found["termination_reason"] == "crashed" {
+            assert!(!error_of(&found).is_empty(), "{found}");
+        }
+        // Whatever was written can be read.
+        assert!(run.checkpoints().iter().all(|name| !name.is_empty()));
+        assert!(!run.event_names().is_empty(), "{found}");
+    }
+    let count = |end: &str| ends.get(end).copied().unwrap_or_default();
+    assert!(
+        count("completed") >= GUESTS / 20 && count("crashed") >= GUESTS / 5,
+        "they were too sane, or too mad: {ends:?}"
+    );
+    let health = server.ask(&Request::get("/api/v1/health")).expect(200);
+    assert_eq!(health["active_instances"], 0, "{health}");
+    assert!(!server.log().contains("panicked"), "{}", server.log());
+    assert!(resident(&server) < 600 * MIB, "{}", resident(&server));
+    let quick = component(&server, "workflow");
+    assert_eq!(server.launch(&quick, &json!({})).output()["sum"], 6);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::thread::scope;
 
 use runtara_tests::{
-    Ground, Server, Store, base64, eventually, from_base64, in_both_kinds, on_both_stores,
+    Ground, Server, Store, base64, eventually, from_base64, in_every_kind, on_both_stores,
 };
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ on_both_stores!(
     logs_can_be_followed_to_the_end_of_the_run,
 );
 
-in_both_kinds!(logs_are_read_by_stream_run_and_offset,);
+in_every_kind!(logs_are_read_by_stream_run_and_offset,);
 
 fn checkpoints_are_listed_and_read(store: Store) {
     let server = Server::start(store);
