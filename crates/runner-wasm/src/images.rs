@@ -13,12 +13,15 @@ use wasmtime_wasi::p2::bindings::CommandPre;
 use crate::cache::{Cache, KeepError};
 use crate::content;
 use crate::guest::Guest;
+use crate::network::HANDLER;
 
 /// A compiled image whose imports are found.
 pub(crate) struct Image {
     pub(crate) command: CommandPre<Guest>,
     /// Whether it can be told anything: without durable calls it would not notice.
     pub(crate) listens: bool,
+    /// Whether it speaks HTTP.
+    pub(crate) requests: bool,
 }
 
 /// All images of a server.
@@ -93,7 +96,7 @@ impl Images {
         let unfit = |reason| PrepareError::Unfit { content, reason };
         let linked = self.linker.instantiate_pre(component).map_err(|error| {
             unfit(format!(
-                "it imports what is not offered: {error:#}; offered are WASI 0.2 without sockets' use and 'runtara:durable'"
+                "it imports what is not offered: {error:#}; offered are WASI 0.2 without sockets' use, 'wasi:http' for outgoing requests, and 'runtara:durable'"
             ))
         })?;
         let command = CommandPre::new(linked).map_err(|error| {
@@ -102,10 +105,16 @@ impl Images {
             ))
         })?;
         let kind = component.component_type();
-        let listens = kind
-            .imports(&self.engine)
-            .any(|(name, _)| name.starts_with("runtara:durable/"));
-        let image = Arc::new(Image { command, listens });
+        let imports = |start| {
+            let mut imports = kind.imports(&self.engine);
+            imports.any(|(name, _)| name.starts_with(start))
+        };
+        let requests = imports(HANDLER);
+        let image = Arc::new(Image {
+            command,
+            listens: requests || imports("runtara:durable/"),
+            requests,
+        });
         self.lock().insert(content.digest, image);
         Ok(())
     }

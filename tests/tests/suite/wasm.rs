@@ -1,6 +1,7 @@
 //! WebAssembly in the server's own process: what is registered, what it is given and may take, how it ends, and that none of its steps is
 //! lost or done twice.
 
+mod contract;
 mod ends;
 mod hostile;
 mod registrations;
