@@ -203,9 +203,11 @@ static size_t read_body(wasi_http_types_own_incoming_response_t response, char *
         wasi_io_streams_stream_error_t error;
         if (!wasi_io_streams_method_input_stream_blocking_read(wasi_io_streams_borrow_input_stream(stream), 65536, &part, &error)) {
             if (error.tag == WASI_IO_STREAMS_STREAM_ERROR_CLOSED) break;
-            wasi_http_types_error_code_t code;
-            bool is_http = wasi_http_types_http_error_code(wasi_io_error_borrow_error(error.val.last_operation_failed), &code);
-            *why = is_http ? errors[code.tag] : "broken";
+            requests_string_t told;
+            wasi_io_error_method_error_to_debug_string(wasi_io_error_borrow_error(error.val.last_operation_failed), &told);
+            char *line = format("%.*s", (int)told.len, (const char *)told.ptr);
+            line[strcspn(line, "\n")] = '\0';
+            *why = format("broken: %s", line);
             break;
         }
         for (size_t n = 0; n < part.len && length + n < 65536; n++) text[length + n] = (char)part.ptr[n];

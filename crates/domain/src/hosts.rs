@@ -137,7 +137,10 @@ impl FromStr for HostRule {
 }
 
 fn parse(text: &str) -> Option<HostRule> {
-    if let Some(place) = parse_network(text) {
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    if let Some(place) = parse_network(bare.unwrap_or(text)) {
         return Some(HostRule { place, port: None });
     }
     let (host, port) = match text.rsplit_once(':') {
@@ -171,12 +174,21 @@ fn parse_network(text: &str) -> Option<Place> {
     };
     let address: IpAddr = address.parse().ok()?;
     let whole = if address.is_ipv4() { 32 } else { 128 };
-    let prefix = match prefix {
+    let prefix: u8 = match prefix {
         Some(text) if text.bytes().all(|byte| byte.is_ascii_digit()) => text.parse().ok()?,
         Some(_) => return None,
         None => whole,
     };
-    (prefix <= whole).then_some(Place::Network { address, prefix })
+    if prefix > whole {
+        return None;
+    }
+    // As connections have it.
+    Some(match (address.to_canonical(), prefix.checked_sub(96)) {
+        (address @ IpAddr::V4(_), Some(prefix)) if whole == 128 => {
+            Place::Network { address, prefix }
+        }
+        _ => Place::Network { address, prefix },
+    })
 }
 
 fn parse_name(text: &str) -> Option<Place> {
@@ -352,6 +364,7 @@ mod tests {
             ("*.example.com", "*.b.example.com:80"),
             ("*.example.com", "a.example.com"),
             ("10.0.0.0/8", "10.1.0.0/16:80"),
+            ("10.0.0.0/8", "::ffff:10.0.0.1"),
             ("a:80", "a:80"),
         ] {
             assert!(rule(wide).covers(&rule(narrow)), "{wide} {narrow}");
@@ -362,7 +375,6 @@ mod tests {
             ("*.example.com", "example.com"),
             ("*.b.example.com", "*.example.com"),
             ("10.1.0.0/16", "10.0.0.0/8"),
-            ("10.0.0.0/8", "::ffff:10.0.0.1"),
             ("a", "*"),
             // Public addresses are taken, and private ones are not: those are to be named.
             ("*", "10.0.0.1"),

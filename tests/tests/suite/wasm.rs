@@ -4,6 +4,7 @@
 mod contract;
 mod ends;
 mod hostile;
+mod outside;
 mod registrations;
 mod restarts;
 mod workflows;
