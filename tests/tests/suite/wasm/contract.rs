@@ -13,6 +13,7 @@ on_both_stores!(
     it_speaks_for_itself_alone,
     nothing_but_the_core_is_reached,
     what_its_end_means_depends_on_whether_it_spoke,
+    sleeping_time_is_no_running_time_of_it,
     a_pause_and_a_cancel_reach_it,
     a_server_that_is_asked_to_leave_parks_it,
     it_goes_on_after_a_kill,
@@ -164,6 +165,16 @@ fn what_its_end_means_depends_on_whether_it_spoke(store: Store) {
         .iter()
         .filter(|name| *name == "custom/runtara.crashed");
     assert_eq!(crashes.count(), 1, "{names:?}");
+}
+
+fn sleeping_time_is_no_running_time_of_it(store: Store) {
+    let server = Server::start(store);
+    let image = speaker(&server);
+    let start =
+        json!({ "args": ["register", "sleep 4000 nap", "save a one"], "timeout_seconds": 3 });
+    let run = server.launch(&image, &start);
+    assert_eq!(seen(&run), ["a b25l"], "{}", run.story());
+    assert_eq!(run.output()["run"], 1, "it was held");
 }
 
 fn a_pause_and_a_cancel_reach_it(store: Store) {

@@ -333,7 +333,7 @@ fn a_host_that_does_not_answer_as_it_should_is_given_up() {
         "connection-read-timeout",
         // Within a body, what went wrong is told in words.
         "broken: connection read timeout",
-        "broken: HTTP response incomplete",
+        "broken: incomplete HTTP response",
         "HTTP-response-header-section-size",
         "HTTP-protocol-error",
     ];
