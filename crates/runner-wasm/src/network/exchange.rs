@@ -1,5 +1,6 @@
 //! A request to a host outside, and its answer.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,9 +54,10 @@ impl Target {
             return Err(Error::HttpRequestUriInvalid);
         }
         let usual = if is_secure { 443 } else { 80 };
-        let port = match authority.port() {
-            Some(port) => port.as_str().parse().ok().filter(|port| *port > 0),
-            None => Some(usual),
+        // Not as the library has it, which takes a port that is none for one that is not there.
+        let port = match &authority.as_str()[authority.host().len()..] {
+            "" => Some(usual),
+            port => port[1..].parse().ok().filter(|port| *port > 0),
         };
         let path = uri.path_and_query().cloned();
         let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
@@ -146,12 +148,13 @@ where
 
 /// What a guest is told of a connection that failed.
 fn broken(error: hyper::Error) -> Error {
-    if let Some(cause) = std::error::Error::source(&error)
-        && let Some(Error::HttpRequestBodySize(size)) = cause.downcast_ref()
-    {
-        return Error::HttpRequestBodySize(*size);
-    }
-    if error.is_parse_too_large() {
+    let cause = std::error::Error::source(&error);
+    let is_cut = cause
+        .and_then(|cause| cause.downcast_ref::<io::Error>())
+        .is_some_and(|cause| cause.kind() == io::ErrorKind::UnexpectedEof);
+    if is_cut {
+        Error::HttpResponseIncomplete
+    } else if error.is_parse_too_large() {
         Error::HttpResponseHeaderSectionSize(None)
     } else if error.is_parse() {
         Error::HttpProtocolError
