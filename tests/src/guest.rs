@@ -61,10 +61,26 @@ pub fn command(name: &str) -> Vec<u8> {
 pub fn component(name: &str) -> Vec<u8> {
     let [start, shared, json] = ["start.c", "durable.h", "json.h"].map(read);
     let files = [path_of("start")];
-    durable(
+    bound(
+        &bindings("../wit", "imports"),
         &read(&format!("{name}.c")),
         &[&start, &shared, &json],
         &files,
+        &["-nostartfiles"],
+    )
+}
+
+/// A program that speaks HTTP: a component that imports `wasi:http/outgoing-handler`, compiled from the C file of this name.
+///
+/// # Panics
+/// If that cannot be done, with what the compiler says, or the packages that bring it.
+#[must_use]
+pub fn requester(name: &str) -> Vec<u8> {
+    bound(
+        &bindings("guests/wit", "requests"),
+        &read(&format!("{name}.c")),
+        &[&read("start.c")],
+        &[path_of("start")],
         &["-nostartfiles"],
     )
 }
@@ -79,7 +95,8 @@ pub fn of_the_readme() -> Vec<u8> {
     let text = fs::read_to_string(&path).expect("the repository has one");
     let program = text.split("```c\n").nth(1);
     let program = program.and_then(|rest| rest.split("```").next());
-    durable(
+    bound(
+        &bindings("../wit", "imports"),
         program.expect("it shows a program").as_bytes(),
         &[],
         &[],
@@ -87,10 +104,14 @@ pub fn of_the_readme() -> Vec<u8> {
     )
 }
 
-/// Compiles a program with the bindings of the durable operations, and with what it shares with others: their content, the files, and how
-/// they are linked.
-fn durable(source: &[u8], shared: &[&[u8]], files: &[PathBuf], link: &[&str]) -> Vec<u8> {
-    let bindings = bindings();
+/// Compiles a program with bindings, and with what it shares with others: their content, the files, and how they are linked.
+fn bound(
+    bindings: &[(String, Vec<u8>)],
+    source: &[u8],
+    shared: &[&[u8]],
+    files: &[PathBuf],
+    link: &[&str],
+) -> Vec<u8> {
     let mut parts: Vec<&[u8]> = vec![
         b"component",
         source,
@@ -192,13 +213,13 @@ fn lacks_compiler(error: impl Display) -> String {
     )
 }
 
-/// C bindings of the durable operations: names of files and their content.
-fn bindings() -> Vec<(String, Vec<u8>)> {
-    let wit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit");
+/// C bindings of a world, whose directory is given from that of the tests: names of files and their content.
+fn bindings(directory: &str, world: &str) -> Vec<(String, Vec<u8>)> {
+    let wit = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory);
     let mut resolve = Resolve::default();
     let world = resolve
         .push_path(&wit)
-        .and_then(|(package, _)| resolve.select_world(&[package], Some("imports")))
+        .and_then(|(package, _)| resolve.select_world(&[package], Some(world)))
         .unwrap_or_else(|error| panic!("{}: {error:#}", wit.display()));
     let mut files = Default::default();
     Opts::default()

@@ -6,10 +6,13 @@ use runtara_environment::Config;
 use runtara_environment::config::LogFormat;
 use tracing_subscriber::EnvFilter;
 
+/// Programs in WebAssembly could fill the log with what is warned of here; they are told of it themselves.
+const QUIET: &str = "wasmtime_wasi_http=error";
+
 /// Starts logging as configured.
 pub(crate) fn start(config: &Config) {
     // It was read before, when the configuration was: nothing of it is ignored here.
-    let filter = EnvFilter::new(&config.log_filter);
+    let filter = EnvFilter::new(format!("{QUIET},{}", config.log_filter));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr);

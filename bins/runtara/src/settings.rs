@@ -1,4 +1,4 @@
-//! What is asked of the container of a program, as it is typed and as it is shown.
+//! What is asked of the box of a program, as it is typed and as it is shown.
 
 use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser};
@@ -10,7 +10,7 @@ use crate::text::size;
 use crate::values::{bytes, millicores};
 
 /// Under what these options stand.
-const HEADING: &str = "Container";
+const HEADING: &str = "Isolation";
 
 /// Options of `start` and of whatever registers an image.
 #[derive(Debug, Default, Args)]
@@ -33,6 +33,9 @@ pub(crate) struct SettingsArgs {
     /// What the program reaches: nothing but Runtara, the internet as well, or all that the host reaches
     #[arg(long, help_heading = HEADING, value_name = "MODE", value_parser = modes())]
     network: Option<String>,
+    /// Which hosts a WebAssembly program reaches with `egress`, of those that the server allows: api.example.com,*.example.com:443
+    #[arg(long = "allow-host", help_heading = HEADING, value_name = "HOST", value_delimiter = ',')]
+    allowed_hosts: Vec<String>,
     /// Make the root of the file system read-only, all but the run directory and the places for temporary files
     #[arg(
         long,
@@ -68,6 +71,10 @@ impl SettingsArgs {
         self.network.as_deref().map(NetworkMode::from)
     }
 
+    pub(crate) fn allowed_hosts(&self) -> Option<Vec<String>> {
+        (!self.allowed_hosts.is_empty()).then(|| self.allowed_hosts.clone())
+    }
+
     pub(crate) fn read_only(&self) -> Option<bool> {
         self.read_only
     }
@@ -80,6 +87,10 @@ pub(crate) fn facts(image: &Image) -> Vec<(String, Option<Cell>)> {
         fact("base", image.base.clone()),
         fact("limits", limits_text(&image.limits)),
         fact("network", image.network.as_ref().map(ToString::to_string)),
+        fact(
+            "allowed hosts",
+            image.allowed_hosts.as_ref().map(|hosts| hosts.join(", ")),
+        ),
         fact("read only", image.read_only.map(|flag| flag.to_string())),
     ];
     let said = image.container.as_ref().and_then(Value::as_object);
@@ -152,7 +163,7 @@ mod tests {
         let image: Image = serde_json::from_value(json!({
             "image_id": "4f3c", "tenant_id": "t", "name": "orders", "runner_type": "oci", "created_at_ms": 0,
             "base": "6f52", "limits": {"memory_bytes": 268_435_456, "cpu_millicores": 500, "pids": 32}, "network": "egress",
-            "read_only": true,
+            "allowed_hosts": ["a.example.com", "*.b.example.com:443"], "read_only": true,
             "container": {
                 "cmd": null, "entrypoint": ["/bin/sh", "-c", "echo 'a b'", ""], "env_names": [], "labels": {"a": "b"},
                 "layers": 3, "unpacked_bytes": 2048, "user": "", "working_dir": "/srv",
@@ -175,6 +186,7 @@ mod tests {
                 "base 6f52",
                 "limits 256.0 MiB memory, 0.5 processors, 32 processes",
                 "network egress",
+                "allowed hosts a.example.com, *.b.example.com:443",
                 "read only true",
                 r"container entrypoint /bin/sh -c 'echo '\''a b'\''' ''",
                 "container labels a=b",

@@ -112,6 +112,7 @@ fn request(args: StartArgs, image_id: String, input: Option<Value>) -> StartRequ
     request.args = args.args;
     request.limits = args.settings.limits();
     request.network = args.settings.network();
+    request.allowed_hosts = args.settings.allowed_hosts();
     request.read_only = args.settings.read_only();
     request.idempotency_key = args.idempotency_key;
     request

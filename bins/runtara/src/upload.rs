@@ -42,6 +42,7 @@ impl Described {
         registration.labels = self.labels.into_iter().collect();
         registration.limits = self.settings.limits();
         registration.network = self.settings.network();
+        registration.allowed_hosts = self.settings.allowed_hosts();
         registration.read_only = self.settings.read_only();
         registration
     }

@@ -66,11 +66,15 @@ impl Control {
     pub(crate) fn check_settings(
         &self,
         kind: RunnerKind,
-        image: RunSettings,
-        start: RunSettings,
+        image: &RunSettings,
+        start: &RunSettings,
     ) -> ControlResult<()> {
+        let asked = AskedSettings {
+            image: image.clone(),
+            start: start.clone(),
+        };
         self.programs
-            .check(kind, &AskedSettings { image, start })
+            .check(kind, &asked)
             .map_err(|reason| ControlError::invalid("INVALID_SETTINGS", reason))
     }
 
@@ -197,7 +201,7 @@ impl ImageRegistration {
         let number = control.store.next_registration().await?;
         let detected = upload.detect().await.map_err(of_blob)?;
         let chosen = control.choose_kind(&request, &detected)?;
-        control.check_settings(chosen.kind, request.settings, RunSettings::default())?;
+        control.check_settings(chosen.kind, &request.settings, &RunSettings::default())?;
         let base = control.base_of(&request).await?;
         let stored = upload.finish(request.expected).await.map_err(of_blob)?;
         let (content, pins) = pinned(&stored, base);

@@ -68,7 +68,7 @@ impl Control {
             .filter(|image| image.tenant_id == start.tenant_id)
             .ok_or_else(|| ControlError::image_not_found(&start.image_id))?;
         let new = check_start(start, &image).await?;
-        if let Err(refused) = self.can_run(&image, new.settings)
+        if let Err(refused) = self.can_run(&image, &new.settings)
             && self.store.instance(&new.instance_id).await?.is_none()
         {
             return Err(refused);
@@ -97,7 +97,7 @@ impl Control {
 
 impl Control {
     /// Whether this server would launch an image with these settings.
-    fn can_run(&self, image: &ImageRecord, settings: RunSettings) -> ControlResult<()> {
+    fn can_run(&self, image: &ImageRecord, settings: &RunSettings) -> ControlResult<()> {
         if !self.config.kinds.contains(&image.kind) {
             return Err(ControlError::Refused {
                 code: "KIND_NOT_RUN_HERE",
@@ -107,7 +107,7 @@ impl Control {
                 ),
             });
         }
-        self.check_settings(image.kind, image.settings, settings)
+        self.check_settings(image.kind, &image.settings, settings)
     }
 }
 

@@ -28,6 +28,7 @@ mod cursor;
 mod event;
 mod exit;
 mod fence;
+mod hosts;
 mod id;
 mod image;
 mod instance;
@@ -53,6 +54,7 @@ pub use cursor::{Cursor, CursorError};
 pub use event::{EventKind, NewEvent, ScopeKeys, subtype};
 pub use exit::{EndedBy, ExitCause, ExitFacts, RunExit, Usage, Verdict, judge};
 pub use fence::{Fence, check_fence};
+pub use hosts::{HostRule, NoHost};
 pub use id::{
     CheckpointId, DatabaseId, IdError, ImageDigest, ImageId, ImageName, InstanceId, NodeId,
     RunNumber, SignalId, TenantId,

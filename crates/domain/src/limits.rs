@@ -37,6 +37,10 @@ pub const ENV_BYTES: usize = 256 * 1024;
 pub const ARGS: usize = 512;
 /// Largest total of the arguments of a start.
 pub const ARGS_BYTES: usize = 128 * 1024;
+/// Most rules by which an image or a start says which hosts its program may call.
+pub const ALLOWED_HOSTS: usize = 64;
+/// Most bytes of them all.
+pub const ALLOWED_HOSTS_BYTES: usize = 4 * 1024;
 /// Most rows of one page; a larger `limit` is brought down to it.
 pub const PAGE_ROWS: u32 = 1_000;
 /// A page of events or steps ends with the row by which what they carry reaches so many bytes; each row may carry

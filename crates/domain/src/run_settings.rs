@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::NetworkMode;
+use crate::{HostRule, NetworkMode};
 
 /// What an image or a start asks of the box in which its program runs. What neither says is the operator's to say, and nobody gets more
 /// than he allows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct RunSettings {
     /// What the program may take.
     #[serde(default, skip_serializing_if = "ResourceLimits::is_empty")]
@@ -14,6 +14,9 @@ pub struct RunSettings {
     /// What it reaches over the network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkMode>,
+    /// Which hosts it reaches, of those that it could with this network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed_hosts: Option<Vec<HostRule>>,
     /// Whether the root of its file system is read-only. Its run directory and its places for temporary files are not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_only: Option<bool>,
@@ -67,8 +70,12 @@ mod tests {
         assert_eq!(serde_json::to_string(&settings).unwrap(), "{}");
         settings.limits.pids = Some(5);
         settings.network = Some(NetworkMode::Egress);
+        settings.allowed_hosts = Some(vec!["*.example.com:443".parse().unwrap()]);
         let text = serde_json::to_string(&settings).unwrap();
-        assert_eq!(text, r#"{"limits":{"pids":5},"network":"egress"}"#);
+        assert_eq!(
+            text,
+            r#"{"limits":{"pids":5},"network":"egress","allowed_hosts":["*.example.com:443"]}"#
+        );
         assert_eq!(
             serde_json::from_str::<RunSettings>(&text).unwrap(),
             settings

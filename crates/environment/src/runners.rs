@@ -7,7 +7,9 @@ use nix::unistd::geteuid;
 use runtara_domain::RunnerKind;
 use runtara_http::environment::MachineCheck;
 use runtara_runner::shim::{CgroupRoot, Launcher, ProcessLimits, ShimProgram};
-use runtara_runner::{CallTracker, InstanceCalls, Readiness, RunDirectories, Runner, blocking};
+use runtara_runner::{
+    CallTracker, InstanceCalls, InstanceRoutes, Readiness, RunDirectories, Runner, blocking,
+};
 use runtara_runner_native::{NativeConfig, NativeRunner};
 use runtara_runner_oci::{OciConfig, OciRunner};
 use tracing::{info, warn};
@@ -37,6 +39,7 @@ pub(crate) const NOT_BUILT: &str =
 #[cfg_attr(not(feature = "wasm"), expect(dead_code, reason = "there are none"))]
 pub(crate) struct Speaking {
     pub(crate) calls: Arc<dyn InstanceCalls>,
+    pub(crate) routes: Arc<dyn InstanceRoutes>,
     pub(crate) tracker: CallTracker,
 }
 
@@ -78,6 +81,7 @@ fn wasm_config(config: &Config, data_dir: &Path) -> runtara_runner_wasm::WasmCon
     wasm.max_instances = config.guests.max_instances;
     wasm.default_memory_bytes = config.guests.memory_bytes;
     wasm.max_memory_bytes = config.guests.max_memory_bytes;
+    wasm.allowed_hosts = config.guests.allowed_hosts.clone().into();
     wasm.log_cap_bytes = config.log_bytes;
     wasm
 }
@@ -98,8 +102,13 @@ async fn add_guests(
 ) -> Result<(), Error> {
     use runtara_runner_wasm::WasmRunner;
     let wasm = wasm_config(config, data_dir.path());
-    let Speaking { calls, tracker } = speaking;
-    let made = blocking(move || Ok(WasmRunner::new(wasm, directories, calls, tracker)));
+    let Speaking {
+        calls,
+        routes,
+        tracker,
+    } = speaking;
+    let made = move || Ok(WasmRunner::new(wasm, directories, calls, routes, tracker));
+    let made = blocking(made);
     let guests = made.await.map_err(|error| Error::Part {
         what: "the runner of WebAssembly",
         source: error.into(),
@@ -116,6 +125,7 @@ async fn add_guests(
     _directories: Arc<RunDirectories>,
     Speaking {
         calls: _,
+        routes: _,
         tracker: _,
     }: Speaking,
 ) -> Result<(), Error> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use runtara_control::{Control, ControlConfig};
 use runtara_core::{Core, CoreConfig};
 use runtara_http::HostPolicy;
-use runtara_http::core::{CoreState, Tokenless};
+use runtara_http::core::{CoreState, RoutesWithin, Tokenless};
 use runtara_http::environment::EnvironmentState;
 use runtara_http::server::{Listener, Server, ServerLimits};
 use runtara_images::{BlobOptions, BlobStore};
@@ -100,8 +100,15 @@ impl EnvironmentRuntime {
                 ..CoreConfig::default()
             },
         ));
+        let routes = RoutesWithin::new(
+            Arc::clone(&core) as _,
+            tracker.clone(),
+            Arc::clone(&store),
+            database_id,
+        );
         let speaking = Speaking {
             calls: Arc::clone(&core) as _,
+            routes: Arc::new(routes),
             tracker: tracker.clone(),
         };
         let runners = runners::set_up(&config, &data_dir, speaking).await?;

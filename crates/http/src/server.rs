@@ -1,7 +1,7 @@
 //! Accepts connections, bounds them, and lets them finish when the process goes away.
 
 mod drive;
-mod head;
+pub(crate) mod head;
 mod timed;
 
 use std::any::Any;
@@ -267,7 +267,7 @@ async fn serve<S>(
 }
 
 /// Answers a request whose handler panicked: its client is told that we failed, and the connection goes on.
-fn after_panic(panic: &(dyn Any + Send)) -> Response {
+pub(crate) fn after_panic(panic: &(dyn Any + Send)) -> Response {
     let text = panic
         .downcast_ref::<String>()
         .map(String::as_str)

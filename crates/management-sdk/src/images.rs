@@ -45,6 +45,9 @@ pub struct Image {
     /// What its program reaches over the network, unless a start says otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkMode>,
+    /// Which hosts its program reaches, of those that it could with its network, unless a start says otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed_hosts: Option<Vec<String>>,
     /// Whether the root of its program's file system is read-only, unless a start says otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_only: Option<bool>,
@@ -85,6 +88,9 @@ pub struct ImageRegistration {
     pub limits: ResourceLimits,
     /// What it reaches over the network, unless a start says otherwise. Only for containers.
     pub network: Option<NetworkMode>,
+    /// Which hosts it reaches, of those that it could with its network, unless a start says otherwise: `api.example.com`,
+    /// `*.example.com:443`. Only for WebAssembly.
+    pub allowed_hosts: Option<Vec<String>>,
     /// Whether the root of its file system is read-only, unless a start says otherwise. Its run directory and its places for temporary
     /// files are not. Only for containers.
     pub read_only: Option<bool>,
@@ -158,6 +164,14 @@ impl ImageRegistration {
         self
     }
 
+    /// Adds a host to those that the program reaches, of those that it could with its network, unless a start says otherwise. Only for
+    /// WebAssembly.
+    #[must_use]
+    pub fn allowed_host(mut self, host: impl Into<String>) -> Self {
+        self.allowed_hosts.get_or_insert_default().push(host.into());
+        self
+    }
+
     /// Says whether the root of the program's file system is read-only, unless a start says otherwise. Only for containers.
     #[must_use]
     pub fn read_only(mut self, read_only: bool) -> Self {
@@ -181,6 +195,10 @@ impl ImageRegistration {
             ("base", self.base.as_ref().map(|base| json!(base))),
             ("limits", limits),
             ("network", self.network.as_ref().map(|mode| json!(mode))),
+            (
+                "allowed_hosts",
+                self.allowed_hosts.as_ref().map(|hosts| json!(hosts)),
+            ),
             ("read_only", self.read_only.map(Value::from)),
         ];
         fields

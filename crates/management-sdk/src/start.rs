@@ -61,6 +61,10 @@ pub struct StartRequest {
     /// What it reaches over the network, over what its image says. Only for containers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkMode>,
+    /// Which hosts it reaches, of those that it could with its network, over what its image says: `api.example.com`,
+    /// `*.example.com:443`. Only for WebAssembly.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allowed_hosts: Option<Vec<String>>,
     /// Whether the root of its file system is read-only, over what its image says. Its run directory and its places for temporary
     /// files are not. Only for containers.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -161,6 +165,13 @@ impl StartRequest {
     #[must_use]
     pub fn network(mut self, mode: NetworkMode) -> Self {
         self.network = Some(mode);
+        self
+    }
+
+    /// Adds a host to those that the program reaches, of those that it could with its network, whatever its image says. Only for WebAssembly.
+    #[must_use]
+    pub fn allowed_host(mut self, host: impl Into<String>) -> Self {
+        self.allowed_hosts.get_or_insert_default().push(host.into());
         self
     }
 
@@ -303,6 +314,7 @@ mod tests {
             .arg("-x")
             .limits(ResourceLimits::new().pids(7))
             .network(NetworkMode::Egress)
+            .allowed_host("h")
             .read_only(false);
         let full = serde_json::to_value(full.idempotency_key("key")).unwrap();
         for (key, value) in [
@@ -313,6 +325,7 @@ mod tests {
             ("args", serde_json::json!(["-x"])),
             ("limits", serde_json::json!({"pids": 7})),
             ("network", "egress".into()),
+            ("allowed_hosts", serde_json::json!(["h"])),
             ("read_only", false.into()),
         ] {
             assert_eq!(full[key], value, "{key}");

@@ -400,6 +400,7 @@ mod tests {
             .base("python")
             .limits(ResourceLimits::new().memory_bytes(5).open_files(6))
             .network(NetworkMode::Host)
+            .allowed_host("h")
             .read_only(true)
             .sha256("ABC");
         let head = form_head("B", "t", &registration);
@@ -418,12 +419,13 @@ mod tests {
             "base",
             "limits",
             "network",
+            "allowed_hosts",
             "read_only",
             "sha256",
             "binary",
         ];
         // `filename="binary"` also matches, and comes last.
-        assert_eq!(names[..12], wanted);
+        assert_eq!(names[..13], wanted);
         assert!(head.contains("\r\n\r\n{\"k\":\"v\"}\r\n"), "{head}");
         assert!(head.contains("\r\n\r\nabc\r\n"), "{head}");
         for text in [

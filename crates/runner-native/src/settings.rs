@@ -24,6 +24,9 @@ fn of_a_container(asked: &RunSettings) -> Option<String> {
     if asked.read_only == Some(true) {
         return Some("a read-only file system".to_owned());
     }
+    if asked.allowed_hosts.is_some() {
+        return Some("allowed_hosts".to_owned());
+    }
     match asked.network {
         None | Some(NetworkMode::Host) => None,
         Some(mode) => Some(format!("the network mode '{mode}'")),
@@ -75,6 +78,13 @@ mod tests {
                     ..RunSettings::default()
                 },
                 "a read-only file system",
+            ),
+            (
+                RunSettings {
+                    allowed_hosts: Some(Vec::new()),
+                    ..RunSettings::default()
+                },
+                "allowed_hosts",
             ),
             (
                 RunSettings {

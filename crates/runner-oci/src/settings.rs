@@ -24,6 +24,14 @@ pub(crate) fn settle(
     machine: &Machine,
     asked: &AskedSettings,
 ) -> Result<Given, String> {
+    for (who, settings) in [("image", &asked.image), ("start", &asked.start)] {
+        if settings.allowed_hosts.is_some() {
+            return Err(format!(
+                "the {who} asks for allowed_hosts, which containers cannot be given: what they reach over the network is not looked at by \
+                 name; ask for a network mode alone, or register a WebAssembly program"
+            ));
+        }
+    }
     let sources = LimitSources {
         image: asked.image.limits,
         start: asked.start.limits,
@@ -154,6 +162,23 @@ mod tests {
         let error = settle(&config, &machine(), &asked).unwrap_err();
         assert!(
             error.ends_with("the operator allows 'isolated', 'egress'"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn hosts_cannot_be_told_apart_in_containers() {
+        let config = OciConfig::new(Path::new("/data"), "node");
+        let asked = AskedSettings {
+            image: RunSettings {
+                allowed_hosts: Some(Vec::new()),
+                ..RunSettings::default()
+            },
+            ..AskedSettings::default()
+        };
+        let error = settle(&config, &machine(), &asked).unwrap_err();
+        assert!(
+            error.contains("the image asks for allowed_hosts"),
             "{error}"
         );
     }

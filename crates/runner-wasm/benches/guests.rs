@@ -10,16 +10,18 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Empty};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
 use runtara_domain::{
     Caller, CheckpointId, Checkpointed, ExitCause, ImageContent, ImageDigest, InstanceId,
     InstanceStatus, NewEvent, RaisedSignal, RunNumber, RunToken, SaveCheckpoint, SignalId,
-    SignalWait, Sleep, TenantId, Waited, Word,
+    SignalWait, Sleep, TenantId, TokenHash, Waited, Word,
 };
 use runtara_runner::{
-    AskedSettings, CallError, CallTracker, ImageFiles, Input, InstanceCalls, LaunchSpec,
-    PreparedImage, RunDirectories, RunKey, Runner,
+    AskedSettings, CallError, CallTracker, ImageFiles, Input, InstanceCalls, InstanceRoutes,
+    LaunchSpec, PreparedImage, RouteBody, RunDirectories, RunKey, Runner,
 };
 use runtara_runner_wasm::{WasmConfig, WasmRunner};
 use wasmtime::component::{Component, Linker, ResourceTable};
@@ -81,6 +83,7 @@ impl Ours {
         let runner = WasmRunner::new(
             WasmConfig::new(place),
             Arc::new(directories),
+            Arc::new(Nobody),
             Arc::new(Nobody),
             CallTracker::new(),
         );
@@ -226,6 +229,14 @@ impl Alone {
 
 /// For guests that say nothing.
 struct Nobody;
+
+#[async_trait]
+impl InstanceRoutes for Nobody {
+    async fn answer(&self, _run: TokenHash, _request: Request<RouteBody>) -> Response<RouteBody> {
+        let nothing = Empty::new().map_err(|never| match never {});
+        Response::new(nothing.boxed_unsync())
+    }
+}
 
 #[async_trait]
 impl InstanceCalls for Nobody {

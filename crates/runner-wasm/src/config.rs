@@ -1,6 +1,9 @@
 //! How guests are run.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use runtara_domain::HostRule;
 
 /// The settings of a [`WasmRunner`](crate::WasmRunner).
 #[derive(Debug, Clone)]
@@ -20,6 +23,10 @@ pub struct WasmConfig {
     pub threads: usize,
     /// Images that are compiled at once.
     pub compiled_at_once: usize,
+    /// The hosts that guests may call at all, if they ask for the network mode `egress`. With none of them, they may not ask for it.
+    pub allowed_hosts: Arc<[HostRule]>,
+    /// Connections to such hosts at once, of all guests.
+    pub connections: usize,
     /// How much of each output of a run is kept, in bytes.
     pub log_cap_bytes: u64,
 }
@@ -37,6 +44,8 @@ impl WasmConfig {
             stack_bytes: 512 * 1024,
             threads: processors,
             compiled_at_once: processors.div_ceil(2),
+            allowed_hosts: Arc::default(),
+            connections: 256,
             log_cap_bytes: 16 * MIB,
         }
     }

@@ -1,5 +1,6 @@
 //! Parks guests when the server goes away.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{Notify, watch};
@@ -23,27 +24,9 @@ impl Gate {
     }
 
     /// Notes a guest, as long as the answer lives.
-    pub(crate) fn enter(self: &std::sync::Arc<Self>) -> Going {
+    pub(crate) fn enter(self: &Arc<Self>) -> Going {
         self.going.fetch_add(1, Ordering::SeqCst);
-        Going(std::sync::Arc::clone(self))
-    }
-
-    /// Passes, or stays for good.
-    pub(crate) async fn pass(&self) {
-        if !*self.closed.borrow() {
-            return;
-        }
-        let _parked = Fewer::of(self);
-        std::future::pending::<()>().await;
-    }
-
-    /// Waits for something before a guest is run. Meanwhile it does not count as going, and if the gate closes it stays.
-    pub(crate) async fn pause<F: Future>(&self, waiting: F) -> F::Output {
-        let parked = Fewer::of(self);
-        let waited = waiting.await;
-        drop(parked);
-        self.pass().await;
-        waited
+        Going(Arc::clone(self))
     }
 
     /// Closes it, and waits until no guest is going any more.
@@ -68,8 +51,42 @@ impl Gate {
     }
 }
 
+/// The way of one guest through the gate.
+pub(crate) struct Door {
+    gate: Arc<Gate>,
+    /// Calls of the guest that stay here: it may have several open.
+    parked: AtomicUsize,
+}
+
+impl Door {
+    pub(crate) fn new(gate: Arc<Gate>) -> Self {
+        Self {
+            gate,
+            parked: AtomicUsize::new(0),
+        }
+    }
+
+    /// Passes, or stays for good.
+    pub(crate) async fn pass(&self) {
+        if !self.gate.is_closed() {
+            return;
+        }
+        let _parked = Parked::at(self);
+        std::future::pending::<()>().await;
+    }
+
+    /// Waits for something before a guest is run. Meanwhile it does not count as going, and if the gate closes it stays.
+    pub(crate) async fn pause<F: Future>(&self, waiting: F) -> F::Output {
+        let parked = Parked::at(self);
+        let waited = waiting.await;
+        drop(parked);
+        self.pass().await;
+        waited
+    }
+}
+
 /// A guest that was noted.
-pub(crate) struct Going(std::sync::Arc<Gate>);
+pub(crate) struct Going(Arc<Gate>);
 
 impl Drop for Going {
     fn drop(&mut self) {
@@ -77,25 +94,29 @@ impl Drop for Going {
     }
 }
 
-/// A guest that is parked does not count as going; when it is dropped, it counts again, for its [`Going`] to take it away.
-struct Fewer<'a>(&'a Gate);
+/// A guest of which a call is parked does not count as going; when the last of them is dropped, it counts again, for its [`Going`] to take
+/// it away.
+struct Parked<'a>(&'a Door);
 
-impl<'a> Fewer<'a> {
-    fn of(gate: &'a Gate) -> Self {
-        gate.leave();
-        Self(gate)
+impl<'a> Parked<'a> {
+    fn at(door: &'a Door) -> Self {
+        if door.parked.fetch_add(1, Ordering::SeqCst) == 0 {
+            door.gate.leave();
+        }
+        Self(door)
     }
 }
 
-impl Drop for Fewer<'_> {
+impl Drop for Parked<'_> {
     fn drop(&mut self) {
-        self.0.going.fetch_add(1, Ordering::SeqCst);
+        if self.0.parked.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.gate.going.fetch_add(1, Ordering::SeqCst);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
@@ -103,12 +124,13 @@ mod tests {
     #[tokio::test]
     async fn it_is_closed_when_all_are_parked_or_gone() {
         let gate = Arc::new(Gate::new());
-        let (gone, parked) = (gate.enter(), Arc::clone(&gate));
-        gate.pass().await;
+        let (gone, parked) = (gate.enter(), Arc::new(Door::new(Arc::clone(&gate))));
+        parked.pass().await;
         let parked = tokio::spawn(async move {
-            let _going = parked.enter();
+            let _going = parked.gate.enter();
             loop {
-                parked.pass().await;
+                // More than one call at once.
+                tokio::join!(parked.pass(), parked.pass());
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         });
@@ -121,6 +143,9 @@ mod tests {
         drop(gone);
         closing.await.unwrap();
         assert!(gate.is_closed());
+        assert_eq!(gate.going.load(Ordering::SeqCst), 0);
         parked.abort();
+        assert!(parked.await.is_err());
+        assert_eq!(gate.going.load(Ordering::SeqCst), 0);
     }
 }

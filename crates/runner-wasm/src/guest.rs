@@ -4,12 +4,16 @@ use std::sync::Arc;
 
 use runtara_domain::{Caller, CheckpointId, Fence, TenantId, TokenHash};
 use runtara_runner::shim::LogStream;
-use runtara_runner::{CallTracker, InstanceCalls, LaunchSpec, RunKey, forbidden_env_name};
+use runtara_runner::{
+    CallTracker, InstanceCalls, InstanceRoutes, LaunchSpec, RunKey, forbidden_env_name,
+};
 use wasmtime::component::ResourceTable;
 use wasmtime::{ResourceLimiter, format_err};
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
-use crate::drain::Gate;
+use crate::drain::{Door, Gate};
+use crate::network::{CORE_ADDR, Network, Outside, Reach, Speaker};
 use crate::output::{Outputs, Sink};
 
 /// The name that a program finds as its own.
@@ -18,22 +22,37 @@ const PROGRAM: &str = "program";
 const TABLE_ELEMENTS: usize = 64 * 1024;
 /// Most bytes of randomness of one call.
 const RANDOM_BYTES: u64 = 1024 * 1024;
+/// Most things of the host that a guest holds at once: streams, requests, headers.
+const RESOURCES: usize = 2048;
+/// How long a published client of the protocol waits for an answer, unless the start says otherwise: as other programs are told.
+const REQUEST_TIMEOUT_MS: &str = "600000";
 
 /// Whom durable calls are carried to.
 #[derive(Clone)]
 pub(crate) struct Core {
     pub(crate) calls: Arc<dyn InstanceCalls>,
+    /// The same calls, of guests that speak HTTP.
+    pub(crate) routes: Arc<dyn InstanceRoutes>,
     pub(crate) tracker: CallTracker,
+}
+
+/// What is given to a guest, beside what its start says.
+pub(crate) struct Given {
+    pub(crate) memory_bytes: u64,
+    pub(crate) reach: Reach,
+    /// Whether it speaks HTTP, and is to be told where.
+    pub(crate) requests: bool,
 }
 
 /// The data of a guest's store.
 pub(crate) struct Guest {
     wasi: WasiCtx,
+    network: Network,
     resources: ResourceTable,
     pub(crate) limits: Limits,
     pub(crate) outputs: Arc<Outputs>,
     pub(crate) core: Core,
-    pub(crate) gate: Arc<Gate>,
+    pub(crate) gate: Arc<Door>,
     pub(crate) key: RunKey,
     pub(crate) tenant_id: TenantId,
     pub(crate) caller: Arc<Caller>,
@@ -46,11 +65,13 @@ pub(crate) struct Guest {
 impl Guest {
     pub(crate) fn new(
         spec: &LaunchSpec,
-        memory_bytes: u64,
+        given: Given,
         outputs: Arc<Outputs>,
         core: Core,
         gate: Arc<Gate>,
+        outside: Arc<Outside>,
     ) -> Self {
+        let gate = Arc::new(Door::new(gate));
         let sink = |stream| Sink {
             outputs: Arc::clone(&outputs),
             stream,
@@ -66,13 +87,22 @@ impl Guest {
             .allow_udp(false)
             .allow_ip_name_lookup(false)
             .initial_cwd("/");
-        for (name, value) in env(spec) {
+        for (name, value) in env(spec, given.requests) {
             wasi.env(name, value);
         }
+        let mut resources = ResourceTable::new();
+        resources.set_max_capacity(RESOURCES);
         Self {
             wasi: wasi.build(),
-            resources: ResourceTable::new(),
-            limits: Limits::new(memory_bytes),
+            network: Network::new(Speaker {
+                routes: Arc::clone(&core.routes),
+                run: token,
+                door: Arc::clone(&gate),
+                reach: given.reach,
+                outside,
+            }),
+            resources,
+            limits: Limits::new(given.memory_bytes),
             outputs,
             core,
             gate,
@@ -98,14 +128,33 @@ impl WasiView for Guest {
     }
 }
 
-/// The variables of a guest: those of the operator and of its start, and who it is. It has no use for an address, and none for a secret by
+impl WasiHttpView for Guest {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView {
+            ctx: &mut self.network.context,
+            table: &mut self.resources,
+            hooks: &mut self.network.hooks,
+        }
+    }
+}
+
+/// The variables of a guest: those of the operator and of its start, who it is, and if it speaks HTTP, where. It has no use for a secret by
 /// which to speak.
-fn env(spec: &LaunchSpec) -> Vec<(&str, String)> {
+fn env(spec: &LaunchSpec, requests: bool) -> Vec<(&str, String)> {
     let given = spec.passed_env.iter().chain(&spec.env);
     let given = given.filter(|(name, value)| !forbidden_env_name(name) && !value.contains('\0'));
     let mut env: std::collections::BTreeMap<&str, String> = given
         .map(|(name, value)| (name.as_str(), value.clone()))
         .collect();
+    if requests {
+        env.entry("RUNTARA_REQUEST_TIMEOUT_MS")
+            .or_insert_with(|| REQUEST_TIMEOUT_MS.to_owned());
+        env.insert("RUNTARA_HTTP_URL", format!("http://{CORE_ADDR}"));
+        env.insert("RUNTARA_SERVER_ADDR", CORE_ADDR.to_owned());
+        if let Some(checkpoint_id) = &spec.checkpoint_id {
+            env.insert("RUNTARA_CHECKPOINT_ID", checkpoint_id.to_string());
+        }
+    }
     env.insert("RUNTARA_INSTANCE_ID", spec.key.instance_id.to_string());
     env.insert("RUNTARA_TENANT_ID", spec.tenant_id.to_string());
     env.insert("RUNTARA_RUN_NUMBER", spec.key.run_number.to_string());

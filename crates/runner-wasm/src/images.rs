@@ -14,6 +14,7 @@ use crate::cache::{Cache, KeepError};
 use crate::content;
 use crate::engine;
 use crate::guest::Guest;
+use crate::network::HANDLER;
 
 /// A compiled image whose imports are found.
 pub(crate) struct Image {
@@ -22,6 +23,8 @@ pub(crate) struct Image {
     pub(crate) places: u32,
     /// Whether it can be told anything: without durable calls it would not notice.
     pub(crate) listens: bool,
+    /// Whether it speaks HTTP.
+    pub(crate) requests: bool,
 }
 
 /// All images of a server.
@@ -100,7 +103,7 @@ impl Images {
         let unfit = |reason| PrepareError::Unfit { content, reason };
         let linked = self.linker.instantiate_pre(component).map_err(|error| {
             unfit(format!(
-                "it imports what is not offered: {error:#}; offered are WASI 0.2 without sockets' use and 'runtara:durable'"
+                "it imports what is not offered: {error:#}; offered are WASI 0.2 without sockets' use, 'wasi:http' for outgoing requests, and 'runtara:durable'"
             ))
         })?;
         let command = CommandPre::new(linked).map_err(|error| {
@@ -109,9 +112,11 @@ impl Images {
             ))
         })?;
         let kind = component.component_type();
-        let listens = kind
-            .imports(&self.engine)
-            .any(|(name, _)| name.starts_with("runtara:durable/"));
+        let imports = |start| {
+            let mut imports = kind.imports(&self.engine);
+            imports.any(|(name, _)| name.starts_with(start))
+        };
+        let requests = imports(HANDLER);
         let places = engine::places(component);
         if places > self.places {
             let reason = format!(
@@ -123,7 +128,8 @@ impl Images {
         let image = Arc::new(Image {
             command,
             places,
-            listens,
+            listens: requests || imports("runtara:durable/"),
+            requests,
         });
         self.lock().insert(content.digest, image);
         Ok(())

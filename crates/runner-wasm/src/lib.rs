@@ -5,7 +5,9 @@
 //!   registered; what was compiled is kept on disk, and mapped.
 //! - What a guest may import, beside WASI: the package `runtara:durable` (`wit/durable.wit`). Each of its functions is a call of the
 //!   instance protocol, as [`InstanceCalls`](runtara_runner::InstanceCalls) has it.
-//! - Guests run on threads of their own, and give way to each other every 10 ms. They see no files and no network.
+//! - Or it speaks the published contract over HTTP, through `wasi:http`: its requests reach the core, without a socket, and such hosts as
+//!   it is allowed to call.
+//! - Guests run on threads of their own, and give way to each other every 10 ms. They see no files and no sockets.
 //! - When the process ends, so do its guests; they are run again from their checkpoints.
 
 mod cache;
@@ -16,6 +18,7 @@ mod engine;
 mod guest;
 mod host;
 mod images;
+mod network;
 mod output;
 mod run;
 mod runner;

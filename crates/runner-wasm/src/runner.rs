@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use runtara_domain::{ImageDigest, RunnerKind};
 use runtara_runner::{
-    Adoption, AskedSettings, CallTracker, ImageFiles, InstanceCalls, LaunchError, LaunchObstacle,
-    LaunchSpec, PrepareError, PreparedImage, Readiness, Run, RunDirectories, RunKey, Runner,
-    RunnerError, blocking,
+    Adoption, AskedSettings, CallTracker, ImageFiles, InstanceCalls, InstanceRoutes, LaunchError,
+    LaunchObstacle, LaunchSpec, PrepareError, PreparedImage, Readiness, Run, RunDirectories,
+    RunKey, Runner, RunnerError, blocking,
 };
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
@@ -20,9 +20,10 @@ use crate::WasmConfig;
 use crate::cache::Cache;
 use crate::drain::Gate;
 use crate::engine::{self, Ticker};
-use crate::guest::{Core, Guest};
+use crate::guest::{Core, Given, Guest};
 use crate::host::Imports;
 use crate::images::Images;
+use crate::network::Outside;
 use crate::output::Outputs;
 use crate::run::{Launched, Shared, WasmRun};
 use crate::settings;
@@ -33,6 +34,7 @@ pub struct WasmRunner {
     directories: Arc<RunDirectories>,
     core: Core,
     gate: Arc<Gate>,
+    outside: Arc<Outside>,
     /// Why there are no guests, if this machine runs none.
     parts: Result<Parts, String>,
     compiling: Semaphore,
@@ -57,7 +59,8 @@ struct Runs {
 }
 
 impl WasmRunner {
-    /// A runner that keeps outputs in these directories, which are those of its data directory, and carries durable calls to the core.
+    /// A runner that keeps outputs in these directories, which are those of its data directory, and carries durable calls to the core: those of its
+    /// own interfaces as calls, those over HTTP to the routes.
     /// Sets address space aside for its guests. Blocking.
     ///
     /// It can be had on any machine: where no guests can be run, [`Runner::readiness`] says why.
@@ -66,14 +69,20 @@ impl WasmRunner {
         config: WasmConfig,
         directories: Arc<RunDirectories>,
         calls: Arc<dyn InstanceCalls>,
+        routes: Arc<dyn InstanceRoutes>,
         tracker: CallTracker,
     ) -> Self {
         Self {
             parts: parts(&config),
             compiling: Semaphore::new(config.compiled_at_once.max(1)),
+            outside: Arc::new(Outside::new(config.connections)),
             config,
             directories,
-            core: Core { calls, tracker },
+            core: Core {
+                calls,
+                routes,
+                tracker,
+            },
             gate: Arc::new(Gate::new()),
             runs: Arc::default(),
         }
@@ -124,6 +133,7 @@ fn parts(config: &WasmConfig) -> Result<Parts, String> {
 fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     Imports::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest: &mut Guest| guest)?;
     Ok(linker)
 }
@@ -185,7 +195,7 @@ impl Runner for WasmRunner {
     }
 
     fn check(&self, settings: &AskedSettings) -> Result<(), String> {
-        settings::memory(&self.config, settings).map(drop)
+        settings::settle(&self.config, settings).map(drop)
     }
 
     async fn forget(&self, digest: ImageDigest) -> Result<(), io::Error> {
@@ -208,7 +218,7 @@ impl Runner for WasmRunner {
             .threads
             .as_ref()
             .ok_or_else(|| host("it is about to end"))?;
-        let memory_bytes = settings::memory(&self.config, &spec.settings)
+        let settled = settings::settle(&self.config, &spec.settings)
             .map_err(|reason| refused(LaunchObstacle::Host, reason))?;
         let image = parts
             .images
@@ -226,12 +236,19 @@ impl Runner for WasmRunner {
             self.config.log_cap_bytes,
         ));
         let (core, gate) = (self.core.clone(), Arc::clone(&self.gate));
+        let outside = Arc::clone(&self.outside);
         let run = Arc::new(WasmRun::new(spec.key.clone(), image.listens));
+        let memory_bytes = settled.memory_bytes;
+        let given = Given {
+            memory_bytes,
+            reach: settled.reach,
+            requests: image.requests,
+        };
         let launched = Launched {
             engine: parts.engine.clone(),
             ticker: Arc::clone(&parts.ticker),
             places: Arc::clone(&parts.places),
-            guest: Guest::new(&spec, memory_bytes, Arc::clone(&outputs), core, gate),
+            guest: Guest::new(&spec, given, Arc::clone(&outputs), core, gate, outside),
             image,
             outputs,
             memory_bytes,

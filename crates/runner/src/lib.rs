@@ -3,6 +3,7 @@
 //! - [`Runner`] and [`Run`]: prepare an image once, launch, adopt, wait, terminate, report usage. One implementation per
 //!   kind; only the scheduler calls them.
 //! - [`InstanceCalls`]: the instance protocol as domain calls. The core implements it; HTTP and in-process guests call it.
+//! - [`InstanceRoutes`]: the same as its routes over HTTP, without a socket. The HTTP layer implements it.
 //! - [`CallTracker`]: which calls of which runs are open, and which runs suffer from a fault of ours.
 //! - [`RunDirectory`]: the files of a run; [`RunDirectories`] makes and removes them; [`Spares`]: those that ended runs have left.
 //! - [`shim`]: the small process that parents a run, so that the run outlives the server.
@@ -19,6 +20,7 @@ mod launch_files;
 mod left;
 mod log_watch;
 mod remove_tree;
+mod routes;
 mod run;
 pub mod shim;
 mod shim_run;
@@ -35,6 +37,7 @@ pub use launch_files::{naming, unexpected};
 pub use left::{ProgramResult, end_of_stderr, result_of_stdout};
 pub use log_watch::LogWatch;
 pub use remove_tree::remove_tree;
+pub use routes::{InstanceRoutes, RouteBody};
 pub use run::{
     Adoption, AskedSettings, ImageFiles, Input, LaunchError, LaunchObstacle, LaunchSpec,
     PrepareError, PreparedImage, Readiness, Run, RunKey, Runner, RunnerError,

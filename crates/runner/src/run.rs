@@ -63,7 +63,7 @@ pub enum Input {
 }
 
 /// What is asked of the box in which a program runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AskedSettings {
     /// By its image.
     pub image: RunSettings,

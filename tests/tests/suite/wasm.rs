@@ -1,8 +1,10 @@
 //! WebAssembly in the server's own process: what is registered, what it is given and may take, how it ends, and that none of its steps is
 //! lost or done twice.
 
+mod contract;
 mod ends;
 mod hostile;
+mod outside;
 mod registrations;
 mod restarts;
 mod room;

@@ -1,5 +1,7 @@
 //! Settings of WebAssembly guests.
 
+use runtara_domain::HostRule;
+
 use super::reader::Reader;
 
 /// What WebAssembly guests are told by the operator.
@@ -11,6 +13,8 @@ pub struct GuestSettings {
     pub memory_bytes: u64,
     /// Memory of one at most, in bytes.
     pub max_memory_bytes: u64,
+    /// The hosts that they may call at all, if they ask for it.
+    pub allowed_hosts: Vec<HostRule>,
 }
 
 const MIB: u64 = 1024 * 1024;
@@ -37,6 +41,21 @@ impl GuestSettings {
             max_instances: u32::try_from(max_instances).unwrap_or(u32::MAX),
             memory_bytes,
             max_memory_bytes,
+            allowed_hosts: allowed_hosts(reader),
         }
     }
+}
+
+fn allowed_hosts(reader: &mut Reader<'_>) -> Vec<HostRule> {
+    const NAME: &str = "RUNTARA_WASM_ALLOWED_HOSTS";
+    let text = reader.text(NAME).unwrap_or_default();
+    let mut rules = Vec::new();
+    let words = text.split(',').map(str::trim);
+    for word in words.filter(|word| !word.is_empty()) {
+        match word.parse() {
+            Ok(rule) => rules.push(rule),
+            Err(error) => reader.problem(NAME, format!("{error}")),
+        }
+    }
+    rules
 }

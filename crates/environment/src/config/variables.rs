@@ -207,6 +207,11 @@ pub const VARIABLES: &[Variable] = &[
         "memory of a guest at most",
     ),
     variable(
+        "RUNTARA_WASM_ALLOWED_HOSTS",
+        "-",
+        "hosts that guests with the network egress may call, with commas between them: names, *.name, *, addresses, networks, each with or without a port",
+    ),
+    variable(
         "RUNTARA_LOG_BYTES",
         "10485760",
         "how much of each stream of a run is kept",

@@ -9,11 +9,14 @@ use runtara_domain::{
     Due, ImageId, ImageName, InstanceId, InstanceState, Labels, NewImage, NewInstance, NodeId,
     RegistrationNumber, RunSettings, RunnerKind, Status, TenantId,
 };
+use runtara_http::core::RoutesWithin;
 use runtara_images::{BlobOptions, BlobStore};
-use runtara_runner::{CallTracker, RunDirectories};
+use runtara_runner::{CallTracker, InstanceCalls, RunDirectories};
 use runtara_runner_wasm::{WasmConfig, WasmRunner};
 use runtara_scheduler::{Scheduler, SchedulerConfig, SchedulerParts};
-use runtara_store::{CheckpointFilter, CheckpointSummary, EventFilter, PageRequest, Started, Store};
+use runtara_store::{
+    CheckpointFilter, CheckpointSummary, EventFilter, PageRequest, Started, Store,
+};
 use tempfile::TempDir;
 use tokio::time::timeout;
 use wit_component::{StringEncoding, embed_component_metadata};
@@ -40,10 +43,17 @@ impl World {
         let directories = Arc::new(RunDirectories::open(place).unwrap());
         let tracker = CallTracker::new();
         let core = Core::new(Arc::clone(&store), tracker.clone(), CoreConfig::default());
+        let core: Arc<dyn InstanceCalls> = Arc::new(core);
+        let routes = RoutesWithin::new(
+            Arc::clone(&core),
+            tracker.clone(),
+            Arc::clone(&store),
+            store.database_id().await.unwrap(),
+        );
         let mut config = WasmConfig::new(place);
         config.max_instances = guests;
         config.max_memory_bytes = config.default_memory_bytes;
-        let runner = WasmRunner::new(config, directories, Arc::new(core), tracker.clone());
+        let runner = WasmRunner::new(config, directories, core, Arc::new(routes), tracker.clone());
         let config = SchedulerConfig {
             node: NodeId::generate(),
             node_name: "here".to_owned(),

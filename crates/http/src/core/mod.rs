@@ -7,6 +7,7 @@ mod routes;
 mod session;
 mod tenants;
 mod wire;
+mod within;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -28,6 +29,8 @@ use crate::environment::ServerReport;
 use crate::extract::{unknown_method, unknown_route};
 use crate::server::Peer;
 use crate::{ApiError, HostPolicy};
+
+pub use self::within::RoutesWithin;
 
 /// What the routes work with.
 #[derive(Clone)]
@@ -80,9 +83,25 @@ pub enum Tokenless {
 /// The routes of the instance protocol.
 #[must_use]
 pub fn service(state: CoreState, tokenless: Tokenless, hosts: HostPolicy) -> CoreService {
+    let router = router(state);
+    let service = service_fn(move |mut request: Request| {
+        let router = router.clone();
+        let admitted = admit(&mut request, tokenless, &hosts);
+        async move {
+            match admitted {
+                Ok(()) => router.oneshot(request).await,
+                Err(error) => Ok(error.into_response()),
+            }
+        }
+    });
+    BoxCloneSyncService::new(service)
+}
+
+/// The routes, for requests that are admitted: each has the fence of its caller.
+fn router(state: CoreState) -> Router {
     // One level: each nested one would box and match every request once more.
     let of_instance = |path| format!("/api/v1/instances/{{instance_id}}/{path}");
-    let router = Router::new()
+    Router::new()
         .route("/health", get(routes::health))
         .route("/ready", get(routes::ready))
         .route(&of_instance("register"), post(routes::register))
@@ -110,18 +129,7 @@ pub fn service(state: CoreState, tokenless: Tokenless, hosts: HostPolicy) -> Cor
         .route(&of_instance("sleep"), post(routes::sleep))
         .fallback(unknown_route)
         .method_not_allowed_fallback(unknown_method)
-        .with_state(state);
-    let service = service_fn(move |mut request: Request| {
-        let router = router.clone();
-        let admitted = admit(&mut request, tokenless, &hosts);
-        async move {
-            match admitted {
-                Ok(()) => router.oneshot(request).await,
-                Err(error) => Ok(error.into_response()),
-            }
-        }
-    });
-    BoxCloneSyncService::new(service)
+        .with_state(state)
 }
 
 /// Takes the token out of the path, and turns away who may not call.

@@ -35,6 +35,7 @@ struct RegisterBody {
     base: Option<String>,
     limits: Option<Box<RawValue>>,
     network: Option<String>,
+    allowed_hosts: Option<Vec<String>>,
     read_only: Option<bool>,
 }
 
@@ -126,6 +127,7 @@ pub(super) async fn register(
         settings: settings(
             body.limits.as_deref(),
             body.network.as_deref(),
+            body.allowed_hosts.as_deref(),
             body.read_only,
         )?,
         metadata: body

@@ -43,6 +43,7 @@ pub(super) struct StartBody {
     max_attempts: Option<u32>,
     limits: Option<Box<RawValue>>,
     network: Option<String>,
+    allowed_hosts: Option<Vec<String>>,
     read_only: Option<bool>,
 }
 
@@ -76,6 +77,7 @@ fn start_of(
         settings: settings(
             body.limits.as_deref(),
             body.network.as_deref(),
+            body.allowed_hosts.as_deref(),
             body.read_only,
         )?,
         timeout_seconds: body.timeout_seconds,

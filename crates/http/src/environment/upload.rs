@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use super::EnvironmentState;
 use super::feed::Feed;
 use super::images::{check_labels, check_name, check_tenant, registered, runner_kind};
-use super::settings::{read_flag, settings};
+use super::settings::{read_flag, settings, split_hosts};
 use crate::ApiError;
 use crate::body::BodyReader;
 use crate::extract::Query;
@@ -39,7 +39,7 @@ struct Form {
 }
 
 /// The texts that a form may hold, and their largest sizes.
-const TEXTS: [(&str, usize); 11] = [
+const TEXTS: [(&str, usize); 12] = [
     ("tenant_id", limits::ID_BYTES),
     ("name", limits::ID_BYTES),
     ("description", limits::DESCRIPTION_BYTES),
@@ -50,6 +50,7 @@ const TEXTS: [(&str, usize); 11] = [
     ("base", limits::ID_BYTES),
     ("limits", LIMITS_BYTES),
     ("network", 64),
+    ("allowed_hosts", 2 * limits::ALLOWED_HOSTS_BYTES),
     ("read_only", 64),
 ];
 
@@ -96,6 +97,7 @@ pub(super) async fn register(
             )
         })
     });
+    let hosts = text("allowed_hosts").map(|text| split_hosts(text));
     let expected = text("sha256").map(|hex| {
         ImageDigest::from_hex(hex).map_err(|error| ApiError::bad_request("INVALID_SHA256", error))
     });
@@ -108,6 +110,7 @@ pub(super) async fn register(
         settings: settings(
             limits.transpose()?.as_deref(),
             text("network").map(String::as_str),
+            hosts.as_deref(),
             text("read_only").map(|text| read_flag(text)).transpose()?,
         )?,
         metadata: metadata.transpose()?.filter(|json| json != "null"),

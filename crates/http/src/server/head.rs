@@ -19,7 +19,7 @@ const HEADER_BYTES: usize = 64 * 1024;
 ///
 /// # Errors
 /// 414 `URI_TOO_LONG`, 431 `HEADERS_TOO_LARGE`.
-pub(super) fn check(request: &Request) -> Result<(), ApiError> {
+pub(crate) fn check(request: &Request) -> Result<(), ApiError> {
     let target = request.uri();
     let bytes = target.path().len() + target.query().map_or(0, |query| query.len() + 1);
     if bytes > TARGET_BYTES {

@@ -96,6 +96,7 @@ async fn what_a_start_asks_for_is_handed_to_its_run() {
         RunSettings {
             limits: limits(Some(1 << 20), None),
             network: Some(NetworkMode::Isolated),
+            allowed_hosts: None,
             read_only: Some(true),
         }
     );

@@ -70,6 +70,10 @@ pub fn settings(first: u64) -> RunSettings {
             writable_bytes: Some(first + 4),
         },
         network: Some(NetworkMode::Egress),
+        allowed_hosts: Some(vec![
+            "*.example.com:443".parse().expect("it is a rule"),
+            "10.0.0.0/8".parse().expect("it is a rule"),
+        ]),
         read_only: Some(true),
     }
 }

@@ -68,7 +68,7 @@ impl Model {
             input: input.filter(|input| input.len() <= CLAIMED_INPUT_BYTES),
             env: instance.env.clone(),
             args: instance.args.clone(),
-            settings: instance.settings,
+            settings: instance.settings.clone(),
             checkpoint_id: state.checkpoint_id.clone(),
             timeout_ms: state.timeout_ms,
         }
