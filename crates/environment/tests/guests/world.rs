@@ -13,7 +13,9 @@ use runtara_images::{BlobOptions, BlobStore};
 use runtara_runner::{CallTracker, RunDirectories};
 use runtara_runner_wasm::{WasmConfig, WasmRunner};
 use runtara_scheduler::{Scheduler, SchedulerConfig, SchedulerParts};
-use runtara_store::{CheckpointFilter, CheckpointSummary, EventFilter, PageRequest, Started, Store};
+use runtara_store::{
+    CheckpointFilter, CheckpointSummary, EventFilter, PageRequest, Started, Store,
+};
 use tempfile::TempDir;
 use tokio::time::timeout;
 use wit_component::{StringEncoding, embed_component_metadata};
