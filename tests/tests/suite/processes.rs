@@ -101,6 +101,7 @@ fn a_program_that_ignores_the_wish_is_killed_when_the_grace_is_over(ground: Grou
             Err(())
         }
     });
+    assert!(!run.is_gone());
     let before = Instant::now();
     let stopped = run.stop(1);
     let took = before.elapsed();
