@@ -5,6 +5,7 @@ mod ends;
 mod hostile;
 mod registrations;
 mod restarts;
+mod rust;
 mod workflows;
 
 use runtara_tests::http::Answer;
