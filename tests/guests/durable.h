@@ -44,7 +44,7 @@ __attribute__((unused)) static char *json_text(const char *plain) {
 
 /* A call that was not done, as one line: its kind and the text that the host gives. */
 __attribute__((unused)) static char *line_of(const failure *error) {
-    static const char *const kinds[] = {"refused", "invalid", "unavailable"};
+    static const char *const kinds[] = {"refused", "superseded", "invalid", "unavailable"};
     const text *told = &error->val.refused;
     return format("%s: %.*s", kinds[error->tag], (int)told->len, (const char *)told->ptr);
 }

@@ -2,7 +2,8 @@
  * {"run": …, "seen": {…}}: its run, and what each command with a name saw. A call that is not done ends the program with 1 and the
  * reason in standard error.
  *
- *   checkpoint NAME [JSON]   a step: leaves an event `body` and saves JSON (or the run), unless NAME is saved; sees what is saved
+ *   checkpoint NAME [JSON]   a step: leaves an event `body` and saves JSON (or the run), unless NAME is saved; sees what is saved, and
+ *                            under "signal of NAME" the custom signal that came with it
  *   sleep MS [NAME JSON]     a durable sleep, with a checkpoint
  *   wait ID [MS]             waits for a custom signal; sees its payload, "timed out" or "interrupted"
  *   take ID                  takes a custom signal if it is there; sees its payload, or "nothing"
@@ -73,18 +74,19 @@ static void checkpoint(char *rest) {
     failure error;
     char *name = word(&rest);
     text id = text_of(name);
-    runtara_durable_checkpoints_option_bytes_t found;
-    if (!done(runtara_durable_checkpoints_get(&id, &found, &error), &error)) return;
-    if (!found.is_some) {
+    runtara_durable_checkpoints_saved_t saved;
+    if (!done(runtara_durable_checkpoints_get(&id, &saved, &error), &error)) return;
+    if (!saved.found.is_some) {
         text subtype = text_of("body");
         bytes payload = bytes_of(format("\"%s\"", name)), state = bytes_of(*rest ? rest : own_run());
         if (!done(runtara_durable_report_event(&subtype, &payload, &error), &error)) return;
-        runtara_durable_checkpoints_saved_t saved;
         if (!done(runtara_durable_checkpoints_save(&id, &state, &saved, &error), &error)) return;
-        found = saved.found;
-        if (!found.is_some) found.val = state;
+        if (!saved.found.is_some) saved.found.val = state;
     }
-    see(name, json_of(&found.val));
+    see(name, json_of(&saved.found.val));
+    if (!saved.custom_signal.is_some) return;
+    const runtara_durable_checkpoints_option_bytes_t *payload = &saved.custom_signal.val;
+    see(format("signal of %s", name), payload->is_some ? json_of(&payload->val) : "null");
 }
 
 static void sleep_durably(char *rest) {

@@ -127,23 +127,22 @@ static void leave_event(const char *subtype, char *payload) {
 static void checkpoint(const char *name, char *value, uint64_t work_ms) {
     failure error;
     text id = text_of(name);
-    runtara_durable_checkpoints_option_bytes_t found;
-    done(runtara_durable_checkpoints_get(&id, &found, &error), &error);
-    if (!found.is_some) {
+    runtara_durable_checkpoints_saved_t saved;
+    done(runtara_durable_checkpoints_get(&id, &saved, &error), &error);
+    obey(saved.signal.is_some, &saved.signal.val);
+    if (!saved.found.is_some) {
         if (effects_event) {
             char *effect = format("%s %u", name, run);
             leave_event(effects_event, json_quoted(effect, strlen(effect)));
         }
         wait_here(work_ms);
         bytes state = bytes_in(value);
-        runtara_durable_checkpoints_saved_t saved;
         done(runtara_durable_checkpoints_save(&id, &state, &saved, &error), &error);
         obey(saved.signal.is_some, &saved.signal.val);
-        found = saved.found;
-        if (!found.is_some) found.val = state;
+        if (!saved.found.is_some) saved.found.val = state;
     }
     json kept;
-    if (!json_read((const char *)found.val.ptr, found.val.len, &kept)) fail("checkpoint %s is no JSON", name);
+    if (!json_read((const char *)saved.found.val.ptr, saved.found.val.len, &kept)) fail("checkpoint %s is no JSON", name);
     see(name, written(kept));
 }
 

@@ -15,9 +15,9 @@ static void work(long milliseconds) {
 static long step(const char *name, long value, long milliseconds) {
     failure error;
     text id = text_of(name);
-    runtara_durable_checkpoints_option_bytes_t found;
-    must(runtara_durable_checkpoints_get(&id, &found, &error), &error);
-    if (found.is_some) return strtol(format("%.*s", (int)found.val.len, (char *)found.val.ptr), NULL, 10);
+    runtara_durable_checkpoints_saved_t saved;
+    must(runtara_durable_checkpoints_get(&id, &saved, &error), &error);
+    if (saved.found.is_some) return strtol(format("%.*s", (int)saved.found.val.len, (char *)saved.found.val.ptr), NULL, 10);
 
     bytes payload = bytes_of(format("\"%s\"", name));
     text subtype = text_of("body");
@@ -26,7 +26,6 @@ static long step(const char *name, long value, long milliseconds) {
     work(milliseconds);
 
     bytes state = bytes_of(format("%ld", value));
-    runtara_durable_checkpoints_saved_t saved;
     must(runtara_durable_checkpoints_save(&id, &state, &saved, &error), &error);
     return value;
 }

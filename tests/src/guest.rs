@@ -1,4 +1,5 @@
-//! WebAssembly guests, built from the sources in `tests/guests`: once for each content, into the target directory.
+//! WebAssembly guests, built from the sources in `tests/guests`: once for each content, into the target directory. Those in Rust are
+//! programs of this workspace, built before the tests.
 
 use std::fmt::Display;
 use std::fs;
@@ -135,6 +136,23 @@ fn bound(
         let files: Vec<_> = made.chain(files).map(PathBuf::as_path).collect();
         let module = compile(&files, &[place.path(), &guests()], link);
         componentise(&module)
+    })
+}
+
+/// A durable program: the component that a program of this workspace is, built for `wasm32-wasip2`.
+///
+/// # Panics
+/// If it was not built, with the command that does.
+#[must_use]
+pub fn of_rust(program: &str) -> Vec<u8> {
+    // Beside the profile's directory, where cargo puts what it builds for another target.
+    let place = directory().join("../wasm32-wasip2/release");
+    let path = place.join(format!("{program}.wasm"));
+    fs::read(&path).unwrap_or_else(|error| {
+        panic!(
+            "{}: {error}; `cargo xtask guests` builds it",
+            path.display()
+        )
     })
 }
 

@@ -6,7 +6,9 @@ mod bench;
 mod check;
 mod command;
 mod db;
+mod debian_rust;
 mod error;
+mod guests;
 mod http;
 mod interrupt;
 mod packages;
@@ -38,6 +40,7 @@ enum Verb {
     Bench(bench::Arguments),
     Check(check::Arguments),
     Db(db::Arguments),
+    Guests(guests::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Some(Verb::Bench(arguments)) => bench::run(&arguments),
         Some(Verb::Check(arguments)) => check::run(&arguments),
         Some(Verb::Db(arguments)) => db::run(&arguments),
+        Some(Verb::Guests(arguments)) => guests::run(&arguments),
         None => Arguments::command()
             .print_help()
             .map_err(|source| Error::Io {

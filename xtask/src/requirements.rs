@@ -186,7 +186,7 @@ pub(crate) fn in_path(name: &str) -> Option<PathBuf> {
 }
 
 /// Finds a library where clang would find it when it links WebAssembly.
-fn wasm_library(name: &str) -> Option<PathBuf> {
+pub(crate) fn wasm_library(name: &str) -> Option<PathBuf> {
     let mut clang = Command::new(in_path("clang")?);
     clang.args(["--target=wasm32-wasi", &format!("-print-file-name={name}")]);
     // Where there is none it prints the mere name.

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::postgres::PrivateCluster;
 use crate::steps::Steps;
 use crate::tools::NEXTEST;
-use crate::{check, packages, requirements, up};
+use crate::{check, guests, packages, requirements, up};
 
 /// Check, build and test everything; nothing is left out in silence.
 ///
@@ -35,6 +35,7 @@ enum Step {
     Docs,
     Policy,
     Build,
+    Guests,
     Up,
     Database,
     Doctests,
@@ -50,6 +51,7 @@ impl Step {
             Self::Docs => "docs",
             Self::Policy => "policy",
             Self::Build => "build",
+            Self::Guests => "guests",
             Self::Up => "up",
             Self::Database => "database",
             Self::Doctests => "doctests",
@@ -61,13 +63,21 @@ impl Step {
     fn needs(self) -> &'static [Self] {
         match self {
             Self::Requirements => &[],
-            Self::Formatting | Self::Clippy | Self::Docs | Self::Policy | Self::Build => {
-                &[Self::Requirements]
-            }
+            Self::Formatting
+            | Self::Clippy
+            | Self::Docs
+            | Self::Policy
+            | Self::Build
+            | Self::Guests => &[Self::Requirements],
             Self::Up => &[Self::Requirements, Self::Build],
             Self::Database => &[Self::Requirements],
             Self::Doctests => &[Self::Requirements, Self::Database],
-            Self::Tests => &[Self::Requirements, Self::Build, Self::Database],
+            Self::Tests => &[
+                Self::Requirements,
+                Self::Build,
+                Self::Guests,
+                Self::Database,
+            ],
         }
     }
 }
@@ -87,6 +97,7 @@ fn all(steps: &mut Steps, filters: &[OsString]) -> Result<(), Error> {
     steps.step(Step::Docs.name(), check::docs)?;
     steps.step(Step::Policy.name(), || check::policy(false))?;
     steps.step(Step::Build.name(), build)?;
+    steps.step(Step::Guests.name(), guests::build)?;
     // The first command of the README: whoever meets the product meets it there.
     steps.step(Step::Up.name(), || up::run(&up::Arguments::to_its_end()))?;
     let database = steps.step(Step::Database.name(), PrivateCluster::start)?;
@@ -153,12 +164,15 @@ mod tests {
 
     #[test]
     fn a_chosen_step_brings_what_it_needs_in_the_right_order() {
-        use Step::{Build, Database, Formatting, Requirements, Tests, Up};
+        use Step::{Build, Database, Formatting, Guests, Requirements, Tests, Up};
         assert_eq!(selected(&[Up]), [Requirements, Build, Up]);
-        assert_eq!(selected(&[Tests]), [Requirements, Build, Database, Tests]);
+        assert_eq!(
+            selected(&[Tests]),
+            [Requirements, Build, Guests, Database, Tests]
+        );
         assert_eq!(
             selected(&[Tests, Formatting]),
-            [Requirements, Formatting, Build, Database, Tests]
+            [Requirements, Formatting, Build, Guests, Database, Tests]
         );
     }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use runtara_domain::{
-    Caller, CheckpointId, EventKind, NewEvent, RaisedSignal, SaveCheckpoint, ScopeKeys, SignalId,
-    SignalKind, SignalWait, Sleep, Word,
+    Caller, CheckpointId, Checkpointed, EventKind, NewEvent, RaisedSignal, Refusal, SaveCheckpoint,
+    ScopeKeys, SignalId, SignalKind, SignalWait, Sleep, Word,
 };
 use runtara_runner::shim::LogStream;
 use runtara_runner::{CallError, InstanceCalls};
@@ -73,6 +73,9 @@ impl Guest {
     async fn told<T>(&mut self, answer: Result<T, CallError>) -> Answer<T> {
         self.gate.pass().await;
         Ok(answer.map_err(|error| match error {
+            CallError::Refused(refusal @ Refusal::RunSuperseded) => {
+                types::Error::Superseded(refusal.to_string())
+            }
             CallError::Refused(refusal) => types::Error::Refused(refusal.to_string()),
             CallError::Invalid(text) => types::Error::Invalid(text),
             other => types::Error::Unavailable(other.to_string()),
@@ -143,28 +146,11 @@ impl instance::Host for Guest {
     }
 }
 
-impl checkpoints::Host for Guest {
-    async fn get(&mut self, name: String) -> Answer<Option<Vec<u8>>> {
+impl Guest {
+    async fn checkpoint(&mut self, name: String, state: Bytes) -> Answer<checkpoints::Saved> {
         let request = SaveCheckpoint {
             checkpoint_id: accept!(CheckpointId::new(name)),
-            state: Bytes::new(),
-            request_id: None,
-        };
-        let found = self
-            .call(false, |calls, caller| async move {
-                calls.checkpoint(&caller, request).await
-            })
-            .await?;
-        Ok(found.map(|answer| answer.found.map(Vec::from)))
-    }
-
-    async fn save(&mut self, name: String, state: Vec<u8>) -> Answer<checkpoints::Saved> {
-        if state.is_empty() {
-            return invalid("the state is empty, and a saved state has at least one byte");
-        }
-        let request = SaveCheckpoint {
-            checkpoint_id: accept!(CheckpointId::new(name)),
-            state: state.into(),
+            state,
             request_id: None,
         };
         let saved = self
@@ -172,10 +158,24 @@ impl checkpoints::Host for Guest {
                 calls.checkpoint(&caller, request).await
             })
             .await?;
-        Ok(saved.map(|answer| checkpoints::Saved {
+        Ok(saved.map(|answer: Checkpointed| checkpoints::Saved {
             found: answer.found.map(Vec::from),
             signal: answer.signal.map(shown),
+            custom_signal: answer.custom_signal.map(|payload| payload.map(Vec::from)),
         }))
+    }
+}
+
+impl checkpoints::Host for Guest {
+    async fn get(&mut self, name: String) -> Answer<checkpoints::Saved> {
+        self.checkpoint(name, Bytes::new()).await
+    }
+
+    async fn save(&mut self, name: String, state: Vec<u8>) -> Answer<checkpoints::Saved> {
+        if state.is_empty() {
+            return invalid("the state is empty, and a saved state has at least one byte");
+        }
+        self.checkpoint(name, state.into()).await
     }
 }
 

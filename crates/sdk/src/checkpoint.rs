@@ -7,11 +7,11 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::Error;
 use crate::error::{BoxError, chain};
 use crate::instance::Instance;
 use crate::names::check;
-use crate::transport::request_id;
-use crate::{Error, wire};
+use crate::protocol::Saved;
 
 impl Instance {
     /// Does a step once and gives its result: on the first run what the body gives, after it was saved; on a later run what
@@ -150,39 +150,25 @@ impl Instance {
     /// Looks a checkpoint up, and obeys the signal that the answer shows.
     pub(crate) async fn look_up(&self, id: &str) -> Result<Option<Vec<u8>>, Error> {
         self.leaving().check()?;
-        let look = wire::Save {
-            checkpoint_id: id,
-            state: String::new(),
-            request_id: None,
-        };
-        let mut answer: wire::Saved = self.post("checkpoint", &look).await?;
-        let signal = answer.signal.take();
-        let stored = self.stored(answer)?;
-        self.obey(signal).await?;
-        Ok(stored)
+        let mut answer = self.told(self.server().look_up(id).await)?;
+        let leave = answer.leave.take();
+        let found = self.found(answer);
+        self.obey(leave).await?;
+        Ok(found)
     }
 
     /// Saves a checkpoint; gives what was there before, if something was. The signal that the answer shows is left for the
     /// next call: what was done is to be handed on first.
     pub(crate) async fn save(&self, id: &str, state: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        let save = wire::Save {
-            checkpoint_id: id,
-            state: wire::encode(state),
-            request_id: Some(request_id()),
-        };
-        let answer = self.post("checkpoint", &save).await?;
-        self.stored(answer)
+        let answer = self.told(self.server().save(id, state).await)?;
+        Ok(self.found(answer))
     }
 
-    fn stored(&self, answer: wire::Saved) -> Result<Option<Vec<u8>>, Error> {
+    fn found(&self, answer: Saved) -> Option<Vec<u8>> {
         if let Some(signal) = answer.custom_signal {
-            self.names().keep(signal.signal_id, signal.payload);
+            self.names().keep(signal);
         }
-        if !answer.found {
-            return Ok(None);
-        }
-        let state = answer.state.unwrap_or_default();
-        self.decoded("checkpoint", &state).map(Some)
+        answer.found
     }
 }
 

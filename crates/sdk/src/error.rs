@@ -34,9 +34,9 @@ pub enum Error {
     /// [`Settings::retry_deadline`](crate::Settings::retry_deadline).
     #[error("{action} at {server} did not succeed within {tried_for:?}: {last}")]
     Unreachable {
-        /// Method and path.
+        /// Method and path, or in a component the function of the host.
         action: String,
-        /// Where, without the secret.
+        /// Where, without the secret; in a component, `the host`.
         server: String,
         /// For how long it was tried.
         tried_for: Duration,
@@ -46,9 +46,9 @@ pub enum Error {
     /// The server refused.
     #[error("{action} was refused with {status} {code}: {message}")]
     Refused {
-        /// Method and path.
+        /// Method and path, or in a component the function of the host.
         action: String,
-        /// The HTTP status.
+        /// The HTTP status, or that which would say the same.
         status: u16,
         /// The server's code, or the status again.
         code: String,
@@ -58,7 +58,7 @@ pub enum Error {
     /// The server's answer is not one that this client understands.
     #[error("the answer to {action} is not understood: {problem}")]
     Answer {
-        /// Method and path.
+        /// Method and path, or in a component the function of the host.
         action: String,
         /// What is wrong with it.
         problem: String,

@@ -10,18 +10,15 @@ use serde::de::DeserializeOwned;
 use crate::leave::{Leave, Leaving};
 use crate::names::Names;
 use crate::report::Progress;
-use crate::transport::{Call, Transport, segment};
 use crate::work::Work;
-use crate::{Error, Settings, wire};
+use crate::{Error, Server, Settings};
 
 /// One durable execution of this program. Cheap to clone; all clones are the same instance.
 #[derive(Clone)]
 pub struct Instance(Arc<Inner>);
 
 struct Inner {
-    transport: Transport,
-    /// The path in front of every call.
-    path: String,
+    server: Server,
     work: Arc<Work>,
     leaving: Leaving,
     names: Names,
@@ -35,7 +32,7 @@ struct Inner {
 impl fmt::Debug for Instance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Instance")
-            .field("settings", &self.0.transport.settings)
+            .field("settings", self.settings())
             .finish_non_exhaustive()
     }
 }
@@ -54,11 +51,9 @@ impl Instance {
     /// # Errors
     /// Like [`Instance::from_env`].
     pub async fn connect(settings: Settings) -> Result<Self, Error> {
-        let path = format!("/api/v1/instances/{}/", segment(&settings.instance_id));
         let run_number = settings.run_number;
         let instance = Self(Arc::new(Inner {
-            transport: Transport::new(settings)?,
-            path,
+            server: Server::new(settings)?,
             work: Work::new(),
             leaving: Leaving::new(),
             names: Names::default(),
@@ -66,11 +61,7 @@ impl Instance {
             said: AtomicBool::new(false),
             trouble: AtomicBool::new(false),
         }));
-        let body = wire::Register {
-            tenant_id: &instance.settings().tenant_id,
-            checkpoint_id: None,
-        };
-        let _: wire::Done = instance.post("register", &body).await?;
+        instance.told(instance.server().register().await)?;
         Ok(instance)
     }
 
@@ -98,9 +89,8 @@ impl Instance {
     /// [`Error::Decode`] if it is not a `T`.
     pub async fn input<T: DeserializeOwned>(&self) -> Result<T, Error> {
         self.leaving().check()?;
-        let answer: wire::Input = self.get("input").await?;
-        let bytes = answer.input.map(|text| self.decoded("input", &text));
-        let bytes = bytes.transpose()?.unwrap_or_else(|| b"null".to_vec());
+        let input = self.told(self.server().input().await)?;
+        let bytes = input.unwrap_or_else(|| b"null".to_vec());
         serde_json::from_slice(&bytes).map_err(Error::decode("the input"))
     }
 
@@ -111,9 +101,7 @@ impl Instance {
     pub async fn complete(&self, output: &impl Serialize) -> Result<(), Error> {
         self.leaving().check()?;
         let output = serde_json::to_vec(output).map_err(Error::encode("the output"))?;
-        let output = wire::encode(&output);
-        self.last_word("completed", &wire::Completed { output })
-            .await
+        self.said(self.server().complete(&output).await)
     }
 
     /// Says that the instance cannot go on, and why. The last word: it ends as failed.
@@ -123,12 +111,15 @@ impl Instance {
     pub async fn fail(&self, error: &str) -> Result<(), Error> {
         self.leaving().check()?;
         let error = self.settings().endpoint.redact(error);
-        self.last_word("failed", &wire::Failed { error: &error })
-            .await
+        self.said(self.server().fail(&error).await)
     }
 
     pub(crate) fn settings(&self) -> &Settings {
-        &self.0.transport.settings
+        self.server().settings()
+    }
+
+    pub(crate) fn server(&self) -> &Server {
+        &self.0.server
     }
 
     pub(crate) fn work(&self) -> &Arc<Work> {
@@ -157,50 +148,8 @@ impl Instance {
         self.0.trouble.load(Ordering::SeqCst)
     }
 
-    pub(crate) async fn get<A: DeserializeOwned>(&self, what: &str) -> Result<A, Error> {
-        self.now(&Call::get(self.path(what))).await
-    }
-
-    pub(crate) async fn post<A: DeserializeOwned>(
-        &self,
-        what: &str,
-        body: &impl Serialize,
-    ) -> Result<A, Error> {
-        self.now(&Call::post(self.path(what), body)).await
-    }
-
-    async fn now<A: DeserializeOwned>(&self, call: &Call) -> Result<A, Error> {
-        let answer = self.answered(call).await?;
-        Ok(answer.expect("only a held call goes without an answer"))
-    }
-
-    /// Like [`Instance::post`], for a call that the server answers late on purpose. `None` if it was held for as long as one
-    /// call may take: ask again.
-    pub(crate) async fn post_and_wait<A: DeserializeOwned>(
-        &self,
-        what: &str,
-        body: &impl Serialize,
-    ) -> Result<Option<A>, Error> {
-        self.answered(&Call::post(self.path(what), body).held())
-            .await
-    }
-
-    pub(crate) async fn last_word(&self, what: &str, body: &impl Serialize) -> Result<(), Error> {
-        let _: wire::Done = self.post(what, body).await?;
-        self.0.said.store(true, Ordering::SeqCst);
-        Ok(())
-    }
-
-    /// Reads base64 out of an answer.
-    pub(crate) fn decoded(&self, what: &str, text: &str) -> Result<Vec<u8>, Error> {
-        wire::decode(text).map_err(|problem| Error::Answer {
-            action: self.path(what),
-            problem,
-        })
-    }
-
-    async fn answered<A: DeserializeOwned>(&self, call: &Call) -> Result<Option<A>, Error> {
-        let result = self.0.transport.call(call).await;
+    /// Notes what became of a call: whether the server is in trouble, and whether this run is over.
+    pub(crate) fn told<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
         let trouble = result.as_ref().is_err_and(Error::is_trouble);
         self.0.trouble.store(trouble, Ordering::SeqCst);
         result.map_err(|error| match error {
@@ -210,7 +159,10 @@ impl Instance {
         })
     }
 
-    fn path(&self, what: &str) -> String {
-        format!("{}{what}", self.0.path)
+    /// Like [`Instance::told`], for a last word.
+    pub(crate) fn said(&self, result: Result<(), Error>) -> Result<(), Error> {
+        self.told(result)?;
+        self.0.said.store(true, Ordering::SeqCst);
+        Ok(())
     }
 }

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::watch;
 
+use crate::Error;
 use crate::instance::Instance;
-use crate::{Error, wire};
 
 /// Why this run is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,16 +88,14 @@ impl Instance {
     /// # Errors
     /// [`Error::Cancelled`] or [`Error::Suspended`]: leave.
     pub async fn poll(&self) -> Result<(), Error> {
-        let signals: wire::Signals = self.get("signals").await?;
-        self.obey(signals.signal).await
+        let leave = self.told(self.server().poll().await)?;
+        self.obey(leave).await
     }
 
     /// Obeys the signal that an answer showed.
-    pub(crate) async fn obey(&self, signal: Option<wire::Signal>) -> Result<(), Error> {
-        let leave = match signal.as_ref().map(|signal| signal.signal_type.as_str()) {
-            Some("cancel") => Leave::Cancelled,
-            Some("pause") => Leave::Suspended,
-            _ => return Ok(()),
+    pub(crate) async fn obey(&self, leave: Option<Leave>) -> Result<(), Error> {
+        let Some(leave) = leave else {
+            return Ok(());
         };
         let error = self.leaving().leave(leave);
         // With other branches at work the answer is given when all of them have come to the end of their step: after
@@ -116,14 +114,11 @@ impl Instance {
         if !leave.lets_steps_finish() || self.leaving().acknowledged.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
-        let cancelled = leave == Leave::Cancelled;
-        let signal_type = if cancelled { "cancel" } else { "pause" };
-        self.last_word("signals/ack", &wire::Acknowledge { signal_type })
-            .await?;
-        if !cancelled {
-            self.last_word("suspended", &wire::Empty {}).await?;
+        if leave == Leave::Cancelled {
+            return self.said(self.server().acknowledge_cancel().await);
         }
-        Ok(())
+        self.said(self.server().acknowledge_pause().await)?;
+        self.said(self.server().suspend().await)
     }
 }
 

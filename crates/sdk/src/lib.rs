@@ -62,19 +62,44 @@
 //! that was carried out and whose answer was lost is recognised by the server. After that the program leaves with exit code 75 and
 //! without a word, so that it is run again.
 
+//!
+//! # As a WebAssembly component
+//!
+//! The same source, built with `cargo build --target wasm32-wasip2`, is a component that runs within the server. What differs:
+//!
+//! - Its calls go to the host and not over HTTP, so of the [`Settings`] only the ids count.
+//! - A call stops the whole program until it is answered. Of [`Instance::branches`] all that wait are waited for at once, by the host; while
+//!   one of them is at work, or two wait for signals, the others look once a second whether their wait is over. Tasks beside the branches
+//!   stand still during a long wait.
+//! - The host repeats calls by itself, for as long as [`Settings::retry_deadline`] is unless set.
+//! - A panic is a trap, which ends the run like the death of a process. Exit codes are 0 or 1.
+
 mod branches;
 mod checkpoint;
+mod clock;
 mod error;
+#[cfg(any(target_family = "wasm", test))]
+#[cfg_attr(
+    not(target_family = "wasm"),
+    expect(dead_code, reason = "elsewhere it is only checked")
+)]
+mod host;
 mod instance;
 mod leave;
 mod names;
+mod protocol;
 mod report;
 mod run;
 mod settings;
-mod transport;
 mod wait;
+#[cfg(not(target_family = "wasm"))]
 mod wire;
 mod work;
+
+#[cfg(target_family = "wasm")]
+use host::Server;
+#[cfg(not(target_family = "wasm"))]
+use wire::Server;
 
 pub use branches::Branches;
 pub use checkpoint::Retries;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use crate::Error;
+use crate::protocol::CustomSignal;
 
 /// Longest name: what is appended for further uses must fit into the server's 2,048 bytes.
 const NAME_BYTES: usize = 2_000;
@@ -22,7 +23,7 @@ pub(crate) enum Use {
 pub(crate) struct Names {
     counts: Mutex<HashMap<(Use, String), u32>>,
     /// The payloads of signals that the server handed over with a checkpoint of the same name.
-    arrived: Mutex<HashMap<String, Option<String>>>,
+    arrived: Mutex<HashMap<String, Option<Vec<u8>>>>,
 }
 
 impl Names {
@@ -43,9 +44,9 @@ impl Names {
     }
 
     /// Keeps a signal that came with a checkpoint of its name, for whoever waits for it.
-    pub(crate) fn keep(&self, signal_id: String, payload: Option<String>) {
+    pub(crate) fn keep(&self, signal: CustomSignal) {
         let mut arrived = self.arrived.lock().unwrap_or_else(PoisonError::into_inner);
-        arrived.insert(signal_id, payload);
+        arrived.insert(signal.id, signal.payload);
     }
 
     /// Takes such a signal.
@@ -53,7 +54,7 @@ impl Names {
         clippy::option_option,
         reason = "a signal may come without a payload, which is not the same as no signal"
     )]
-    pub(crate) fn take(&self, signal_id: &str) -> Option<Option<String>> {
+    pub(crate) fn take(&self, signal_id: &str) -> Option<Option<Vec<u8>>> {
         let mut arrived = self.arrived.lock().unwrap_or_else(PoisonError::into_inner);
         arrived.remove(signal_id)
     }

@@ -5,9 +5,8 @@ use std::sync::{Mutex, PoisonError};
 use serde::Serialize;
 use serde_json::json;
 
+use crate::Error;
 use crate::instance::Instance;
-use crate::transport::request_id;
-use crate::{Error, wire};
 
 /// What is held back while steps are replayed.
 pub(crate) struct Progress(Mutex<Replay>);
@@ -79,15 +78,8 @@ impl Instance {
         self.leaving().check()?;
         let payload = serde_json::to_vec(payload)
             .map_err(Error::encode(format!("the payload of event '{subtype}'")))?;
-        let event = wire::Event {
-            event_type: "custom",
-            subtype: Some(subtype),
-            payload: Some(wire::encode(&payload)),
-            request_id: request_id(),
-        };
         let _operation = self.work().begin();
-        let _: wire::Done = self.post("events", &event).await?;
-        Ok(())
+        self.told(self.server().event(subtype, &payload).await)
     }
 
     /// Gives a sign of life from within a long step.
@@ -96,14 +88,7 @@ impl Instance {
     /// Those that end the run; [`Error::Unreachable`].
     pub async fn heartbeat(&self) -> Result<(), Error> {
         self.leaving().check()?;
-        let event = wire::Event {
-            event_type: "heartbeat",
-            subtype: None,
-            payload: None,
-            request_id: request_id(),
-        };
-        let _: wire::Done = self.post("events", &event).await?;
-        Ok(())
+        self.told(self.server().heartbeat().await)
     }
 
     /// Records that a step is tried again: which attempt begins, and why the one before failed. [`Instance::retry`] does so
@@ -113,14 +98,7 @@ impl Instance {
     /// Those that end the run; [`Error::Unreachable`].
     pub async fn report_retry(&self, name: &str, attempt: u32, error: &str) -> Result<(), Error> {
         self.leaving().check()?;
-        let retry = wire::Retry {
-            checkpoint_id: name,
-            attempt,
-            error_message: error,
-            request_id: request_id(),
-        };
-        let _: wire::Done = self.post("retry", &retry).await?;
-        Ok(())
+        self.told(self.server().retry(name, attempt, error).await)
     }
 
     /// Notes whether a step was replayed.

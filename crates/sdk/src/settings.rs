@@ -11,7 +11,7 @@ use crate::Error;
 /// Who the instance is, where its server is, and how patient to be.
 ///
 /// A launched program takes them from its environment ([`Settings::from_env`]). The address holds the secret of the run, so it
-/// is printed without it.
+/// is printed without it. In a WebAssembly component the address and the times mean nothing: the host is called.
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub(crate) instance_id: String,

@@ -2,17 +2,19 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use time::OffsetDateTime;
-use tokio::select;
 
+use crate::clock::{now_ms, remaining};
 use crate::instance::Instance;
 use crate::names::{Use, check};
-use crate::transport::request_id;
-use crate::work::{Awaited, Operation, Order};
-use crate::{Error, wire};
+use crate::protocol::{CustomSignal, Sleep};
+use crate::work::{Awaited, Operation};
+use crate::{Error, Server};
 
 /// What is saved with a sleep, and with a wait for a signal that has an end: a later run owes only the remainder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +75,7 @@ impl Instance {
         let id = self.names().next(Use::Sleep, check(name)?);
         let begun = self.look_up(&id).await?;
         self.note_step(begun.is_some()).await?;
+        let mut is_saved = begun.is_some();
         let Until { until_ms } = match begun {
             Some(state) => serde_json::from_slice(&state).map_err(Error::decode(format!(
                 "what is saved as '{id}', the name of a sleep,"
@@ -80,9 +83,14 @@ impl Instance {
             None => Until { until_ms },
         };
         let state = serde_json::to_vec(&Until { until_ms }).expect("a number serializes");
+        let sleep = Sleep {
+            id: &id,
+            state: &state,
+            until_ms,
+        };
         let mut early = Early::default();
         loop {
-            self.sleep_once(&operation, &id, &state, until_ms).await?;
+            self.sleep_once(&operation, &sleep, &mut is_saved).await?;
             if now_ms() >= until_ms {
                 return Ok(());
             }
@@ -92,36 +100,21 @@ impl Instance {
         }
     }
 
-    /// Asks for one sleep, anew whenever the other branches make another order of it, or it was held as long as one call may
-    /// take. The id says that it is the same sleep.
+    /// Sleeps once, as the other branches let it.
     async fn sleep_once(
         &self,
         operation: &Operation,
-        id: &str,
-        state: &[u8],
-        until_ms: i64,
+        sleep: &Sleep<'_>,
+        is_saved: &mut bool,
     ) -> Result<(), Error> {
-        let mut waiting = operation.wait(Awaited::Time, Some(until_ms));
-        let request_id = request_id();
-        loop {
-            let order = waiting.order();
-            let sleep = wire::Sleep {
-                duration_ms: remaining(until_ms),
-                checkpoint_id: id,
-                state: wire::encode(state),
-                park: order.park,
-                request_id: &request_id,
-            };
-            select! {
-                answer = self.post_and_wait::<wire::Done>("sleep", &sleep) => {
-                    if answer?.is_some() {
-                        return Ok(());
-                    }
-                }
-                () = waiting.changed() => {}
-                error = self.leaving().wait() => return Err(error),
-            }
+        let mut waiting = operation.wait(Awaited::Time, Some(sleep.until_ms));
+        if !Server::HEARS_OF_EACH_SLEEP && !*is_saved && !waiting.order().park {
+            // Whatever happens to this run meanwhile, a later one owes the remainder only.
+            let _first = self.save(sleep.id, sleep.state).await?;
+            *is_saved = true;
         }
+        let slept = self.server().sleep(sleep, &mut waiting, self.leaving());
+        self.told(slept.await)
     }
 
     /// Waits for a custom signal and gives what it brought. A long wait costs nothing but a row, as in [`Instance::sleep`].
@@ -177,7 +170,7 @@ impl Instance {
             return serde_json::from_slice(&state).map_err(broken());
         }
         let outcome = match self.names().take(name) {
-            Some(payload) => self.outcome(payload)?,
+            Some(payload) => outcome(payload),
             None => self.outcome_of_wait(&operation, &id, name, limit).await?,
         };
         let state = serde_json::to_vec(&outcome).expect("texts serialize");
@@ -201,7 +194,7 @@ impl Instance {
         let mut early = Early::default();
         loop {
             match self.wait_once(operation, name, until_ms).await? {
-                Some(signal) => return self.outcome(signal.payload),
+                Some(signal) => return Ok(outcome(signal.payload)),
                 None if until_ms.is_some_and(|end| end <= now_ms()) => {
                     return Ok(Outcome::TimedOut);
                 }
@@ -225,51 +218,26 @@ impl Instance {
         }
     }
 
-    /// Asks for one wait, anew whenever the other branches make another order of it.
+    /// Waits once, as the other branches let it.
     async fn wait_once(
         &self,
         operation: &Operation,
         name: &str,
         until_ms: Option<i64>,
-    ) -> Result<Option<wire::CustomSignal>, Error> {
+    ) -> Result<Option<CustomSignal>, Error> {
         let mut waiting = operation.wait(Awaited::Signal, until_ms);
-        let mut asked: Option<(Order, String)> = None;
-        loop {
-            let order = waiting.order();
-            // Another end is another wait; the same one may be asked for again.
-            let id = match asked.take() {
-                Some((before, id)) if before.until_ms == order.until_ms => id,
-                _ => request_id(),
-            };
-            let wait = wire::AwaitSignal {
-                signal_id: name,
-                timeout_ms: order.until_ms.map(remaining),
-                park: order.park,
-                request_id: &id,
-            };
-            let answer = self.post_and_wait::<wire::AwaitedSignal>("signals/wait", &wait);
-            select! {
-                answer = answer => {
-                    if let Some(answer) = answer? {
-                        return Ok(answer.signal);
-                    }
-                }
-                () = waiting.changed() => {}
-                error = self.leaving().wait() => return Err(error),
-            }
-            asked = Some((order, id));
-        }
+        let waited = self.server().wait(name, &mut waiting, self.leaving());
+        self.told(waited.await)
     }
+}
 
-    fn outcome(&self, payload: Option<String>) -> Result<Outcome, Error> {
-        let Some(payload) = payload.filter(|payload| !payload.is_empty()) else {
-            return Ok(Outcome::Empty);
-        };
-        let bytes = self.decoded("signals/wait", &payload)?;
-        Ok(match String::from_utf8(bytes) {
-            Ok(text) => Outcome::Text(text),
-            Err(_) => Outcome::Bytes(payload),
-        })
+fn outcome(payload: Option<Vec<u8>>) -> Outcome {
+    let Some(payload) = payload.filter(|payload| !payload.is_empty()) else {
+        return Outcome::Empty;
+    };
+    match String::from_utf8(payload) {
+        Ok(text) => Outcome::Text(text),
+        Err(error) => Outcome::Bytes(STANDARD.encode(error.as_bytes())),
     }
 }
 
@@ -307,16 +275,6 @@ impl Early {
 
 fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
-}
-
-fn remaining(until_ms: i64) -> u64 {
-    u64::try_from(until_ms.saturating_sub(now_ms())).unwrap_or(0)
-}
-
-/// The time of this machine: what is saved must mean the same in another process.
-fn now_ms() -> i64 {
-    let now = OffsetDateTime::now_utc();
-    i64::try_from(now.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

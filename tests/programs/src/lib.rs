@@ -13,7 +13,7 @@
 //! | `sleeps_forever` | does nothing |
 //! | `shows_environment` | gives what it finds around itself: variables, descriptors, limits, ids |
 //! | `speaks_the_protocol` | plays a script as programs with the published blocking client do |
-//! | `uses_the_sdk` | plays the same script with the SDK of this repository |
+//! | `uses_the_sdk` | plays the same script with the SDK of this repository; builds as a WebAssembly component too |
 //!
 //! The simple ones take [`Options`]; the last two take a [`script`] as input.
 

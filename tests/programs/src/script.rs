@@ -34,6 +34,7 @@ use std::process::{abort, exit};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+#[cfg(unix)]
 use nix::sys::signal::{Signal, raise};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -95,7 +96,7 @@ pub enum Action {
     Exit(i32),
     /// Dies by SIGABRT.
     Abort(bool),
-    /// Dies by the signal of this number.
+    /// Dies by the signal of this number, where there are such signals.
     Die(i32),
     /// Does nothing for ever.
     Hang(bool),
@@ -301,6 +302,7 @@ pub fn act_alone(action: &Action) -> io::Result<()> {
         }
         Action::Exit(code) => exit(*code),
         Action::Abort(_) => abort(),
+        #[cfg(unix)]
         Action::Die(number) => {
             let signal = Signal::try_from(*number)?;
             raise(signal)?;

@@ -8,6 +8,7 @@ mod outside;
 mod registrations;
 mod restarts;
 mod room;
+mod rust;
 mod signals;
 mod workflows;
 

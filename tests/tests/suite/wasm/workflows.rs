@@ -17,6 +17,7 @@ on_both_stores!(
     sleepers_are_cancelled_paused_and_resumed,
     a_wait_ends_with_the_signal_or_with_its_time,
     a_signal_that_is_there_is_taken,
+    a_signal_comes_with_the_checkpoint_of_its_name,
     a_cancel_or_a_pause_reaches_a_program_between_steps,
     a_program_that_suspends_itself_is_resumed,
     what_it_reports_is_kept,
@@ -220,6 +221,21 @@ fn a_signal_that_is_there_is_taken(store: Store) {
         text,
         "{\"run\":1,\"seen\":{\"early\":\"nothing\",\"go\":1,\"early\":12,\"a\":1,\"early\":\"nothing\"}}"
     );
+}
+
+fn a_signal_comes_with_the_checkpoint_of_its_name(store: Store) {
+    let server = Server::start(store);
+    let script = [
+        "checkpoint a",
+        "print ready",
+        "wait go 8000",
+        "checkpoint a",
+    ];
+    let run = follow(&server, &script);
+    let _ready = run.wait_for_line("ready");
+    run.custom_signal("a", "5");
+    run.custom_signal("go", "1");
+    assert_eq!(run.output()["seen"]["signal of a"], 5, "{}", run.story());
 }
 
 fn a_cancel_or_a_pause_reaches_a_program_between_steps(store: Store) {
