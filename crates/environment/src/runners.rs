@@ -81,6 +81,7 @@ fn wasm_config(config: &Config, data_dir: &Path) -> runtara_runner_wasm::WasmCon
     wasm.max_instances = config.guests.max_instances;
     wasm.default_memory_bytes = config.guests.memory_bytes;
     wasm.max_memory_bytes = config.guests.max_memory_bytes;
+    wasm.max_writable_bytes = config.guests.max_writable_bytes;
     wasm.allowed_hosts = config.guests.allowed_hosts.clone().into();
     wasm.log_cap_bytes = config.log_bytes;
     wasm

@@ -17,6 +17,8 @@ pub struct WasmConfig {
     pub default_memory_bytes: u64,
     /// What a guest may ask for at most, in bytes. Address space for it is set aside for each guest.
     pub max_memory_bytes: u64,
+    /// What the directory of its own may hold at most that a guest asks for, in bytes.
+    pub max_writable_bytes: u64,
     /// Stack of a guest, in bytes.
     pub stack_bytes: usize,
     /// Threads that guests run on.
@@ -41,6 +43,7 @@ impl WasmConfig {
             max_instances: 1_000,
             default_memory_bytes: 64 * MIB,
             max_memory_bytes: 1024 * MIB,
+            max_writable_bytes: 64 * MIB,
             stack_bytes: 512 * 1024,
             threads: processors,
             compiled_at_once: processors.div_ceil(2),

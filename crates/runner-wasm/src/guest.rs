@@ -9,12 +9,13 @@ use runtara_runner::{
 };
 use wasmtime::component::ResourceTable;
 use wasmtime::{ResourceLimiter, format_err};
-use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
 use crate::drain::{Door, Gate};
 use crate::network::{CORE_ADDR, Network, Outside, Reach, Speaker};
 use crate::output::{Outputs, Sink};
+use crate::scratch::{self, Scratch};
 
 /// The name that a program finds as its own.
 const PROGRAM: &str = "program";
@@ -40,6 +41,8 @@ pub(crate) struct Core {
 pub(crate) struct Given {
     pub(crate) memory_bytes: u64,
     pub(crate) reach: Reach,
+    /// The directory that it may write to, if it asks for one.
+    pub(crate) scratch: Option<Scratch>,
     /// Whether it speaks HTTP, and is to be told where.
     pub(crate) requests: bool,
 }
@@ -70,7 +73,7 @@ impl Guest {
         core: Core,
         gate: Arc<Gate>,
         outside: Arc<Outside>,
-    ) -> Self {
+    ) -> wasmtime::Result<Self> {
         let gate = Arc::new(Door::new(gate));
         let sink = |stream| Sink {
             outputs: Arc::clone(&outputs),
@@ -90,9 +93,12 @@ impl Guest {
         for (name, value) in env(spec, given.requests) {
             wasi.env(name, value);
         }
+        if let Some(scratch) = &given.scratch {
+            wasi.preopened_dir(scratch.path(), scratch::PLACE, FsPerms::ReadWrite)?;
+        }
         let mut resources = ResourceTable::new();
         resources.set_max_capacity(RESOURCES);
-        Self {
+        Ok(Self {
             wasi: wasi.build(),
             network: Network::new(Speaker {
                 routes: Arc::clone(&core.routes),
@@ -115,7 +121,7 @@ impl Guest {
             token,
             checkpoint_id: spec.checkpoint_id.clone(),
             registered: false,
-        }
+        })
     }
 }
 

@@ -22,6 +22,7 @@ mod network;
 mod output;
 mod run;
 mod runner;
+mod scratch;
 mod settings;
 
 pub use config::WasmConfig;

@@ -26,6 +26,7 @@ use crate::images::Images;
 use crate::network::Outside;
 use crate::output::Outputs;
 use crate::run::{Launched, Shared, WasmRun};
+use crate::scratch::{self, Scratch};
 use crate::settings;
 
 /// Runs guests in this process, on threads of their own.
@@ -38,6 +39,8 @@ pub struct WasmRunner {
     /// Why there are no guests, if this machine runs none.
     parts: Result<Parts, String>,
     compiling: Semaphore,
+    /// Why guests cannot have directories of their own here, if they cannot.
+    no_scratch: Option<String>,
     runs: Arc<Mutex<Runs>>,
 }
 
@@ -75,6 +78,7 @@ impl WasmRunner {
         Self {
             parts: parts(&config),
             compiling: Semaphore::new(config.compiled_at_once.max(1)),
+            no_scratch: scratch::obstacle(),
             outside: Arc::new(Outside::new(config.connections)),
             config,
             directories,
@@ -195,7 +199,11 @@ impl Runner for WasmRunner {
     }
 
     fn check(&self, settings: &AskedSettings) -> Result<(), String> {
-        settings::settle(&self.config, settings).map(drop)
+        let settled = settings::settle(&self.config, settings)?;
+        match (&self.no_scratch, settled.writable_bytes) {
+            (Some(obstacle), Some(_)) => Err(format!("it asks for writable_bytes, and {obstacle}")),
+            _ => Ok(()),
+        }
     }
 
     async fn forget(&self, digest: ImageDigest) -> Result<(), io::Error> {
@@ -239,16 +247,25 @@ impl Runner for WasmRunner {
         let outside = Arc::clone(&self.outside);
         let run = Arc::new(WasmRun::new(spec.key.clone(), image.listens));
         let memory_bytes = settled.memory_bytes;
+        let scratch = settled.writable_bytes.map(Scratch::make).transpose();
+        let scratch = scratch.map_err(|error| {
+            host(&format!(
+                "its directory in memory could not be made: {error}"
+            ))
+        })?;
         let given = Given {
             memory_bytes,
             reach: settled.reach,
+            scratch,
             requests: image.requests,
         };
+        let guest = Guest::new(&spec, given, Arc::clone(&outputs), core, gate, outside)
+            .map_err(|error| host(&format!("{error:#}")))?;
         let launched = Launched {
             engine: parts.engine.clone(),
             ticker: Arc::clone(&parts.ticker),
             places: Arc::clone(&parts.places),
-            guest: Guest::new(&spec, given, Arc::clone(&outputs), core, gate, outside),
+            guest,
             image,
             outputs,
             memory_bytes,

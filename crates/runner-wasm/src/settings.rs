@@ -7,6 +7,7 @@ use runtara_runner::AskedSettings;
 
 use crate::WasmConfig;
 use crate::network::{Allowed, Reach};
+use crate::scratch;
 
 /// The least memory that is worth asking for: a page of WebAssembly.
 const PAGE_BYTES: u64 = 64 * 1024;
@@ -15,6 +16,8 @@ const PAGE_BYTES: u64 = 64 * 1024;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Settled {
     pub(crate) memory_bytes: u64,
+    /// What the directory may hold that it asks for.
+    pub(crate) writable_bytes: Option<u64>,
     pub(crate) reach: Reach,
 }
 
@@ -26,8 +29,8 @@ pub(crate) fn settle(config: &WasmConfig, asked: &AskedSettings) -> Result<Settl
     for (who, settings) in [("image", &asked.image), ("start", &asked.start)] {
         if let Some(what) = of_others(settings) {
             return Err(format!(
-                "the {who} asks for {what}, which WebAssembly guests cannot be given: they have no files and no processes, and share the \
-                 processors; ask for memory_bytes, network and allowed_hosts alone, or register the image as 'oci'"
+                "the {who} asks for {what}, which WebAssembly guests cannot be given: they have no processes, and share the processors; ask \
+                 for memory_bytes, writable_bytes, network and allowed_hosts alone, or register the image as 'oci'"
             ));
         }
         if let Some(hosts) = &settings.allowed_hosts {
@@ -36,6 +39,7 @@ pub(crate) fn settle(config: &WasmConfig, asked: &AskedSettings) -> Result<Settl
     }
     Ok(Settled {
         memory_bytes: memory(config, asked)?,
+        writable_bytes: writable(config, asked)?,
         reach: reach(config, asked)?,
     })
 }
@@ -53,6 +57,22 @@ fn memory(config: &WasmConfig, asked: &AskedSettings) -> Result<u64, String> {
             "memory_bytes is {bytes}, and a WebAssembly guest needs at least {PAGE_BYTES}"
         )),
         Some(bytes) => Ok(bytes),
+    }
+}
+
+fn writable(config: &WasmConfig, asked: &AskedSettings) -> Result<Option<u64>, String> {
+    let wanted = asked.start.limits.writable_bytes;
+    let wanted = wanted.or(asked.image.limits.writable_bytes);
+    match wanted {
+        Some(bytes) if bytes > config.max_writable_bytes => Err(format!(
+            "writable_bytes is {bytes}, and the operator allows WebAssembly guests at most {}",
+            config.max_writable_bytes
+        )),
+        Some(bytes) if bytes < scratch::LEAST_BYTES => Err(format!(
+            "writable_bytes is {bytes}, and a directory needs at least {}",
+            scratch::LEAST_BYTES
+        )),
+        wanted => Ok(wanted),
     }
 }
 
@@ -110,7 +130,6 @@ fn of_others(asked: &RunSettings) -> Option<String> {
         ("cpu_millicores", limits.cpu_millicores),
         ("pids", limits.pids),
         ("open_files", limits.open_files),
-        ("writable_bytes", limits.writable_bytes),
     ];
     let other = others.iter().find(|(_, limit)| limit.is_some());
     other.map(|(name, _)| format!("the limit {name}"))
@@ -167,6 +186,21 @@ mod tests {
         let error = memory(limited(config.max_memory_bytes + 1)).unwrap_err();
         assert!(error.contains("at most 1073741824"), "{error}");
         assert!(memory(limited(1)).unwrap_err().contains("at least 65536"));
+    }
+
+    #[test]
+    fn a_directory_is_given_to_whom_asks_for_one() {
+        let writable = |bytes| {
+            let mut settings = RunSettings::default();
+            settings.limits.writable_bytes = bytes;
+            asked(settings).map(|settled| settled.writable_bytes)
+        };
+        assert_eq!(writable(None), Ok(None));
+        assert_eq!(writable(Some(1 << 20)), Ok(Some(1 << 20)));
+        let most = config(&[]).max_writable_bytes;
+        let error = writable(Some(most + 1)).unwrap_err();
+        assert!(error.contains(&format!("at most {most}")), "{error}");
+        assert!(writable(Some(1)).unwrap_err().contains("at least 4096"));
     }
 
     #[test]

@@ -208,7 +208,7 @@ async fn images_are_pushed_listed_shown_and_removed() {
     let ran = run(&fake.url(), &["image", "ls"]).await;
     assert!(ran.stdout.starts_with("NAME    KIND    CREATED"), "{ran:?}");
     let ran = run(&fake.url(), &["image", "show", "orders"]).await;
-    assert!(ran.stdout.contains("id           4f3c\n"), "{ran:?}");
+    assert!(ran.stdout.contains("id             4f3c\n"), "{ran:?}");
     let ran = run(&fake.url(), &["image", "rm", "orders"]).await;
     assert_eq!(ran.stdout, "orders deleted\n");
     assert_eq!(

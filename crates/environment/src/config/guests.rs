@@ -13,6 +13,8 @@ pub struct GuestSettings {
     pub memory_bytes: u64,
     /// Memory of one at most, in bytes.
     pub max_memory_bytes: u64,
+    /// What the directory of its own may hold at most that one asks for, in bytes.
+    pub max_writable_bytes: u64,
     /// The hosts that they may call at all, if they ask for it.
     pub allowed_hosts: Vec<HostRule>,
 }
@@ -20,6 +22,8 @@ pub struct GuestSettings {
 const MIB: u64 = 1024 * 1024;
 /// A page of WebAssembly.
 const LEAST_MEMORY_BYTES: u64 = 64 * 1024;
+/// A page of memory, which the smallest file takes that is not empty.
+const LEAST_WRITABLE_BYTES: u64 = 4096;
 /// What 32 bits address.
 const MOST_MEMORY_BYTES: u64 = 4096 * MIB;
 
@@ -41,6 +45,12 @@ impl GuestSettings {
             max_instances: u32::try_from(max_instances).unwrap_or(u32::MAX),
             memory_bytes,
             max_memory_bytes,
+            max_writable_bytes: reader.number(
+                "RUNTARA_WASM_MAX_WRITABLE_BYTES",
+                64 * MIB,
+                LEAST_WRITABLE_BYTES,
+                MOST_MEMORY_BYTES,
+            ),
             allowed_hosts: allowed_hosts(reader),
         }
     }

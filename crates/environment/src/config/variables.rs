@@ -207,6 +207,11 @@ pub const VARIABLES: &[Variable] = &[
         "memory of a guest at most",
     ),
     variable(
+        "RUNTARA_WASM_MAX_WRITABLE_BYTES",
+        "67108864",
+        "what the directory may hold at most that a guest asks for",
+    ),
+    variable(
         "RUNTARA_WASM_ALLOWED_HOSTS",
         "-",
         "hosts that guests with the network egress may call, with commas between them: names, *.name, *, addresses, networks, each with or without a port",

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use nix::unistd::geteuid;
 use runtara_tests::{Server, Setup, Store, holds_for, on_both_stores};
 use serde_json::{Value, json};
 
@@ -11,6 +12,7 @@ on_both_stores!(
     more_guests_than_there_is_room_for_take_turns,
     a_guest_of_several_parts_takes_their_room,
     an_image_that_is_allowed_no_more_keeps_its_instances_waiting,
+    a_directory_of_its_own_is_given_to_whom_asks_for_one,
 );
 
 const ROOM: &str = "RUNTARA_WASM_MAX_INSTANCES";
@@ -118,4 +120,49 @@ fn an_image_that_is_allowed_no_more_keeps_its_instances_waiting(store: Store) {
     server.instance(&id).resume();
     let found = server.instance(&id).wait_within(LONG, "completed");
     assert_eq!(found["error"], Value::Null, "{found}");
+}
+
+fn a_directory_of_its_own_is_given_to_whom_asks_for_one(store: Store) {
+    const MIB: u64 = 1024 * 1024;
+    let mut server = Server::start(store);
+    let image = command(&server, "writes_files");
+    let without = server.launch(&image, &json!({})).output();
+    assert_eq!(
+        without,
+        json!({ "found": -1, "kept": 0, "written": 0, "full": 0, "linked": 0, "left": 0 })
+    );
+    let asked = json!({ "limits": { "writable_bytes": MIB } });
+    if !geteuid().is_root() {
+        let refused = server.try_launch(&image, &asked);
+        let reason = refused.refuses(400, "INVALID_SETTINGS");
+        assert!(reason.contains("CAP_SYS_ADMIN"), "{reason}");
+        return;
+    }
+    let too_much = json!({ "limits": { "writable_bytes": 65 * MIB } });
+    let refused = server.try_launch(&image, &too_much);
+    let reason = refused.refuses(400, "INVALID_SETTINGS");
+    assert!(reason.contains("at most 67108864"), "{reason}");
+    // What one has left, no other finds: also not after the server was killed.
+    for round in 0..3 {
+        let output = server.launch(&image, &asked).output();
+        assert_eq!(
+            (
+                &output["found"],
+                &output["kept"],
+                &output["full"],
+                &output["left"]
+            ),
+            (&json!(0), &json!(1), &json!(1), &json!(0)),
+            "round {round}: {output}"
+        );
+        let written = output["written"].as_u64().expect("it counts");
+        assert!((MIB / 2..MIB).contains(&written), "{output}");
+        if round == 1 {
+            server.kill_9_and_restart();
+        }
+    }
+    // It is nobody's mount.
+    let mounts = std::fs::read_to_string(format!("/proc/{}/mountinfo", server.pid()));
+    let mounts = mounts.expect("the server runs");
+    assert!(!mounts.contains(" runtara "), "{mounts}");
 }
