@@ -53,19 +53,12 @@ pub use wait::{DEADLINE, eventually, eventually_within, holds_for};
 /// gives `a_start_is_kept::sqlite` and `a_start_is_kept::postgres`.
 #[macro_export]
 macro_rules! on_both_stores {
-    ($($name:ident),* $(,)?) => {$(
-        mod $name {
-            #[test]
-            fn sqlite() {
-                super::$name($crate::Store::Sqlite);
-            }
-
-            #[test]
-            fn postgres() {
-                super::$name($crate::Store::Postgres);
-            }
-        }
-    )*};
+    ($($name:ident),* $(,)?) => {
+        $($crate::tests_on! { $name {
+            sqlite: $crate::Store::Sqlite,
+            postgres: $crate::Store::Postgres,
+        }})*
+    };
 }
 
 /// Makes four tests of each function: natively and in containers, each on SQLite and on PostgreSQL.
