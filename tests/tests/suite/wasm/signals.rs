@@ -45,6 +45,7 @@ fn a_cancel_is_not_erased_by_a_later_pause(store: Store) {
 fn a_pause_is_followed_by_a_cancel(store: Store) {
     let server = Server::start(store);
     let script = [
+        "event up",
         "until first",
         "poll",
         "event polled",
@@ -53,6 +54,8 @@ fn a_pause_is_followed_by_a_cancel(store: Store) {
         "suspend",
     ];
     let run = follow(&server, &script);
+    // One that is paused before it runs does not run at all.
+    wait_for_event(&run, "up");
     send(&run, "pause");
     run.custom_signal("first", "1");
     wait_for_event(&run, "polled");
@@ -81,6 +84,7 @@ fn a_resume_comes_after_a_pause_that_was_seen(store: Store) {
     let script = [
         "on 2 complete \"back\"",
         "on 2 leave 0",
+        "event up",
         "until first",
         "poll",
         "event polled",
@@ -89,6 +93,7 @@ fn a_resume_comes_after_a_pause_that_was_seen(store: Store) {
         "leave 0",
     ];
     let run = follow(&server, &script);
+    wait_for_event(&run, "up");
     send(&run, "pause");
     run.custom_signal("first", "1");
     wait_for_event(&run, "polled");
