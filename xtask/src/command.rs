@@ -34,14 +34,20 @@ pub(crate) fn cargo<I: AsRef<OsStr>>(arguments: impl IntoIterator<Item = I>) -> 
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
     command.args(arguments).current_dir(root());
+    // What `cargo run` told xtask about xtask must not reach the builds of other packages.
+    leave_out(&mut command, |name| {
+        name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
+    });
+    command
+}
+
+/// Leaves variables of ours out of those that a command is given.
+pub(crate) fn leave_out(command: &mut Command, is_unwanted: impl Fn(&str) -> bool) {
     for (name, _) in std::env::vars_os() {
-        // What `cargo run` told xtask about xtask must not reach the builds of other packages.
-        let name_text = name.to_string_lossy();
-        if name_text.starts_with("CARGO_PKG_") || name_text.starts_with("CARGO_MANIFEST_") {
-            command.env_remove(&name);
+        if is_unwanted(&name.to_string_lossy()) {
+            command.env_remove(name);
         }
     }
-    command
 }
 
 /// Runs a command in the open: its line is printed, its output goes where ours goes.

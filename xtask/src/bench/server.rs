@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::database::Database;
 use super::process;
 use super::wire::Connection;
-use crate::command::{signal, target};
+use crate::command::{leave_out, signal, target};
 use crate::error::Error;
 use crate::http::Client;
 use crate::interrupt;
@@ -181,13 +181,10 @@ fn spawn(
     );
     let program = program("runtara-environment");
     let mut command = Command::new(&program);
-    for (name, _) in std::env::vars_os() {
-        // What the developer has set for another server must not lead this one astray.
-        let name_text = name.to_string_lossy();
-        if name_text.starts_with("RUNTARA_") || name_text == "RUST_LOG" {
-            command.env_remove(&name);
-        }
-    }
+    // What the developer has set for another server must not lead this one astray.
+    leave_out(&mut command, |name| {
+        name.starts_with("RUNTARA_") || name == "RUST_LOG"
+    });
     if geteuid().is_root() {
         command.env("RUNTARA_NATIVE_USER", "root");
     }

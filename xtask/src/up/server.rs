@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::command::{signal, target};
+use crate::command::{leave_out, signal, target};
 use crate::error::Error;
 use crate::http::Client;
 use crate::interrupt;
@@ -89,12 +89,8 @@ impl Server {
             .try_clone()
             .map_err(Error::io(format!("open {}", path.display())))?;
         let mut command = Command::new(program("runtara-environment"));
-        for (name, _) in std::env::vars_os() {
-            // What the developer has set for another server must not lead this one astray.
-            if name.to_string_lossy().starts_with("RUNTARA_") {
-                command.env_remove(name);
-            }
-        }
+        // What the developer has set for another server must not lead this one astray.
+        leave_out(&mut command, |name| name.starts_with("RUNTARA_"));
         let child = command
             .arg("dev")
             .env("DATA_DIR", directory)
