@@ -172,11 +172,13 @@ impl SqliteStore {
         connect::migrate(&mut connection, &options.path).await?;
         let database_id = connect::database_id(&mut connection).await?;
         let registrations = images::last_registration(&mut connection).await?;
+        // Opened before the other is closed: the last one to go would carry over the whole log.
+        let writer = writing.open()?;
         let closed = connection.close().await;
         closed.map_err(|error| failure::failed("closing what was opened for the start", error))?;
         let anchors = Arc::new(Anchors::default());
         let (writer, end) = Writer::start(
-            writing.open()?,
+            writer,
             writing,
             Told {
                 clock: Arc::clone(&options.clock),

@@ -92,12 +92,12 @@ impl FromSql for Value {
 ///
 /// Their texts are put together of fixed parts only; values are always bound, to plain `?`, in the order in which they are given. So
 /// there are few different texts, and a connection finds each prepared.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default)]
 pub(super) struct Sql {
     statements: Vec<Statement>,
 }
 
-#[derive(Debug, Default, Clone)]
+#[derive(Debug)]
 struct Statement {
     text: String,
     values: Vec<Value>,
@@ -300,17 +300,15 @@ impl<'r> Columns<'r> {
 
     /// Whether the next column holds anything. It is read again.
     pub(super) fn peek_is_some(&mut self) -> StoreResult<bool> {
-        let found = self.opt_int()?.is_some();
+        let found = self.next()?;
         self.at -= 1;
-        Ok(found)
+        Ok(!matches!(found, Value::Null))
     }
 
     /// Whether the next column holds nothing; then it is passed.
     fn is_null(&mut self) -> StoreResult<bool> {
-        let is_null = matches!(self.next()?, Value::Null);
-        if !is_null {
-            self.at -= 1;
-        }
+        let is_null = !self.peek_is_some()?;
+        self.at += usize::from(is_null);
         Ok(is_null)
     }
 
