@@ -1,9 +1,9 @@
 /* What guests share that speak `runtara:durable`: the bindings, and texts as the bindings want them. */
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "format.h"
 #include "imports.h"
 
 typedef imports_string_t text;
@@ -16,16 +16,6 @@ __attribute__((unused)) static text text_of(const char *c) {
 
 __attribute__((unused)) static bytes bytes_of(const char *c) {
     return (bytes){(uint8_t *)c, strlen(c)};
-}
-
-/* A text of its own, as of printf. */
-__attribute__((unused, format(printf, 1, 2))) static char *format(const char *form, ...) {
-    char *made;
-    va_list values;
-    va_start(values, form);
-    if (vasprintf(&made, form, values) < 0) abort();
-    va_end(values);
-    return made;
 }
 
 /* A text as JSON, with the escapes that messages of the host need. */

@@ -17,12 +17,12 @@
  *   leave CODE               leaves without a word
  *   on N COMMAND             a command only in run N
  */
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+#include "format.h"
 #include "requests.h"
 
 typedef requests_string_t text;
@@ -46,15 +46,6 @@ static bool spoke;
 static const char *header_name, *header_value;
 /* How long is waited for an answer, in nanoseconds; 0 for as long as the host does. */
 static uint64_t patience;
-
-__attribute__((format(printf, 1, 2))) static char *format(const char *form, ...) {
-    char *made;
-    va_list values;
-    va_start(values, form);
-    if (vasprintf(&made, form, values) < 0) abort();
-    va_end(values);
-    return made;
-}
 
 static void see(const char *plain) {
     char *made = malloc(6 * strlen(plain) + 3), *to = made;

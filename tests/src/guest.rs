@@ -60,12 +60,12 @@ pub fn command(name: &str) -> Vec<u8> {
 /// If that cannot be done, with what the compiler says, or the packages that bring it.
 #[must_use]
 pub fn component(name: &str) -> Vec<u8> {
-    let [start, shared, json] = ["start.c", "durable.h", "json.h"].map(read);
+    let [start, format, shared, json] = ["start.c", "format.h", "durable.h", "json.h"].map(read);
     let files = [path_of("start")];
     bound(
         &bindings("../wit", "imports"),
         &read(&format!("{name}.c")),
-        &[&start, &shared, &json],
+        &[&start, &format, &shared, &json],
         &files,
         &["-nostartfiles"],
     )
@@ -80,7 +80,7 @@ pub fn requester(name: &str) -> Vec<u8> {
     bound(
         &bindings("guests/wit", "requests"),
         &read(&format!("{name}.c")),
-        &[&read("start.c")],
+        &[&read("start.c"), &read("format.h")],
         &[path_of("start")],
         &["-nostartfiles"],
     )

@@ -27,6 +27,7 @@ mod hold;
 mod place;
 mod postgres;
 mod programs;
+mod run;
 mod server;
 mod verbs;
 mod wait;
@@ -38,8 +39,9 @@ pub use hold::Hold;
 pub use place::Shared;
 pub use postgres::PrivatePostgres;
 pub use programs::program;
+pub use run::Run;
 pub use server::{Server, Setup, free_ports};
-pub use verbs::{Image, Run, TENANT, base64, from_base64, milliseconds};
+pub use verbs::{Image, TENANT, base64, from_base64, milliseconds};
 pub use wait::{DEADLINE, eventually, eventually_within, holds_for};
 
 /// Makes two tests of each function: on SQLite and on PostgreSQL.
