@@ -79,7 +79,7 @@ async fn launch(
         .ok_or_else(|| NotLaunched::for_now(format!("this server has no runner for '{kind}'")))?;
     let settings = AskedSettings {
         image: claimed.image.settings.clone(),
-        start: claimed.settings.clone(),
+        start: claimed.settings,
     };
     // Before anything is made ready: of such instances there may be thousands, each of which asks again from time to time.
     runner.check(&settings).map_err(|reason| {
