@@ -19,7 +19,8 @@ pub trait Programs: Send + Sync {
     /// Makes an image of this kind ready to be launched, and says what it says of itself. Idempotent.
     ///
     /// # Errors
-    /// [`PrepareError::Unfit`] if it can never run here, [`PrepareError::NotAllowed`] if it could with another configuration, [`PrepareError::Host`] if this machine stood in the way.
+    /// [`PrepareError::Unfit`] if it can never run here, [`PrepareError::NotAllowed`] if it could with another configuration,
+    /// [`PrepareError::Host`] if this machine stood in the way.
     async fn prepare(
         &self,
         kind: RunnerKind,

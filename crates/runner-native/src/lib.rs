@@ -79,11 +79,8 @@ impl Runner for NativeRunner {
     async fn prepare(&self, image: ImageFiles) -> Result<PreparedImage, PrepareError> {
         let (config, content) = (Arc::clone(&self.config), image.content);
         let path = blocking(move || Ok(prepare::prepare(&config, &image))).await;
-        let path = path.map_err(|source| PrepareError::Host {
-            content,
-            context: "the work was not done".to_owned(),
-            source,
-        })??;
+        let path =
+            path.map_err(|source| PrepareError::host(content, "the work was not done", source))??;
         Ok(PreparedImage {
             content,
             about: None,

@@ -19,14 +19,7 @@ const MODE: u32 = 0o555;
 /// Gives the path of the executable. Blocking.
 pub(crate) fn prepare(config: &NativeConfig, image: &ImageFiles) -> Result<PathBuf, PrepareError> {
     let (content, from) = (image.content, image.path.as_path());
-    let host = |context: &str| {
-        let context = context.to_owned();
-        move |source| PrepareError::Host {
-            content,
-            context,
-            source,
-        }
-    };
+    let host = |context: &'static str| move |source| PrepareError::host(content, context, source);
     if content.base.is_some() {
         return Err(PrepareError::Unfit {
             content,

@@ -169,12 +169,10 @@ impl Images {
             Some(ready) => *ready,
             None => {
                 let ready = self.make(image)?;
-                self.record(content, &ready)
-                    .map_err(|source| PrepareError::Host {
-                        content,
-                        context: "what it is made of could not be noted".to_owned(),
-                        source,
-                    })?;
+                self.record(content, &ready).map_err(|source| {
+                    let context = "what it is made of could not be noted";
+                    PrepareError::host(content, context, source)
+                })?;
                 ready
             }
         };

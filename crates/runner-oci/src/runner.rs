@@ -265,12 +265,7 @@ impl Runner for OciRunner {
 
     async fn prepare(&self, image: ImageFiles) -> Result<PreparedImage, PrepareError> {
         let content = image.content;
-        let host = |context: &str, source| PrepareError::Host {
-            content,
-            context: context.to_owned(),
-            source,
-        };
-        let unfit = |error| host("no container can be made here", error);
+        let unfit = |error| PrepareError::host(content, "no container can be made here", error);
         let parts = Arc::clone(&self.parts);
         let found = blocking(move || Ok(parts.images()?.find(content)));
         let ready = match found.await.map_err(unfit)? {

@@ -71,7 +71,7 @@ impl Cache {
         // The engine looks only now at what the image needs: compiled code may be run by engines with other settings.
         let component = map(engine, &path).map_err(|error| {
             let _stays_until_the_next_engine = fs::remove_file(&path);
-            KeepError::Unfit(format!("{error:#}"))
+            KeepError::NotAllowed(format!("{error:#}"))
         })?;
         self.write(&self.directory.join(digest.to_string()), name.as_bytes())?;
         Ok(component)
@@ -124,7 +124,7 @@ pub(crate) enum KeepError {
     Io(#[from] io::Error),
     /// It needs more than the engine gives to a guest, in the engine's words.
     #[error("{0}")]
-    Unfit(String),
+    NotAllowed(String),
 }
 
 /// A number that no other write of this process has.
@@ -206,7 +206,7 @@ mod tests {
         let bytes = wat::parse_str("(component (core module (memory 1) (memory 1)))").unwrap();
         let code = engine.precompile_component(&bytes).unwrap();
         let kept = cache.keep(&engine, ImageDigest::of(b"image"), &code);
-        let Err(KeepError::Unfit(reason)) = kept else {
+        let Err(KeepError::NotAllowed(reason)) = kept else {
             panic!("it was kept")
         };
         assert!(reason.contains("memories"), "{reason}");

@@ -55,7 +55,7 @@ pub(crate) struct Guest {
     pub(crate) limits: Limits,
     pub(crate) outputs: Arc<Outputs>,
     pub(crate) core: Core,
-    pub(crate) gate: Arc<Door>,
+    pub(crate) door: Arc<Door>,
     pub(crate) key: RunKey,
     pub(crate) tenant_id: TenantId,
     pub(crate) caller: Arc<Caller>,
@@ -74,7 +74,7 @@ impl Guest {
         gate: Arc<Gate>,
         outside: Arc<Outside>,
     ) -> wasmtime::Result<Self> {
-        let gate = Arc::new(Door::new(gate));
+        let door = Arc::new(Door::new(gate));
         let sink = |stream| Sink {
             outputs: Arc::clone(&outputs),
             stream,
@@ -103,7 +103,7 @@ impl Guest {
             network: Network::new(Speaker {
                 routes: Arc::clone(&core.routes),
                 run: token,
-                door: Arc::clone(&gate),
+                door: Arc::clone(&door),
                 reach: given.reach,
                 outside,
             }),
@@ -111,7 +111,7 @@ impl Guest {
             limits: Limits::new(given.memory_bytes),
             outputs,
             core,
-            gate,
+            door,
             key: spec.key.clone(),
             tenant_id: spec.tenant_id.clone(),
             caller: Arc::new(Caller {

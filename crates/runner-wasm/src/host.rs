@@ -47,6 +47,28 @@ impl Guest {
                 Err(error) => return self.told(Err(error)).await,
             }
         }
+        let answer = self.carry(waits, call).await;
+        self.told(answer).await
+    }
+
+    async fn register(&mut self) -> Result<(), CallError> {
+        let (tenant, checkpoint) = (self.tenant_id.clone(), self.checkpoint_id.clone());
+        let register = |calls: Arc<dyn InstanceCalls>, caller: Arc<Caller>| async move {
+            calls.register(&caller, tenant, checkpoint).await
+        };
+        self.carry(false, register).await
+    }
+
+    /// Carries a call to the core, and notes whether it was answered properly.
+    async fn carry<T, F>(
+        &mut self,
+        waits: bool,
+        call: impl FnOnce(Arc<dyn InstanceCalls>, Arc<Caller>) -> F,
+    ) -> Result<T, CallError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, CallError>> + Send + 'static,
+    {
         let open = self.core.tracker.begin(self.token, waits);
         let answer = call(Arc::clone(&self.core.calls), Arc::clone(&self.caller));
         let answer = off_the_stack(answer).await;
@@ -54,24 +76,11 @@ impl Guest {
             Err(CallError::Unavailable | CallError::Internal) => open.failed(),
             _ => open.answered(),
         }
-        self.told(answer).await
-    }
-
-    async fn register(&mut self) -> Result<(), CallError> {
-        let open = self.core.tracker.begin(self.token, false);
-        let (tenant, checkpoint) = (self.tenant_id.clone(), self.checkpoint_id.clone());
-        let (calls, caller) = (Arc::clone(&self.core.calls), Arc::clone(&self.caller));
-        let registered = async move { calls.register(&caller, tenant, checkpoint).await };
-        let registered = off_the_stack(registered).await;
-        match &registered {
-            Err(CallError::Unavailable | CallError::Internal) => open.failed(),
-            _ => open.answered(),
-        }
-        registered
+        answer
     }
 
     async fn told<T>(&mut self, answer: Result<T, CallError>) -> Answer<T> {
-        self.gate.pass().await;
+        self.door.pass().await;
         Ok(answer.map_err(|error| match error {
             CallError::Refused(refusal @ Refusal::RunSuperseded) => {
                 types::Error::Superseded(refusal.to_string())

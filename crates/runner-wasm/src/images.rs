@@ -69,20 +69,15 @@ impl Images {
     /// Compiles one, and makes it ready. Blocking, and long.
     ///
     /// # Errors
-    /// [`PrepareError::Unfit`] if it can never run here, [`PrepareError::NotAllowed`] if it could with other settings, [`PrepareError::Host`] if this machine stood in the way.
+    /// [`PrepareError::Unfit`] if it can never run here, [`PrepareError::NotAllowed`] if it could with other settings,
+    /// [`PrepareError::Host`] if this machine stood in the way.
     pub(crate) fn prepare(&self, image: &ImageFiles) -> Result<(), PrepareError> {
         if let Some(known) = self.known(image.content) {
             return known;
         }
         let content = image.content;
-        let host = |context: &str| {
-            let context = context.to_owned();
-            move |source| PrepareError::Host {
-                content,
-                context,
-                source,
-            }
-        };
+        let host =
+            |context: &'static str| move |source| PrepareError::host(content, context, source);
         let unfit = |reason| PrepareError::Unfit { content, reason };
         let not_allowed = |reason| PrepareError::NotAllowed { content, reason };
         let bytes = std::fs::read(&image.path).map_err(host("its content could not be read"))?;
@@ -92,7 +87,7 @@ impl Images {
         let component = self.cache.keep(&self.engine, content.digest, &code);
         let component = component.map_err(|error| match error {
             KeepError::Io(error) => host("what was compiled could not be kept")(error),
-            KeepError::Unfit(error) => {
+            KeepError::NotAllowed(error) => {
                 not_allowed(format!("it needs more than a guest is given here: {error}"))
             }
         })?;

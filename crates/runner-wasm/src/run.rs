@@ -223,14 +223,14 @@ impl Launched {
 
     /// Runs it as soon as there is a place for it in the pool, unless somebody wishes its end before: then that is the answer.
     async fn run_in_a_place(self, shared: &Shared) -> Result<wasmtime::Result<i32>, EndedBy> {
-        let gate = Arc::clone(&self.guest.gate);
+        let door = Arc::clone(&self.guest.door);
         let places = Arc::clone(&self.places);
         let place = match places.try_acquire_many(self.image.places) {
             Ok(place) => Ok(place),
             Err(_) => tokio::select! {
                 biased;
                 by = told_to_end(shared, None) => Err(by),
-                place = gate.pause(places.acquire_many(self.image.places)) => {
+                place = door.pause(places.acquire_many(self.image.places)) => {
                     Ok(place.expect("the places are as long there as their runner"))
                 }
             },

@@ -171,12 +171,7 @@ impl Runner for WasmRunner {
 
     async fn prepare(&self, image: ImageFiles) -> Result<PreparedImage, PrepareError> {
         let content = image.content;
-        let host = |context: &str, source| PrepareError::Host {
-            content,
-            context: context.to_owned(),
-            source,
-        };
-        let unfit = |error| host("no guest can be run here", error);
+        let unfit = |error| PrepareError::host(content, "no guest can be run here", error);
         let images = Arc::clone(&self.parts().map_err(unfit)?.images);
         let known = {
             let images = Arc::clone(&images);

@@ -143,6 +143,18 @@ pub enum PrepareError {
     },
 }
 
+impl PrepareError {
+    /// Something of this machine stood in the way while that was being done.
+    #[must_use]
+    pub fn host(content: ImageContent, context: impl Into<String>, source: std::io::Error) -> Self {
+        Self::Host {
+            content,
+            context: context.into(),
+            source,
+        }
+    }
+}
+
 /// Says why a run could not be launched.
 #[derive(Debug, thiserror::Error)]
 #[error("{key} could not be launched: {reason}")]
@@ -213,7 +225,8 @@ pub trait Runner: Send + Sync {
     /// Makes an image ready, given its content as local files. Idempotent, and safe to call for one image from several tasks.
     ///
     /// # Errors
-    /// [`PrepareError::Unfit`] if the image can never run here, [`PrepareError::NotAllowed`] if it could with another configuration, [`PrepareError::Host`] if this machine stood in the way.
+    /// [`PrepareError::Unfit`] if the image can never run here, [`PrepareError::NotAllowed`] if it could with another configuration,
+    /// [`PrepareError::Host`] if this machine stood in the way.
     async fn prepare(&self, image: ImageFiles) -> Result<PreparedImage, PrepareError>;
 
     /// Says why it would not launch what asks for these settings: it cannot give them, or the operator does not allow them. A start is refused

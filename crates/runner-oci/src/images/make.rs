@@ -53,11 +53,7 @@ impl From<ImageError> for NotMade {
 pub(super) fn refused(content: ImageContent, error: impl Into<NotMade>) -> PrepareError {
     match error.into() {
         NotMade::Unfit(reason) => PrepareError::Unfit { content, reason },
-        NotMade::Host { context, source } => PrepareError::Host {
-            content,
-            context,
-            source,
-        },
+        NotMade::Host { context, source } => PrepareError::host(content, context, source),
     }
 }
 
