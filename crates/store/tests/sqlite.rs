@@ -8,6 +8,7 @@ mod sqlite {
     mod failures;
     mod lock;
     mod older;
+    mod power;
     mod support;
     mod whole_life;
 }

@@ -1,48 +1,37 @@
 //! What runs say.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use runtara_domain::{
-    Call, Caller, CheckpointId, Checkpointed, Fence, InstanceState, NewEvent, RaisedSignal,
-    Refusal, SaveCheckpoint, SignalId, TenantId, Transition, Word,
+    Call, Caller, CheckpointId, Checkpointed, Fence, NewEvent, RaisedSignal, Refusal,
+    SaveCheckpoint, SignalId, TenantId, Transition, Word,
 };
 use runtara_domain::{RunNumber, WaitKind, WaitRecord};
 
 use super::instances::make_self_registered;
 use super::sql::{Columns, Sql};
-use super::state::{KeptSignals, Loaded, load, read_with, state_columns};
+use super::state::{KeptSignals, Loaded, load};
 use super::tx::Tx;
 use super::write::Write;
 use crate::plan::{self, WaitPlan};
 use crate::{Changed, HeldWait, StoreResult, WaitKey, WaitRequest, Waiting};
 
-/// Served by `runtara_checkpoints_name`, the unique index of the instance id, and the key of the signals.
-pub(super) const FIND_FOR_SAVE: &str = concat!(
-    "select ",
-    state_columns!(),
-    ", c.state, c.request_id, exists (select 1 from runtara_signals s \
-     where s.instance = i.id and s.signal_id = ?) \
-     from runtara_instances i left join runtara_checkpoints c on c.place = \
-     (select place from runtara_checkpoints \
-     where instance = i.id and checkpoint_id = ? and version >= 0 \
-     order by place desc limit 1) \
-     where i.instance_id = ?"
-);
+/// What is saved under a name. Served by `runtara_checkpoints_name`.
+pub(super) const FIND_SAVED: &str = "select state, request_id from runtara_checkpoints \
+     where instance = ? and checkpoint_id = ? and version >= 0 order by place desc limit 1";
 
-/// Served by `runtara_events_request` and the unique index of the instance id.
-pub(super) const FIND_FOR_EVENT: &str = concat!(
-    "select ",
-    state_columns!(),
-    ", exists (select 1 from runtara_events e where e.instance = i.id and e.request_id = ?) \
-     from runtara_instances i where i.instance_id = ?"
-);
+/// Served by `runtara_events_request`.
+pub(super) const FIND_EVENT: &str =
+    "select 1 from runtara_events where instance = ? and request_id = ?";
 
-fn find(tx: &mut Tx, caller: &Caller) -> StoreResult<Loaded> {
+fn find(tx: &mut Tx, caller: &Caller) -> StoreResult<Arc<Loaded>> {
     let found = load(tx, &caller.instance_id)?;
     Ok(found.ok_or(Refusal::InstanceUnknown)?)
 }
 
 /// Writes what a transition asks for and nothing else.
-fn write(tx: &mut Tx, found: &Loaded, next: Transition) -> StoreResult<InstanceState> {
+fn write(tx: &mut Tx, found: &Loaded, next: Transition) -> StoreResult<Arc<Loaded>> {
     Write::new(found, next, tx.now).run(tx)
 }
 
@@ -100,6 +89,21 @@ fn newest_version(
     }
 }
 
+/// What is saved under a name, and the request that saved it.
+fn saved(
+    tx: &mut Tx,
+    instance: i64,
+    checkpoint_id: &CheckpointId,
+) -> StoreResult<Option<(Bytes, Option<String>)>> {
+    let mut sql = Sql::new(FIND_SAVED);
+    sql.bind(instance).bind(checkpoint_id.as_str());
+    let Some(row) = tx.row(&sql, "looking before a checkpoint")? else {
+        return Ok(None);
+    };
+    let mut columns = Columns::of(&row);
+    Ok(Some((columns.bytes()?, columns.opt_text()?)))
+}
+
 pub(super) fn save_checkpoint(
     tx: &mut Tx,
     caller: &Caller,
@@ -107,26 +111,15 @@ pub(super) fn save_checkpoint(
 ) -> StoreResult<Checkpointed> {
     let name = request.checkpoint_id.as_str();
     let request_id = request.request_id.as_deref();
-    let mut sql = Sql::new(FIND_FOR_SAVE);
-    sql.bind(name).bind(name).bind(caller.instance_id.as_str());
-    let row = tx.row(&sql, "looking before a checkpoint")?;
-    let row = row.ok_or(Refusal::InstanceUnknown)?;
-    let (found, mut columns) = read_with(&row)?;
-    let saved = columns.opt_bytes()?;
-    let saved_by = columns.opt_text()?;
-    let kept = if columns.flag()? {
-        Some(KeptSignals::load(tx, found.id, name)?)
-    } else {
-        None
-    };
-    let kept = kept
-        .as_ref()
-        .and_then(|kept| kept.of_call(found.state.run_number, request_id));
+    let found = find(tx, caller)?;
+    let saved = saved(tx, found.id, &request.checkpoint_id)?;
+    let kept = KeptSignals::load(tx, found.id, name)?;
+    let kept = kept.of_call(found.state.run_number, request_id);
     let plan = plan::save_checkpoint(
         &found.state,
         caller,
         request,
-        saved.map(|saved| (saved, saved_by)),
+        saved,
         kept.map(|kept| kept.signal),
         tx.now,
     )?;
@@ -145,8 +138,8 @@ pub(super) fn save_checkpoint(
 pub(super) fn poll_signal(tx: &mut Tx, caller: &Caller) -> StoreResult<Option<RaisedSignal>> {
     let found = find(tx, caller)?;
     let next = plan::call(&found.state, caller, seen(true, false), tx.now)?;
-    let state = write(tx, &found, next)?;
-    Ok(plan::visible_signal(&state))
+    let written = write(tx, &found, next)?;
+    Ok(plan::visible_signal(&written.state))
 }
 
 pub(super) fn take_signal(
@@ -321,12 +314,15 @@ pub(super) fn record_event(
     event: &NewEvent,
     request_id: Option<&str>,
 ) -> StoreResult<()> {
-    let mut sql = Sql::new(FIND_FOR_EVENT);
-    sql.bind(request_id).bind(caller.instance_id.as_str());
-    let row = tx.row(&sql, "looking before an event")?;
-    let row = row.ok_or(Refusal::InstanceUnknown)?;
-    let (found, mut columns) = read_with(&row)?;
-    let repeated = columns.flag()?;
+    let found = find(tx, caller)?;
+    let repeated = match request_id {
+        Some(request_id) => {
+            let mut sql = Sql::new(FIND_EVENT);
+            sql.bind(found.id).bind(request_id);
+            tx.row(&sql, "looking before an event")?.is_some()
+        }
+        None => false,
+    };
     let next = plan::call(&found.state, caller, seen(false, false), tx.now)?;
     let mut write = Write::new(&found, next, tx.now);
     if !repeated {
@@ -399,6 +395,9 @@ pub(super) fn say(
         let version = version.map_or(0, |newest| newest + 1);
         write.checkpoint(name.as_str(), version, state, None);
     }
-    let state = write.run(tx)?;
-    Ok(Changed { state, applied })
+    let written = write.run(tx)?;
+    Ok(Changed {
+        state: written.state.clone(),
+        applied,
+    })
 }

@@ -23,10 +23,11 @@ const WRITER_CACHE_KIB: i64 = 4_096;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
-/// The settings of every connection.
+/// The settings of the connections that read, and of that which migrates.
 ///
 /// - A write-ahead log, so that questions and writes do not wait for each other.
 /// - `synchronous=FULL`: with a write-ahead log anything less loses commits at a power failure (<https://sqlite.org/pragma.html#pragma_synchronous>).
+///   The connection that writes has the [redo log](super::redo) for that.
 /// - Small caches and no memory mapping: the kernel caches the file already.
 fn common(path: &Path, cache_kib: i64) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
@@ -61,7 +62,8 @@ impl WriterOptions {
             connection.set_prepared_statement_cache_capacity(256);
             let pragmas: [(&str, &dyn ToSql); 8] = [
                 ("journal_mode", &"wal"),
-                ("synchronous", &"full"),
+                // What is answered before a commit of SQLite is flushed to the redo log.
+                ("synchronous", &"normal"),
                 ("foreign_keys", &0),
                 ("cache_size", &-WRITER_CACHE_KIB),
                 ("mmap_size", &0),
@@ -92,7 +94,6 @@ pub(super) fn reader(path: &Path) -> SqliteConnectOptions {
 
 /// Brings the schema up to date. Migrations only add, so one that this program does not know does not disturb it.
 pub(super) async fn migrate(connection: &mut SqliteConnection, path: &Path) -> StoreResult<()> {
-    refuse_foreign(connection, path).await?;
     let mut migrations = Migrator {
         migrations: MIGRATIONS.migrations.clone(),
         ..Migrator::DEFAULT
@@ -111,7 +112,10 @@ pub(super) async fn migrate(connection: &mut SqliteConnection, path: &Path) -> S
 }
 
 /// Refuses a database that belongs to another program.
-async fn refuse_foreign(connection: &mut SqliteConnection, path: &Path) -> StoreResult<()> {
+pub(super) async fn refuse_foreign(
+    connection: &mut SqliteConnection,
+    path: &Path,
+) -> StoreResult<()> {
     let sql = Sql::new(
         "select name from sqlite_schema where type = 'table' and name not like 'sqlite@_%' \
          escape '@' order by name like 'runtara@_%' escape '@' desc, name limit 3",

@@ -59,6 +59,17 @@ pub(super) fn unavailable(context: impl Into<String>) -> StoreError {
     }
 }
 
+/// As [`unavailable`], with the cause.
+pub(super) fn unavailable_by(
+    context: impl Into<String>,
+    cause: impl Into<Box<dyn Cause + Send + Sync>>,
+) -> StoreError {
+    StoreError::Unavailable {
+        context: context.into(),
+        source: Some(cause.into()),
+    }
+}
+
 /// Says that the store holds, or was asked, something that should not be.
 pub(super) fn broken(context: impl Into<String>) -> StoreError {
     StoreError::Broken {

@@ -1,7 +1,7 @@
 //! The files of a database: where it lies, that it is ours alone, and that nobody else may read it.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -60,6 +60,24 @@ fn percent_decoded(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
+/// The path of a file that belongs to a database: beside it, with an ending of its own.
+pub(super) fn beside(database: &Path, ending: &str) -> PathBuf {
+    let mut path = database.as_os_str().to_owned();
+    path.push(ending);
+    PathBuf::from(path)
+}
+
+/// Opens a file with what is in it, or makes it; nobody else may read it.
+pub(super) fn open_as_it_is(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+}
+
 /// The lock of a database: held for as long as this value lives, by one process at a time.
 ///
 /// It is a file of its own beside the database, because SQLite locks parts of the database itself, and a process that closes any
@@ -71,16 +89,9 @@ pub(super) struct Lock {
 
 impl Lock {
     fn take(database: &Path) -> StoreResult<Self> {
-        let mut path = database.as_os_str().to_owned();
-        path.push(".lock");
-        let path = PathBuf::from(path);
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
+        let path = beside(database, ".lock");
+        let opened = open_as_it_is(&path);
+        let mut file = opened
             .map_err(|error| broken_by(format!("opening the lock {}", path.display()), error))?;
         match file.try_lock() {
             Ok(()) => {}

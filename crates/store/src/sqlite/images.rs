@@ -100,7 +100,7 @@ pub(super) fn register(tx: &mut Tx, image: NewImage) -> StoreResult<ImageRecord>
     .bind_u64(image.number.0)
     .bind(i64::from(current))
     .bind_time(tx.now);
-    tx.execute(&sql)?;
+    tx.execute(sql)?;
     Ok(ImageRecord {
         image_id: image.image_id,
         tenant_id: image.tenant_id,
@@ -293,7 +293,7 @@ pub(super) fn delete(tx: &mut Tx, id: &ImageId) -> StoreResult<ImageDeletion> {
     let mut sql = Sql::default();
     sql.then("update runtara_images set deleted = 1 where image_id = ?")
         .bind(id.as_str());
-    tx.execute(&sql)?;
+    tx.execute(sql)?;
     Ok(ImageDeletion::Deleted)
 }
 
@@ -313,7 +313,7 @@ pub(super) fn remove_unneeded(tx: &mut Tx, limit: u32) -> StoreResult<Vec<ImageD
             .bind(columns.text()?);
         digests.push(ImageDigest(columns.hash()?));
         digests.extend(columns.opt_hash()?.map(ImageDigest));
-        tx.execute(&sql)?;
+        tx.execute(sql)?;
     }
     digests.sort_unstable();
     digests.dedup();

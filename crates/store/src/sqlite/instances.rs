@@ -5,12 +5,11 @@ use runtara_domain::{
     Change, InstanceId, InstanceState, Labels, NewInstance, Refusal, SignalId, TenantId, Timestamp,
     transition,
 };
-use sqlx::SqliteConnection;
 
 use super::failure::{broken, broken_by};
-use super::sql::{Columns, Sql, json_text};
+use super::sql::{Columns, Question, Sql, json_text};
 use super::state::{insert, load, read_with, state_columns};
-use super::tx::Tx;
+use super::tx::{After, Tx};
 use super::write::Write;
 use crate::{Changed, InstanceRecord, InstanceValues, Purge, Started, StoreResult};
 
@@ -58,9 +57,9 @@ pub(super) fn start(tx: &mut Tx, new: NewInstance) -> StoreResult<Started> {
     .bind(json_text(&new.args, new.args.is_empty())?)
     .bind(json_text(&new.settings, new.settings.is_empty())?);
     label(&mut sql, &state, &new.labels);
-    tx.execute(&sql)?;
+    tx.execute(sql)?;
     tx.came(&state);
-    tx.nudge_after(state.clone());
+    tx.nudge_after(After::Made(Box::new(state.clone())));
     Ok(Started::New(Box::new(state)))
 }
 
@@ -96,8 +95,11 @@ pub(super) fn change(tx: &mut Tx, id: &InstanceId, change: &Change) -> StoreResu
         return Err(Refusal::NoImage.into());
     }
     let applied = next.applied;
-    let state = Write::new(&found, next, tx.now).run(tx)?;
-    Ok(Changed { state, applied })
+    let written = Write::new(&found, next, tx.now).run(tx)?;
+    Ok(Changed {
+        state: written.state.clone(),
+        applied,
+    })
 }
 
 fn has_image(tx: &mut Tx, state: &InstanceState) -> StoreResult<bool> {
@@ -172,9 +174,9 @@ pub(super) fn purge(tx: &mut Tx, id: &InstanceId) -> StoreResult<Purge> {
         sql.then(table).bind(found.id);
     }
     unlabel(&mut sql, state, &labels);
-    tx.execute(&sql)?;
+    tx.execute(sql)?;
     tx.left(state);
-    tx.nudge_after(found.state);
+    tx.nudge_after(After::Made(Box::new(found.state)));
     Ok(Purge::Purged)
 }
 
@@ -201,17 +203,13 @@ pub(super) fn make_self_registered(
     let state = InstanceState::self_registered(id.clone(), tenant.clone(), tx.now);
     let mut sql = Sql::default();
     insert(&mut sql, &state, None, None);
-    tx.execute(&sql)?;
+    tx.execute(sql)?;
     tx.came(&state);
     Ok(())
 }
 
 /// An instance with the name of its image and its labels.
-pub(super) async fn record(
-    connection: &mut SqliteConnection,
-    id: &InstanceId,
-    now: Timestamp,
-) -> StoreResult<Option<InstanceRecord>> {
+pub(super) fn record(id: &InstanceId, now: Timestamp) -> Question<Option<InstanceRecord>> {
     const FIND: &str = concat!(
         "select ",
         state_columns!(),
@@ -220,61 +218,52 @@ pub(super) async fn record(
     );
     let mut sql = Sql::new(FIND);
     sql.bind(id.as_str());
-    let Some(row) = sql.row(connection, "loading an instance").await? else {
-        return Ok(None);
-    };
-    let (found, mut columns) = read_with(&row)?;
-    Ok(Some(InstanceRecord {
-        time_in_states: found.state.time_in_states_by(now),
-        state: found.state,
-        labels: columns.json()?,
-        image_name: columns.opt_text()?,
-    }))
+    Question::new(sql, "loading an instance", move |row| {
+        let Some(row) = row else {
+            return Ok(None);
+        };
+        let (found, mut columns) = read_with(row)?;
+        Ok(Some(InstanceRecord {
+            time_in_states: found.state.time_in_states_by(now),
+            state: found.state,
+            labels: columns.json()?,
+            image_name: columns.opt_text()?,
+        }))
+    })
 }
 
 /// The large values of an instance.
-pub(super) async fn values(
-    connection: &mut SqliteConnection,
-    id: &InstanceId,
-) -> StoreResult<Option<InstanceValues>> {
+pub(super) fn values(id: &InstanceId) -> Question<Option<InstanceValues>> {
     let mut sql = Sql::new(
         "select n.input, r.output, r.error, r.stderr from runtara_instances i \
          left join runtara_inputs n on n.instance = i.id \
          left join runtara_results r on r.instance = i.id where i.instance_id = ?",
     );
     sql.bind(id.as_str());
-    let Some(row) = sql
-        .row(connection, "loading the values of an instance")
-        .await?
-    else {
-        return Ok(None);
-    };
-    let mut columns = Columns::of(&row);
-    Ok(Some(InstanceValues {
-        input: columns.opt_bytes()?,
-        output: columns.opt_bytes()?,
-        error: columns.opt_text()?,
-        stderr: columns.opt_text()?,
-    }))
+    Question::new(sql, "loading the values of an instance", |row| {
+        let Some(row) = row else {
+            return Ok(None);
+        };
+        let mut columns = Columns::of(row);
+        Ok(Some(InstanceValues {
+            input: columns.opt_bytes()?,
+            output: columns.opt_bytes()?,
+            error: columns.opt_text()?,
+            stderr: columns.opt_text()?,
+        }))
+    })
 }
 
 /// The input of an instance.
-pub(super) async fn input(
-    connection: &mut SqliteConnection,
-    id: &InstanceId,
-) -> StoreResult<Option<Option<Bytes>>> {
+pub(super) fn input(id: &InstanceId) -> Question<Option<Option<Bytes>>> {
     let mut sql = Sql::new(
         "select n.input from runtara_instances i \
          left join runtara_inputs n on n.instance = i.id where i.instance_id = ?",
     );
     sql.bind(id.as_str());
-    match sql
-        .row(connection, "loading the input of an instance")
-        .await?
-    {
-        Some(row) => Columns::of(&row).opt_bytes().map(Some),
-        None => Ok(None),
-    }
+    Question::new(sql, "loading the input of an instance", |row| {
+        row.map(|row| Columns::of(row).opt_bytes()).transpose()
+    })
 }
 
 /// Refuses the changes that bring more with them than a state: they have methods of their own.

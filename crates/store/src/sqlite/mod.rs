@@ -5,6 +5,7 @@
 //! - `instances`, `calls`, `runs`, `images`, `nodes`: what is written, each as load, decide, write.
 //! - `lists`, `history`: the questions.
 //! - `state`, `write`: the row of an instance, and what one change of it writes; `tx`: several changes in one transaction.
+//! - `redo`: what makes changes durable before SQLite commits them; `known`: what is kept in memory of instances that run.
 //! - `sql`: statements and rows; `file`, `connect`: the file, its lock, its schema.
 
 mod anchors;
@@ -15,12 +16,14 @@ mod file;
 mod history;
 mod images;
 mod instances;
+mod known;
 mod lists;
 mod nodes;
 mod numbered;
 #[cfg(test)]
 mod plans;
 mod readers;
+mod redo;
 mod runs;
 mod sql;
 mod state;
@@ -46,6 +49,9 @@ use tokio::sync::{Mutex, oneshot};
 use self::anchors::Anchors;
 use self::connect::WriterOptions;
 use self::readers::Readers;
+use self::redo::Redo;
+use self::sql::Question;
+use self::tx::Tx;
 use self::writer::{Told, Writer};
 use crate::{
     Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, Clock, EventFilter, HeldWait,
@@ -132,7 +138,10 @@ impl SqliteOptions {
 /// Durable state in one SQLite file.
 ///
 /// # Durability
-/// What is answered with success was written and flushed (`fsync`) to the log of the database. Requests that meet share a flush.
+/// What is answered with success was written and flushed (`fsync`) to a log beside the database (its name with `.redo`). Requests that
+/// meet share a flush. SQLite commits a little later, at the latest after some tens of milliseconds; a question is answered from all
+/// that was answered before it. After a crash the next [`SqliteStore::open`] runs again what SQLite had not committed, so the log belongs
+/// to the database as SQLite's own `-wal` file does; a store that was closed leaves neither.
 ///
 /// # One process
 /// A lock file beside the database (its name with `.lock`) is held for the life of the store: a second process is refused. The
@@ -169,19 +178,20 @@ impl SqliteStore {
             max_pages: options.max_pages,
         };
         let mut connection = connect::at_the_start(&writing).await?;
+        connect::refuse_foreign(&mut connection, &options.path).await?;
+        // Before the schema is brought up to date: what was answered was written by the schema as it is.
+        let writer = writing.open()?;
+        redo::recover(&writer, &options.path)?;
         connect::migrate(&mut connection, &options.path).await?;
         let database_id = connect::database_id(&mut connection).await?;
         let registrations = images::last_registration(&mut connection).await?;
-        // Opened before the other is closed: the last one to go would carry over the whole log.
-        let writer = writing.open()?;
         let closed = connection.close().await;
         closed.map_err(|error| failure::failed("closing what was opened for the start", error))?;
         let anchors = Arc::new(Anchors::default());
         let (writer, end) = Writer::start(
-            writer,
+            Tx::new(writer, Redo::open(&options.path)?, options.clock.clone()),
             writing,
             Told {
-                clock: Arc::clone(&options.clock),
                 anchors: Arc::clone(&anchors),
                 nudges: options.nudges.clone(),
             },
@@ -202,15 +212,29 @@ impl SqliteStore {
     }
 }
 
-/// Asks a question on a connection that reads.
+/// Asks a question on a connection that reads, of all that was answered before.
 macro_rules! ask {
     ($store:expr, |$connection:ident| $question:expr) => {{
+        $store.writer.published().await?;
         let mut guard = $store.readers.get().await?;
         let $connection = guard.connection();
         let answer = $question.await;
         guard.judge(&answer);
         answer
     }};
+}
+
+impl SqliteStore {
+    /// Asks about one instance. What other connections cannot see yet is not committed for that: the one that writes is asked.
+    async fn look<T: Send + 'static>(&self, question: Question<T>) -> StoreResult<T> {
+        if self.writer.is_ahead() {
+            return self
+                .writer
+                .write(0, move |tx| question.ask_writer(tx))
+                .await;
+        }
+        ask!(self, |connection| question.ask(connection))
+    }
 }
 
 /// Does something in the thread that writes. `$bytes` is about how much it writes beside its row.
@@ -348,7 +372,7 @@ impl Store for SqliteStore {
 
     async fn next_due(&self, kinds: &[RunnerKind]) -> StoreResult<NextDue> {
         let now = self.clock.now();
-        ask!(self, |connection| runs::next_due(connection, kinds, now))
+        self.look(runs::next_due(kinds, now)).await
     }
 
     async fn live_runs(
@@ -367,7 +391,7 @@ impl Store for SqliteStore {
 
     async fn live_run(&self, id: &InstanceId) -> StoreResult<Option<LiveRun>> {
         let now = self.clock.now();
-        ask!(self, |connection| runs::live_run(connection, id, now))
+        self.look(runs::live_run(id, now)).await
     }
 
     async fn register_instance(
@@ -484,7 +508,7 @@ impl Store for SqliteStore {
     }
 
     async fn run_of_token(&self, token: TokenHash) -> StoreResult<Option<TokenOwner>> {
-        ask!(self, |connection| runs::owner(connection, token))
+        self.look(runs::owner(token)).await
     }
 
     /// Counts are kept with each change; here only the places within long lists are taken anew.
@@ -494,15 +518,15 @@ impl Store for SqliteStore {
 
     async fn instance(&self, id: &InstanceId) -> StoreResult<Option<InstanceRecord>> {
         let now = self.clock.now();
-        ask!(self, |connection| instances::record(connection, id, now))
+        self.look(instances::record(id, now)).await
     }
 
     async fn instance_values(&self, id: &InstanceId) -> StoreResult<Option<InstanceValues>> {
-        ask!(self, |connection| instances::values(connection, id))
+        self.look(instances::values(id)).await
     }
 
     async fn instance_input(&self, id: &InstanceId) -> StoreResult<Option<Option<Bytes>>> {
-        ask!(self, |connection| instances::input(connection, id))
+        self.look(instances::input(id)).await
     }
 
     async fn list_instances(

@@ -35,7 +35,7 @@ pub(super) fn renew(tx: &mut Tx, lease: &NodeLease, several: bool) -> StoreResul
     .bind(lease.node.to_string())
     .bind(lease.name.as_str())
     .bind_time(tx.now.plus_millis(lease.lease_ms));
-    tx.execute(&sql)?;
+    tx.execute(sql)?;
     Ok(NodeStanding {
         others: u32::try_from(others.len()).unwrap_or(u32::MAX),
     })
@@ -49,7 +49,7 @@ pub(super) fn release(tx: &mut Tx, node: NodeId) -> StoreResult<()> {
          (select 1 from runtara_instances i where i.live_node = runtara_nodes.node_id)",
     )
     .bind(node.to_string());
-    tx.execute(&sql)?;
+    tx.execute(sql)?;
     Ok(())
 }
 
@@ -64,5 +64,5 @@ pub(super) fn forget_dead(tx: &mut Tx, me: NodeId) -> StoreResult<()> {
     .bind_time(Timestamp(
         tx.now.0.saturating_sub_unsigned(limits::NODE_KEPT_MS),
     ));
-    tx.execute(&sql)
+    tx.execute(sql)
 }

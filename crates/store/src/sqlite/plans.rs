@@ -141,21 +141,19 @@ async fn what_a_call_loads_is_found_by_index() {
     for (question, indexes) in [
         (state::LOAD, &[instance][..]),
         (
-            calls::FIND_FOR_SAVE,
+            calls::FIND_SAVED,
             &[
-                instance,
-                "SEARCH c USING INTEGER PRIMARY KEY (rowid=?)",
                 "SEARCH runtara_checkpoints USING INDEX runtara_checkpoints_name \
                  (instance=? AND checkpoint_id=?)",
-                "SEARCH s USING PRIMARY KEY (instance=? AND signal_id=?)",
             ],
         ),
         (
-            calls::FIND_FOR_EVENT,
-            &[
-                instance,
-                "runtara_events_request (instance=? AND request_id=?)",
-            ],
+            calls::FIND_EVENT,
+            &["runtara_events_request (instance=? AND request_id=?)"],
+        ),
+        (
+            state::FIND_SIGNALS,
+            &["SEARCH runtara_signals USING PRIMARY KEY (instance=? AND signal_id=?)"],
         ),
     ] {
         for index in indexes {
@@ -474,7 +472,7 @@ async fn a_far_page_is_what_counting_gives() {
     let store = SqliteStore::open(SqliteOptions::at(&path)).await.unwrap();
     let mut connection = connect::at_the_start(&at(&path)).await.unwrap();
     let many = FILL.replace("n < 3000", "n < 90000");
-    let mut fill = Sql::new(&many);
+    let mut fill = Sql::new(many);
     fill.then(
         "insert into runtara_counts select tenant_id, status, count(*) \
          from runtara_instances group by tenant_id, status",

@@ -6,7 +6,7 @@ use runtara_domain::{
 use sqlx::SqliteConnection;
 
 use super::images::{image_columns, read_image};
-use super::sql::{Columns, Row, Sql, json_text};
+use super::sql::{Columns, Question, Row, Sql, json_text};
 use super::state::{read_with, state_columns};
 use super::tx::Tx;
 use super::write::Write;
@@ -69,11 +69,12 @@ fn claim_one(tx: &mut Tx, row: &Row, node: NodeId, token: TokenHash) -> StoreRes
     let settings = columns.json()?;
     let due_at = found.state.due_at.unwrap_or(tx.now);
     let next = transition(&found.state, &Change::Claim { node, token }, tx.now)?;
-    let state = Write::new(&found, next, tx.now).run(tx)?;
+    let written = Write::new(&found, next, tx.now).run(tx)?;
+    let state = &written.state;
     Ok(ClaimedRun {
         token,
-        instance_id: state.instance_id,
-        tenant_id: state.tenant_id,
+        instance_id: state.instance_id.clone(),
+        tenant_id: state.tenant_id.clone(),
         run_number: state.run_number,
         due_at,
         image,
@@ -81,7 +82,7 @@ fn claim_one(tx: &mut Tx, row: &Row, node: NodeId, token: TokenHash) -> StoreRes
         env,
         args,
         settings,
-        checkpoint_id: state.checkpoint_id,
+        checkpoint_id: state.checkpoint_id.clone(),
         timeout_ms: state.timeout_ms,
     })
 }
@@ -97,19 +98,13 @@ pub(super) fn next_due_sql(kinds: &[RunnerKind]) -> Sql {
     sql
 }
 
-pub(super) async fn next_due(
-    connection: &mut SqliteConnection,
-    kinds: &[RunnerKind],
-    now: Timestamp,
-) -> StoreResult<NextDue> {
-    if kinds.is_empty() {
-        return Ok(NextDue { in_ms: None });
-    }
+pub(super) fn next_due(kinds: &[RunnerKind], now: Timestamp) -> Question<NextDue> {
     let sql = next_due_sql(kinds);
-    let row = sql.row(connection, "looking for the next due time").await?;
-    let due = row.map(|row| Columns::of(&row).time()).transpose()?;
-    Ok(NextDue {
-        in_ms: due.map(|due| due.millis_since(now)),
+    Question::new(sql, "looking for the next due time", move |row| {
+        let due = row.map(|row| Columns::of(row).time()).transpose()?;
+        Ok(NextDue {
+            in_ms: due.map(|due| due.millis_since(now)),
+        })
     })
 }
 
@@ -152,16 +147,13 @@ pub(super) async fn live_runs(
     rows.iter().map(|row| read_live(row, now)).collect()
 }
 
-pub(super) async fn live_run(
-    connection: &mut SqliteConnection,
-    id: &InstanceId,
-    now: Timestamp,
-) -> StoreResult<Option<LiveRun>> {
+pub(super) fn live_run(id: &InstanceId, now: Timestamp) -> Question<Option<LiveRun>> {
     let mut sql = Sql::new(LIVE);
     sql.push(" where i.instance_id = ? and i.live_node is not null")
         .bind(id.as_str());
-    let row = sql.row(connection, "looking for a live run").await?;
-    row.map(|row| read_live(&row, now)).transpose()
+    Question::new(sql, "looking for a live run", move |row| {
+        row.map(|row| read_live(row, now)).transpose()
+    })
 }
 
 /// Served by `runtara_instances_token`.
@@ -174,22 +166,19 @@ pub(super) fn owner_sql(token: TokenHash) -> Sql {
     sql
 }
 
-pub(super) async fn owner(
-    connection: &mut SqliteConnection,
-    token: TokenHash,
-) -> StoreResult<Option<TokenOwner>> {
-    let row = owner_sql(token)
-        .row(connection, "looking for the run of a token")
-        .await?;
-    let Some(row) = row else {
-        return Ok(None);
-    };
-    let mut columns = Columns::of(&row);
-    Ok(Some(TokenOwner {
-        instance_id: columns.parsed()?,
-        tenant_id: columns.parsed()?,
-        run_number: RunNumber(columns.number()?),
-    }))
+pub(super) fn owner(token: TokenHash) -> Question<Option<TokenOwner>> {
+    let sql = owner_sql(token);
+    Question::new(sql, "looking for the run of a token", |row| {
+        let Some(row) = row else {
+            return Ok(None);
+        };
+        let mut columns = Columns::of(row);
+        Ok(Some(TokenOwner {
+            instance_id: columns.parsed()?,
+            tenant_id: columns.parsed()?,
+            run_number: RunNumber(columns.number()?),
+        }))
+    })
 }
 
 /// Takes runs of nodes whose lease is over for lost.
@@ -214,8 +203,8 @@ pub(super) fn expire(tx: &mut Tx, me: NodeId, limit: u32) -> StoreResult<Vec<Ins
             our_fault: true,
         };
         let next = transition(&found.state, &exit, tx.now)?;
-        let state = Write::new(&found, next, tx.now).run(tx)?;
-        expired.push(state.instance_id);
+        let written = Write::new(&found, next, tx.now).run(tx)?;
+        expired.push(written.state.instance_id.clone());
     }
     super::nodes::forget_dead(tx, me)?;
     Ok(expired)

@@ -1,5 +1,6 @@
 //! Statements with their values, and rows read column by column.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
 use sqlx::{Arguments as _, AssertSqlSafe, Decode, Row as _, Sqlite, TypeInfo as _, ValueRef as _};
 
 use super::failure::{broken, broken_by, failed};
+use super::tx::Tx;
 use crate::StoreResult;
 
 /// A value that a statement is given.
@@ -51,6 +53,15 @@ impl<T: Into<Self>> From<Option<T>> for Value {
 }
 
 impl Value {
+    /// How large it is, beyond what each value takes.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Blob(bytes) => bytes.len(),
+            Self::Null | Self::Int(_) | Self::Real(_) => 0,
+        }
+    }
+
     fn kind(&self) -> &'static str {
         match self {
             Self::Null => "null",
@@ -99,31 +110,31 @@ pub(super) struct Sql {
 
 #[derive(Debug)]
 struct Statement {
-    text: String,
+    text: Cow<'static, str>,
     values: Vec<Value>,
 }
 
 impl Sql {
     /// Begins with this text.
-    pub(super) fn new(text: &str) -> Self {
+    pub(super) fn new(text: impl Into<Cow<'static, str>>) -> Self {
         let mut sql = Self::default();
         sql.then(text);
         sql
     }
 
     /// Goes on with this text.
-    pub(super) fn push(&mut self, text: &str) -> &mut Self {
+    pub(super) fn push(&mut self, text: &'static str) -> &mut Self {
         match self.statements.last_mut() {
-            Some(statement) => statement.text.push_str(text),
+            Some(statement) => statement.text.to_mut().push_str(text),
             None => return self.then(text),
         }
         self
     }
 
     /// Begins a further statement.
-    pub(super) fn then(&mut self, text: &str) -> &mut Self {
+    pub(super) fn then(&mut self, text: impl Into<Cow<'static, str>>) -> &mut Self {
         self.statements.push(Statement {
-            text: text.to_owned(),
+            text: text.into(),
             values: Vec::new(),
         });
         self
@@ -158,11 +169,23 @@ impl Sql {
         self.statements.is_empty()
     }
 
+    /// The texts of the statements and their values.
+    pub(super) fn parts(&self) -> impl Iterator<Item = (&str, &[Value])> {
+        let parts = self.statements.iter();
+        parts.map(|statement| (statement.text.as_ref(), statement.values.as_slice()))
+    }
+
+    /// About how large its values are.
+    pub(super) fn bytes(&self) -> usize {
+        let values = self.statements.iter().flat_map(|it| &it.values);
+        values.map(Value::bytes).sum()
+    }
+
     /// Has the planner say how the statement would be carried out.
     #[cfg(test)]
     pub(super) fn explained(mut self) -> Self {
         for statement in &mut self.statements {
-            statement.text.insert_str(0, "explain query plan ");
+            statement.text.to_mut().insert_str(0, "explain query plan ");
         }
         self
     }
@@ -215,6 +238,39 @@ impl Sql {
     }
 }
 
+/// A question of one statement, and how its first row is read. Either kind of connection can be asked.
+pub(super) struct Question<T> {
+    sql: Sql,
+    what: &'static str,
+    read: Read<T>,
+}
+
+type Read<T> = Box<dyn FnOnce(Option<&Row>) -> StoreResult<T> + Send>;
+
+impl<T> Question<T> {
+    pub(super) fn new(
+        sql: Sql,
+        what: &'static str,
+        read: impl FnOnce(Option<&Row>) -> StoreResult<T> + Send + 'static,
+    ) -> Self {
+        let read = Box::new(read);
+        Self { sql, what, read }
+    }
+
+    /// Asks a connection that reads.
+    pub(super) async fn ask(self, connection: &mut SqliteConnection) -> StoreResult<T> {
+        let row = self.sql.row(connection, self.what).await?;
+        (self.read)(row.as_ref())
+    }
+
+    /// Asks the connection that writes: it knows what the others do not see yet.
+    pub(super) fn ask_writer(self, tx: &mut Tx) -> StoreResult<T> {
+        let row = tx.row(&self.sql, self.what)?;
+        tx.bytes_held += row.as_ref().map_or(0, Row::bytes);
+        (self.read)(row.as_ref())
+    }
+}
+
 impl Statement {
     fn run_here(&self, connection: &rusqlite::Connection) -> rusqlite::Result<Vec<Row>> {
         let mut prepared = connection.prepare_cached(&self.text)?;
@@ -240,7 +296,7 @@ impl Statement {
             }
             .map_err(sqlx::Error::Encode)?;
         }
-        let query = sqlx::query_with(AssertSqlSafe(self.text), values);
+        let query = sqlx::query_with(AssertSqlSafe(self.text.into_owned()), values);
         let rows = query.fetch_all(connection).await?;
         rows.iter().map(Row::of).collect()
     }
@@ -250,6 +306,11 @@ impl Statement {
 pub(super) struct Row(Vec<Value>);
 
 impl Row {
+    /// About how large its values are.
+    fn bytes(&self) -> usize {
+        self.0.iter().map(Value::bytes).sum()
+    }
+
     fn of(row: &SqliteRow) -> sqlx::Result<Self> {
         let values = (0..row.len()).map(|at| {
             let value = row.try_get_raw(at)?;

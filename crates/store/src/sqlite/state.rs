@@ -1,5 +1,7 @@
 //! The state of an instance in its row.
 
+use std::sync::Arc;
+
 use runtara_domain::{
     Attempts, CheckpointId, Hold, InstanceState, Origin, Pending, PendingSignal, RunMarks,
     RunNumber, SignalId, TimeInStates, Timestamp, TokenHash, Usage,
@@ -52,14 +54,21 @@ pub(super) const LOAD: &str = concat!(
     " from runtara_instances i where i.instance_id = ?"
 );
 
-/// Loads an instance by its id.
-pub(super) fn load(tx: &mut Tx, id: &runtara_domain::InstanceId) -> StoreResult<Option<Loaded>> {
+/// Loads an instance by its id, unless it is known.
+pub(super) fn load(
+    tx: &mut Tx,
+    id: &runtara_domain::InstanceId,
+) -> StoreResult<Option<Arc<Loaded>>> {
+    if let Some(known) = tx.known(id) {
+        return Ok(Some(known));
+    }
     let mut sql = Sql::new(LOAD);
     sql.bind(id.as_str());
-    match tx.row(&sql, "loading an instance")? {
-        Some(row) => read_state(&mut Columns::of(&row)).map(Some),
-        None => Ok(None),
-    }
+    let Some(row) = tx.row(&sql, "loading an instance")? else {
+        return Ok(None);
+    };
+    let found = read_state(&mut Columns::of(&row))?;
+    Ok(Some(tx.found(found)))
 }
 
 fn signal(columns: &mut Columns<'_>) -> StoreResult<Option<PendingSignal>> {
@@ -162,6 +171,10 @@ pub(super) fn read_state(columns: &mut Columns<'_>) -> StoreResult<Loaded> {
     })
 }
 
+/// Served by the key of the table.
+pub(super) const FIND_SIGNALS: &str = "select n, payload, read_by, read_request \
+     from runtara_signals where instance = ? and signal_id = ? order by n";
+
 /// The custom signals of one id that are kept for an instance, in the order in which they came.
 pub(super) struct KeptSignals {
     numbers: Vec<i64>,
@@ -171,10 +184,7 @@ pub(super) struct KeptSignals {
 impl KeptSignals {
     /// Loads them.
     pub(super) fn load(tx: &mut Tx, instance: i64, signal_id: &str) -> StoreResult<Self> {
-        let mut sql = Sql::new(
-            "select n, payload, read_by, read_request from runtara_signals \
-             where instance = ? and signal_id = ? order by n",
-        );
+        let mut sql = Sql::new(FIND_SIGNALS);
         sql.bind(instance).bind(signal_id);
         let rows = tx.rows(&sql, "loading custom signals")?;
         let mut found = Self {

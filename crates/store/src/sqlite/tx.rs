@@ -1,76 +1,142 @@
-//! One transaction of several requests.
+//! Batches of several requests, each durable as a whole, in a transaction of the database that may last over many batches.
 //!
-//! Each request is rolled back alone if it fails, to the savepoint before it. A request that only looks makes no savepoint.
+//! A request that fails after it has written something is taken back alone. That is rare: who is refused has written nothing. So it
+//! costs those nothing that do not fail: the whole transaction is rolled back, what batches before have written is taken
+//! over from the [redo log](super::redo) again, and what the other requests of the batch have written is run again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use runtara_domain::{InstanceState, Status, TenantId, Timestamp};
+use runtara_domain::{InstanceId, InstanceState, Status, TenantId, Timestamp};
 use rusqlite::Connection;
 
 use super::anchors::Membership;
-use super::failure::unavailable;
-use super::sql::{Row, Sql};
+use super::failure::{failed, unavailable};
+use super::known::Known;
+use super::redo::{self, Lap, Mark, Redo};
+use super::sql::{Columns, Row, Sql};
+use super::state::Loaded;
 use crate::{Clock, StoreError, StoreResult};
 
 /// What a request works with.
 pub(super) struct Tx {
     pub(super) connection: Option<Connection>,
+    redo: Redo,
+    /// How much of the redo log the database has committed.
+    committed: Mark,
+    /// Whether a new lap of the redo log is to begin before anything is written.
+    wants_lap: bool,
+    /// Whether there is a transaction.
+    is_open: bool,
+    /// What the requests of the batch have written.
+    written: Vec<(usize, Sql)>,
     clock: Arc<dyn Clock>,
     /// The time of the request.
     pub(super) now: Timestamp,
     /// How many bytes wait in answers until the commit, as far as they count.
     pub(super) bytes_held: usize,
-    /// The number of the request within the transaction.
+    /// The number of the request within the batch.
     request: usize,
-    /// Whether the request has a savepoint of its own yet.
-    has_savepoint: bool,
-    /// Why the whole transaction failed.
+    /// Whether the request has begun to write.
+    has_written: bool,
+    /// Why the whole batch failed.
     lost: Option<String>,
     counts: Vec<(usize, TenantId, Status, i64)>,
     members: Vec<(usize, Timestamp, Membership)>,
-    after: Vec<(usize, InstanceState)>,
+    after: Vec<(usize, After)>,
+    known: Known,
 }
 
-/// What became of a transaction.
+/// A state into which an instance came.
+pub(super) enum After {
+    Made(Box<InstanceState>),
+    Changed(Arc<Loaded>),
+}
+
+impl After {
+    pub(super) fn state(&self) -> &InstanceState {
+        match self {
+            Self::Made(state) => state,
+            Self::Changed(loaded) => &loaded.state,
+        }
+    }
+}
+
+/// What became of a batch.
 pub(super) struct Outcome {
     /// Why nothing of it happened.
     pub(super) lost: Option<String>,
     /// How instances changed the lists that they are in, by the time of their start.
     pub(super) members: Vec<(Timestamp, Membership)>,
     /// The states into which instances came.
-    pub(super) after: Vec<InstanceState>,
+    pub(super) after: Vec<After>,
 }
 
 impl Tx {
-    pub(super) fn new(connection: Connection, clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(connection: Connection, redo: Redo, clock: Arc<dyn Clock>) -> Self {
         Self {
             connection: Some(connection),
+            committed: redo.mark(),
+            redo,
+            wants_lap: true,
+            is_open: false,
+            written: Vec::new(),
             now: clock.now(),
             clock,
             bytes_held: 0,
             request: 0,
-            has_savepoint: false,
+            has_written: false,
             lost: None,
             counts: Vec::new(),
             members: Vec::new(),
             after: Vec::new(),
+            known: Known::default(),
         }
     }
 
-    /// Begins a transaction. If that fails everybody is told so at its end.
+    /// Whether something was answered that only this connection sees.
+    pub(super) fn is_ahead(&self) -> bool {
+        self.committed != self.redo.mark()
+    }
+
+    /// Begins a batch. If that fails everybody is told so at its end.
     pub(super) fn begin(&mut self) {
         self.bytes_held = 0;
-        let mut begin = Sql::new("begin immediate");
-        begin.then("savepoint runtara");
-        self.run_for_all(&begin, "beginning a transaction");
+        if self.is_open {
+            return;
+        }
+        if let Err(error) = self.open() {
+            self.lose(&error);
+        }
+    }
+
+    /// Begins a transaction, on a database that has all that was answered.
+    fn open(&mut self) -> StoreResult<()> {
+        self.take_over()?;
+        if self.wants_lap {
+            self.begin_lap()?;
+        }
+        self.rows(&Sql::new("begin immediate"), "beginning a transaction")?;
+        self.is_open = true;
+        let version = self.version();
+        self.known.begin(version);
+        Ok(())
+    }
+
+    /// The database's own count of what other connections have changed.
+    fn version(&mut self) -> Option<i64> {
+        let asked = self.row(
+            &Sql::new("pragma data_version"),
+            "asking for changes by others",
+        );
+        Columns::of(&asked.ok()??).int().ok()
     }
 
     /// Begins a request.
     pub(super) fn next(&mut self, request: usize) {
         self.now = self.clock.now();
         self.request = request;
-        self.has_savepoint = false;
+        self.has_written = false;
     }
 
     /// Asks a question: all rows.
@@ -85,18 +151,20 @@ impl Tx {
     }
 
     /// Runs statements that change something.
-    pub(super) fn execute(&mut self, sql: &Sql) -> StoreResult<()> {
+    pub(super) fn execute(&mut self, sql: Sql) -> StoreResult<()> {
         if sql.is_empty() {
             return Ok(());
         }
-        if !self.has_savepoint {
-            // That of the request before is let go only now, so there is always one to go back to.
-            let mut own = Sql::new("release runtara");
-            own.then("savepoint runtara");
-            self.run_for_all(&own, "marking the begin of a request");
-            self.has_savepoint = true;
-        }
-        self.rows(sql, "writing").map(drop)
+        self.has_written = true;
+        match self.transaction() {
+            Ok(connection) => sql.run_here(connection, "writing")?,
+            Err(error) => {
+                self.lose(&error);
+                return Err(error);
+            }
+        };
+        self.written.push((self.request, sql));
+        Ok(())
     }
 
     /// Notes that there is a new instance.
@@ -122,8 +190,27 @@ impl Tx {
     }
 
     /// Has the nudges given that follow from a state, once it is durable.
-    pub(super) fn nudge_after(&mut self, state: InstanceState) {
+    pub(super) fn nudge_after(&mut self, state: After) {
         self.after.push((self.request, state));
+    }
+
+    /// The state of an instance, if it is known without asking the database.
+    pub(super) fn known(&mut self, id: &InstanceId) -> Option<Arc<Loaded>> {
+        self.known.get(id)
+    }
+
+    /// Notes what was found of an instance.
+    pub(super) fn found(&mut self, found: Loaded) -> Arc<Loaded> {
+        let found = Arc::new(found);
+        self.known.found(&found);
+        found
+    }
+
+    /// Notes what was written of an instance.
+    pub(super) fn wrote(&mut self, written: Loaded) -> Arc<Loaded> {
+        let written = Arc::new(written);
+        self.known.wrote(self.request, &written);
+        written
     }
 
     /// The connection, if the transaction still stands.
@@ -135,35 +222,64 @@ impl Tx {
         connection.ok_or_else(|| unavailable("the database could not be opened"))
     }
 
-    /// Runs statements without which the transaction is lost.
-    fn run_for_all(&mut self, sql: &Sql, what: &str) {
-        if self.lost.is_some() {
-            return;
+    /// The connection, if it has a transaction. SQLite takes back a whole transaction by itself after some errors; what is written
+    /// then would be committed alone.
+    fn transaction(&self) -> StoreResult<&Connection> {
+        let connection = self.usable()?;
+        if connection.is_autocommit() {
+            return Err(unavailable("the database has rolled back the transaction"));
         }
-        if let Err(error) = self.rows(sql, what) {
-            self.lose(what, &error);
-        }
+        Ok(connection)
     }
 
     /// Takes back what the current request wrote: it has failed.
     pub(super) fn undo(&mut self) {
         let current = self.request;
+        self.written.retain(|(request, _)| *request != current);
         self.counts.retain(|(request, ..)| *request != current);
         self.members.retain(|(request, ..)| *request != current);
         self.after.retain(|(request, _)| *request != current);
-        if self.has_savepoint {
-            // SQLite itself takes back the whole transaction after some errors. Then there is no savepoint any more.
-            self.run_for_all(&Sql::new("rollback to runtara"), "taking back a request");
+        self.known.undo(current);
+        if self.has_written
+            && self.lost.is_none()
+            && let Err(error) = self.begin_again()
+        {
+            self.lose(&error);
         }
     }
 
-    /// Writes the counts and commits.
-    pub(super) fn commit(&mut self) {
-        let ending = self.ending();
-        self.run_for_all(&ending, "committing");
+    /// Begins the batch anew, with what its requests have written.
+    fn begin_again(&mut self) -> StoreResult<()> {
+        self.abandon();
+        self.open()?;
+        let connection = self.usable()?;
+        self.written
+            .iter()
+            .try_for_each(|(_, sql)| sql.run_here(connection, "writing again").map(drop))
     }
 
-    fn ending(&self) -> Sql {
+    /// Writes the counts, and makes the batch durable.
+    pub(super) fn commit(&mut self) {
+        if self.lost.is_none()
+            && let Err(error) = self.execute(self.counts())
+        {
+            self.lose(&error);
+        }
+        if self.lost.is_some() || self.written.is_empty() {
+            return;
+        }
+        let statements = self.written.iter().map(|(_, sql)| sql);
+        let done = match self.redo.append(statements) {
+            Ok(true) => Ok(()),
+            Ok(false) => self.begin_lap(),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = done {
+            self.lose(&error);
+        }
+    }
+
+    fn counts(&self) -> Sql {
         let mut counts = BTreeMap::new();
         for (_, tenant, status, by) in &self.counts {
             *counts.entry((tenant, status)).or_insert(0) += by;
@@ -179,21 +295,108 @@ impl Tx {
             .bind(status.as_str())
             .bind(by);
         }
-        sql.then("commit");
         sql
     }
 
-    fn lose(&mut self, what: &str, error: &StoreError) {
-        self.lost = Some(match std::error::Error::source(error) {
-            Some(source) => format!("{what}: {source}"),
-            None => format!("{what}: {error}"),
+    /// Commits what was written, for all to see.
+    ///
+    /// # Errors
+    /// As the database answers. What was answered is in the redo log, and is taken over from there at the next try.
+    pub(super) fn publish(&mut self) -> StoreResult<()> {
+        if !self.is_open {
+            return self.take_over();
+        }
+        let mark = self.redo.mark();
+        let mut sql = if self.is_ahead() {
+            redo::note(mark)
+        } else {
+            Sql::default()
+        };
+        sql.then("commit");
+        let connection = self.transaction();
+        let done = connection.and_then(|connection| sql.run_here(connection, "committing"));
+        if done.is_ok() {
+            self.is_open = false;
+            self.committed = mark;
+        } else {
+            self.abandon();
+        }
+        done.map(drop)
+    }
+
+    /// Has the database commit what it lacks of that which was answered, if there is something.
+    fn take_over(&mut self) -> StoreResult<()> {
+        if self.is_ahead() {
+            self.redo.catch_up(self.usable()?, self.committed)?;
+            self.committed = self.redo.mark();
+        }
+        Ok(())
+    }
+
+    /// Begins a new lap of the redo log, with a database that has everything and has flushed it.
+    fn begin_lap(&mut self) -> StoreResult<()> {
+        self.publish()?;
+        self.wants_lap = true;
+        let mark = Mark {
+            lap: Lap::new(),
+            records: 0,
+        };
+        let connection = self.usable()?;
+        // How a commit is flushed can be changed between transactions only. This one flushes all that were before it.
+        let set = |how: &str| {
+            let set = connection.pragma_update(None, "synchronous", how);
+            set.map_err(|error| failed("setting how commits are flushed", error))
+        };
+        set("full")?;
+        let noted = redo::note(mark).run_here(connection, "beginning a lap of the redo log");
+        set("normal")?;
+        noted?;
+        self.redo.begin(mark.lap);
+        self.committed = mark;
+        self.wants_lap = false;
+        Ok(())
+    }
+
+    /// Closes the database, with everything in it, and removes the redo log.
+    ///
+    /// # Errors
+    /// As the database answers. Then the log is left, for the next one to take over.
+    pub(super) fn close(mut self) -> StoreResult<()> {
+        self.begin_lap()?;
+        let Some(connection) = self.connection.take() else {
+            return Err(unavailable("the database could not be opened"));
+        };
+        let checkpoint = Sql::new("pragma wal_checkpoint(truncate)");
+        checkpoint.run_here(&connection, "emptying the log of writes")?;
+        let closed = connection.close();
+        closed.map_err(|(_, error)| failed("closing the database", error))?;
+        self.redo.remove();
+        Ok(())
+    }
+
+    fn lose(&mut self, error: &StoreError) {
+        self.lost = Some(match error {
+            StoreError::Unavailable {
+                context,
+                source: Some(source),
+            }
+            | StoreError::Broken {
+                context,
+                source: Some(source),
+            } => format!("{context}: {source}"),
+            StoreError::Unavailable { context, .. } | StoreError::Broken { context, .. } => {
+                context.clone()
+            }
+            StoreError::Refused(_) => error.to_string(),
         });
     }
 
-    /// Ends the transaction, whatever became of it, and says what did.
+    /// Ends the batch, whatever became of it, and says what did.
     pub(super) fn end(&mut self) -> Outcome {
         self.counts.clear();
+        self.written.clear();
         let lost = self.lost.take();
+        self.known.end();
         let mut after = std::mem::take(&mut self.after);
         let mut members = std::mem::take(&mut self.members);
         if lost.is_some() {
@@ -210,6 +413,8 @@ impl Tx {
 
     /// Leaves a transaction that failed. A connection that cannot even do that is opened anew for the next one.
     fn abandon(&mut self) {
+        self.is_open = false;
+        self.known.clear();
         let Some(connection) = self.connection.as_ref() else {
             return;
         };
@@ -220,5 +425,211 @@ impl Tx {
         if probe.run_here(connection, "trying the connection").is_err() {
             self.connection = None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::ManualClock;
+    use bytes::Bytes;
+
+    use super::super::connect::WriterOptions;
+    use super::*;
+
+    fn options(path: &Path) -> WriterOptions {
+        WriterOptions {
+            path: path.to_owned(),
+            max_pages: None,
+        }
+    }
+
+    /// A database with the one table that is written here and that which is noted in.
+    fn opened(path: &Path) -> Tx {
+        let connection = options(path).open().unwrap();
+        let mut tables =
+            Sql::new("create table if not exists runtara_meta (key text primary key, value text)");
+        tables.then("create table if not exists rows (name text primary key, state blob)");
+        tables.run_here(&connection, "making tables").unwrap();
+        redo::recover(&connection, path).unwrap();
+        let clock = Arc::new(ManualClock::at(Timestamp(0)));
+        Tx::new(connection, Redo::open(path).unwrap(), clock)
+    }
+
+    fn insert(tx: &mut Tx, name: &str, bytes: usize) -> StoreResult<()> {
+        let mut sql = Sql::new("insert into rows values (?, ?)");
+        sql.bind(name).bind(Bytes::from(vec![7; bytes]));
+        tx.execute(sql)
+    }
+
+    /// A batch with a request for each name, which is given this many bytes. Says why it was lost, if it was.
+    fn batch(tx: &mut Tx, names: &[&str], bytes: usize) -> Option<String> {
+        if tx.connection.is_none() {
+            tx.connection = Some(options(Path::new(&path(tx))).open().unwrap());
+        }
+        tx.begin();
+        for (number, name) in names.iter().enumerate() {
+            tx.next(number);
+            if insert(tx, name, bytes).is_err() {
+                tx.undo();
+            }
+        }
+        tx.commit();
+        tx.end().lost
+    }
+
+    fn path(tx: &Tx) -> String {
+        let path = tx.redo.path().to_str().unwrap();
+        path.strip_suffix(".redo").unwrap().to_owned()
+    }
+
+    fn names(connection: &Connection) -> Vec<String> {
+        let rows = Sql::new("select name from rows order by name");
+        let rows = rows.run_here(connection, "looking").unwrap();
+        rows.iter()
+            .map(|row| Columns::of(row).text().unwrap())
+            .collect()
+    }
+
+    /// What is there after the process was killed now.
+    fn names_after_a_crash(tx: Tx) -> Vec<String> {
+        let path = path(&tx);
+        drop(tx);
+        let tx = opened(Path::new(&path));
+        names(tx.connection.as_ref().unwrap())
+    }
+
+    fn fresh() -> (tempfile::TempDir, Tx) {
+        let directory = tempfile::tempdir().unwrap();
+        let tx = opened(&directory.path().join("a.db"));
+        (directory, tx)
+    }
+
+    #[test]
+    fn what_was_made_durable_and_not_committed_outlives_a_crash() {
+        let (_directory, mut tx) = fresh();
+        assert_eq!(batch(&mut tx, &["a", "b"], 1), None);
+        tx.publish().unwrap();
+        assert_eq!(batch(&mut tx, &["c", "a", "d"], 1), None);
+        assert!(tx.is_ahead());
+        let reader = options(Path::new(&path(&tx))).open().unwrap();
+        assert_eq!(names(&reader), ["a", "b"]);
+        drop(reader);
+        assert_eq!(names_after_a_crash(tx), ["a", "b", "c", "d"]);
+    }
+
+    #[test]
+    fn a_closed_database_has_everything_and_needs_no_log() {
+        let (directory, mut tx) = fresh();
+        assert_eq!(batch(&mut tx, &["a"], 1), None);
+        let path = path(&tx);
+        tx.close().unwrap();
+        let left: Vec<_> = std::fs::read_dir(directory.path()).unwrap().collect();
+        assert_eq!(left.len(), 1, "{left:?}");
+        let connection = options(Path::new(&path)).open().unwrap();
+        assert_eq!(names(&connection), ["a"]);
+    }
+
+    /// As after an error after which SQLite takes back the transaction by itself.
+    fn roll_back_behind_its_back(tx: &Tx) {
+        let connection = tx.connection.as_ref().unwrap();
+        let rollback = Sql::new("rollback");
+        rollback.run_here(connection, "rolling back").unwrap();
+        assert!(names(connection).is_empty());
+    }
+
+    #[test]
+    fn a_database_that_has_lost_its_transaction_is_closed_with_everything() {
+        let (_directory, mut tx) = fresh();
+        assert_eq!(batch(&mut tx, &["a"], 1), None);
+        let path = path(&tx);
+        roll_back_behind_its_back(&tx);
+        assert!(tx.publish().is_err());
+        tx.close().unwrap();
+        let connection = options(Path::new(&path)).open().unwrap();
+        assert_eq!(names(&connection), ["a"]);
+    }
+
+    #[test]
+    fn a_batch_that_is_too_large_for_the_log_is_committed_at_once() {
+        let (_directory, mut tx) = fresh();
+        assert_eq!(batch(&mut tx, &["a"], 1), None);
+        assert_eq!(batch(&mut tx, &["large"], 3 * 1024 * 1024), None);
+        assert!(!tx.is_ahead());
+        assert_eq!(batch(&mut tx, &["z"], 1), None);
+        assert_eq!(names_after_a_crash(tx), ["a", "large", "z"]);
+    }
+
+    #[test]
+    fn laps_follow_one_another() {
+        let (_directory, mut tx) = fresh();
+        let all: Vec<_> = (0..100).map(|number| format!("row {number:03}")).collect();
+        for (number, name) in all.iter().enumerate() {
+            // 25 MiB in laps of 8.
+            assert_eq!(batch(&mut tx, &[name], 256 * 1024), None);
+            if number % 7 == 0 {
+                tx.publish().unwrap();
+            }
+        }
+        assert_eq!(names_after_a_crash(tx), all);
+    }
+
+    #[test]
+    fn a_batch_that_cannot_be_logged_is_lost_alone() {
+        let (_directory, mut tx) = fresh();
+        assert_eq!(batch(&mut tx, &["a"], 1), None);
+        let whole = tx.redo.forbid_writing();
+        let lost = batch(&mut tx, &["b"], 1).expect("nothing can be written");
+        assert!(lost.contains("redo"), "{lost}");
+        tx.redo.write_to(whole);
+        assert_eq!(batch(&mut tx, &["c"], 1), None);
+        assert_eq!(names(tx.connection.as_ref().unwrap()), ["a", "c"]);
+        assert_eq!(names_after_a_crash(tx), ["a", "c"]);
+    }
+
+    #[test]
+    fn a_request_that_fails_after_it_has_written_takes_back_what_is_its_own() {
+        let (_directory, mut tx) = fresh();
+        assert_eq!(batch(&mut tx, &["a"], 1), None);
+        tx.begin();
+        tx.next(0);
+        insert(&mut tx, "b", 1).unwrap();
+        tx.next(1);
+        let mut both = Sql::new("insert into rows values ('c', null)");
+        both.then("insert into rows values ('a', null)");
+        assert!(tx.execute(both).is_err());
+        tx.undo();
+        tx.next(2);
+        insert(&mut tx, "d", 1).unwrap();
+        tx.commit();
+        assert_eq!(tx.end().lost, None);
+        assert_eq!(names(tx.connection.as_ref().unwrap()), ["a", "b", "d"]);
+        assert_eq!(names_after_a_crash(tx), ["a", "b", "d"]);
+    }
+
+    #[test]
+    fn what_was_answered_is_taken_over_again_after_a_rollback() {
+        let (_directory, mut tx) = fresh();
+        assert_eq!(batch(&mut tx, &["a"], 1), None);
+        assert_eq!(batch(&mut tx, &["b"], 1), None);
+        roll_back_behind_its_back(&tx);
+        assert!(batch(&mut tx, &["c"], 1).is_some());
+        assert!(tx.is_ahead());
+        tx.publish().unwrap();
+        assert_eq!(names(tx.connection.as_ref().unwrap()), ["a", "b"]);
+        assert_eq!(batch(&mut tx, &["d"], 1), None);
+        assert_eq!(names_after_a_crash(tx), ["a", "b", "d"]);
+    }
+
+    #[test]
+    fn a_log_of_another_database_is_not_taken_over() {
+        let (_directory, mut tx) = fresh();
+        assert_eq!(batch(&mut tx, &["a"], 1), None);
+        let (_other_directory, mut other) = fresh();
+        assert_eq!(batch(&mut other, &["b"], 1), None);
+        other.publish().unwrap();
+        std::fs::copy(tx.redo.path(), other.redo.path()).unwrap();
+        assert_eq!(names_after_a_crash(other), ["b"]);
     }
 }

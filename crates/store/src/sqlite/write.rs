@@ -1,14 +1,16 @@
 //! What one change of an instance writes.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use runtara_domain::{
-    CheckpointId, EventKind, InstanceState, NewEvent, ResultChange, ScopeKeys, Timestamp,
-    Transition, WaitKind, subtype,
+    CheckpointId, EventKind, NewEvent, ResultChange, ScopeKeys, Timestamp, Transition, WaitKind,
+    subtype,
 };
 
 use super::sql::Sql;
 use super::state::{Changes, Loaded, place};
-use super::tx::Tx;
+use super::tx::{After, Tx};
 use crate::paging::is_failed_end;
 use crate::plan::RecordChange;
 use crate::{StoreResult, WaitKey};
@@ -255,8 +257,8 @@ impl<'a> Write<'a> {
         }
     }
 
-    /// Runs what was put together. Answers with the state after it.
-    pub(super) fn run(mut self, tx: &mut Tx) -> StoreResult<InstanceState> {
+    /// Runs what was put together. Answers with what the instance is after it.
+    pub(super) fn run(mut self, tx: &mut Tx) -> StoreResult<Arc<Loaded>> {
         let (old, new) = (&self.found.state, &self.next.state);
         let mut changes = Changes {
             sql: &mut self.sql,
@@ -275,10 +277,16 @@ impl<'a> Write<'a> {
         if old.status != new.status {
             tx.moved(old.status, new);
         }
-        tx.execute(&self.sql)?;
+        tx.execute(self.sql)?;
+        let written = tx.wrote(Loaded {
+            id: self.found.id,
+            state: self.next.state,
+            events: self.events,
+            checkpoints: self.checkpoints,
+        });
         if self.next.applied {
-            tx.nudge_after(self.next.state.clone());
+            tx.nudge_after(After::Changed(Arc::clone(&written)));
         }
-        Ok(self.next.state)
+        Ok(written)
     }
 }

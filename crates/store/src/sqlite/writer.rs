@@ -1,37 +1,49 @@
 //! The one thread that writes.
 //!
-//! SQLite has one writer at a time, and what costs is the flush at the end of a transaction. So all writes go through one queue:
-//! the thread takes what is there, runs one request after the other in one [`Tx`], flushes once, and only then answers
-//! them all.
+//! SQLite has one writer at a time, and what costs is the flush at the end. So all writes go through one queue: the thread takes
+//! what is there, runs one request after the other in one [`Tx`], flushes once, and only then answers them all.
+//!
+//! What is durable is not yet seen by the connections that read: a commit costs too, and is made when somebody wants to read, when
+//! nothing is written for a moment, or when enough has come together.
 //!
 //! Whoever waits for an answer may go away at any time: a request that was queued is carried out.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
+use runtara_domain::Timestamp;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::TURN;
-use super::anchors::Anchors;
+use super::anchors::{Anchors, Membership};
 use super::connect::WriterOptions;
 use super::failure::{broken, broken_by, unavailable};
 use super::file::Lock;
-use super::sql::Sql;
 use super::tx::{Outcome, Tx};
-use crate::{Clock, Nudges, StoreError, StoreResult};
+use crate::{Nudges, StoreError, StoreResult};
 
 /// Most requests in one transaction.
 const BATCH_REQUESTS: usize = 256;
-/// Most bytes in one transaction; a larger request goes alone.
+/// Most bytes in one transaction, but for its last request.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// Most requests that wait.
 const QUEUE_REQUESTS: usize = 1_024;
 /// Most KiB that wait.
 const QUEUE_KIB: usize = 128 * 1024;
+
+/// After how many requests what they wrote is committed. Their pages fit into the cache of the connection, and whoever waits for the
+/// commit waits for some milliseconds.
+const COMMIT_REQUESTS: usize = 512;
+/// After what time it is committed if nothing else is to be done.
+const COMMIT_QUIET: Duration = Duration::from_millis(2);
+/// After what time it is committed in any case.
+const COMMIT_AGE: Duration = Duration::from_millis(50);
+/// The pause after a commit that failed, unless somebody asks for it before.
+const COMMIT_AGAIN: Duration = Duration::from_millis(500);
 
 /// One request: what it does, and how much it brings along.
 struct Request {
@@ -40,7 +52,13 @@ struct Request {
     _room: tokio::sync::OwnedSemaphorePermit,
 }
 
-type Work = Box<dyn FnOnce(&mut Tx) -> Box<dyn Held> + Send>;
+enum Work {
+    Write(Write),
+    /// Has everything committed that was answered.
+    Publish(oneshot::Sender<StoreResult<()>>),
+}
+
+type Write = Box<dyn FnOnce(&mut Tx) -> Box<dyn Held> + Send>;
 
 /// An answer that is held back until what it says is durable.
 trait Held: Send {
@@ -70,15 +88,15 @@ impl<T: Send> Held for Answer<T> {
     }
 }
 
-/// Whom the writing task asks for the time, and whom it tells of changes.
+/// Whom the writing task tells of changes.
 pub(super) struct Told {
-    pub(super) clock: Arc<dyn Clock>,
     pub(super) anchors: Arc<Anchors>,
     pub(super) nudges: Nudges,
 }
 
 /// The door to the writing task.
 pub(super) struct Writer {
+    is_ahead: Arc<AtomicBool>,
     queue: mpsc::Sender<Request>,
     room: Arc<Semaphore>,
     stop: Arc<Notify>,
@@ -91,18 +109,21 @@ impl Writer {
     /// # Errors
     /// The system gives no thread.
     pub(super) fn start(
-        connection: Connection,
+        tx: Tx,
         options: WriterOptions,
         told: Told,
         statement_timeout: Duration,
         lock: Lock,
     ) -> StoreResult<(Self, oneshot::Receiver<()>)> {
         let (queue, requests) = mpsc::channel(QUEUE_REQUESTS);
+        let is_ahead = Arc::new(AtomicBool::new(false));
         let task = Task {
-            tx: Tx::new(connection, told.clock),
+            is_ahead: Arc::clone(&is_ahead),
+            tx,
             options,
             anchors: told.anchors,
             nudges: told.nudges,
+            uncommitted: Uncommitted::default(),
         };
         let stop = Arc::new(Notify::new());
         let stopped = Arc::clone(&stop);
@@ -116,6 +137,7 @@ impl Writer {
         });
         thread.map_err(|error| broken_by("starting the thread that writes", error))?;
         let writer = Self {
+            is_ahead,
             queue,
             room: Arc::new(Semaphore::new(QUEUE_KIB)),
             stop,
@@ -133,11 +155,34 @@ impl Writer {
         F: FnOnce(&mut Tx) -> StoreResult<T> + Send + 'static,
     {
         let (to, answer) = oneshot::channel();
-        let work: Work = Box::new(move |tx| {
+        let work = Work::Write(Box::new(move |tx| {
             let result = catch_unwind(AssertUnwindSafe(|| work(tx)));
             let result = result.unwrap_or_else(|_| Err(broken("a request panicked")));
             Box::new(Answer { result, to }) as Box<dyn Held>
-        });
+        }));
+        self.ask(bytes, work, answer).await
+    }
+
+    /// Whether something was answered that connections that read do not see yet.
+    pub(super) fn is_ahead(&self) -> bool {
+        self.is_ahead.load(Ordering::SeqCst)
+    }
+
+    /// Waits until connections that read see everything that was answered before.
+    pub(super) async fn published(&self) -> StoreResult<()> {
+        if !self.is_ahead() {
+            return Ok(());
+        }
+        let (to, answer) = oneshot::channel();
+        self.ask(0, Work::Publish(to), answer).await
+    }
+
+    async fn ask<T>(
+        &self,
+        bytes: usize,
+        work: Work,
+        answer: oneshot::Receiver<StoreResult<T>>,
+    ) -> StoreResult<T> {
         let full = || unavailable("the queue of writes stayed full");
         let kib = u32::try_from((bytes / 1024 + 1).min(QUEUE_KIB)).unwrap_or(1);
         let queued = async {
@@ -171,7 +216,35 @@ fn closed() -> StoreError {
     unavailable("the store is closed")
 }
 
+/// What only the connection that writes sees.
+#[derive(Default)]
+struct Uncommitted {
+    requests: usize,
+    since: Option<Instant>,
+    members: Vec<(Timestamp, Membership)>,
+    asked: Vec<oneshot::Sender<StoreResult<()>>>,
+    /// Whether the last try to commit failed.
+    has_failed: bool,
+}
+
+impl Uncommitted {
+    fn is_wanted(&self) -> bool {
+        let is_old = self.since.is_some_and(|since| since.elapsed() > COMMIT_AGE);
+        !self.asked.is_empty() || !self.has_failed && (is_old || self.requests >= COMMIT_REQUESTS)
+    }
+
+    fn pause(&self) -> Duration {
+        if self.has_failed {
+            COMMIT_AGAIN
+        } else {
+            COMMIT_QUIET
+        }
+    }
+}
+
 struct Task {
+    is_ahead: Arc<AtomicBool>,
+    uncommitted: Uncommitted,
     tx: Tx,
     options: WriterOptions,
     anchors: Arc<Anchors>,
@@ -188,53 +261,81 @@ impl Task {
                     requests.close();
                     continue;
                 }
+                () = sleep(self.uncommitted.pause()), if self.tx.is_ahead() => {
+                    self.publish();
+                    continue;
+                }
             };
             let Some(first) = first else { break };
-            let mut bytes = first.bytes;
-            let mut batch = vec![first];
-            while batch.len() < BATCH_REQUESTS && bytes < BATCH_BYTES {
-                let Ok(next) = requests.try_recv() else {
-                    break;
-                };
-                bytes = bytes.saturating_add(next.bytes);
-                batch.push(next);
-            }
-            let mut batch = batch.into_iter();
-            while !batch.as_slice().is_empty() {
-                self.carry_out(&mut batch);
-            }
+            self.carry_out(first, &mut requests);
         }
         self.finish();
     }
 
-    fn finish(&mut self) {
-        let Some(connection) = self.tx.connection.take() else {
-            return;
-        };
-        let checkpoint = Sql::new("pragma wal_checkpoint(truncate)");
-        if let Err(error) = checkpoint.run_here(&connection, "emptying the log of writes") {
-            tracing::warn!(%error, "the log of writes was left for the next start");
+    /// Commits what was written, for all to see.
+    fn publish(&mut self) {
+        self.connect();
+        let done = self.tx.publish();
+        self.uncommitted.has_failed = done.is_err();
+        self.uncommitted.since = None;
+        self.uncommitted.requests = 0;
+        match &done {
+            Ok(()) => {
+                // Whoever counts on these places must find in the database what they are of.
+                for (created_at, how) in self.uncommitted.members.drain(..) {
+                    self.anchors.note(created_at, how);
+                }
+            }
+            Err(error) => tracing::warn!(
+                %error,
+                "what was written is kept in the redo log, and could not be committed"
+            ),
         }
-        if let Err((_, error)) = connection.close() {
-            tracing::warn!(%error, "the database was not closed orderly");
+        self.is_ahead.store(self.tx.is_ahead(), Ordering::SeqCst);
+        for asked in self.uncommitted.asked.drain(..) {
+            // Whoever asked may have gone away.
+            let _gone = asked.send(match &done {
+                Ok(()) => Ok(()),
+                Err(_) => Err(unavailable("what was written could not be committed")),
+            });
         }
     }
 
-    /// Carries requests out in one transaction: all of them, unless their answers grow too large to be held back together.
-    fn carry_out(&mut self, batch: &mut std::vec::IntoIter<Request>) {
+    fn finish(mut self) {
+        self.connect();
+        self.publish();
+        if let Err(error) = self.tx.close() {
+            tracing::warn!(%error, "the database was not closed orderly; what it lacks is taken over at the next start");
+        }
+    }
+
+    /// Carries requests out as one batch: this one, and all that are there when those before them are done.
+    fn carry_out(&mut self, first: Request, requests: &mut mpsc::Receiver<Request>) {
         self.connect();
         self.tx.begin();
-        let mut answers = Vec::with_capacity(batch.len());
-        for request in batch.by_ref() {
-            self.tx.next(answers.len());
-            let answer = (request.work)(&mut self.tx);
-            if answer.is_error() {
-                self.tx.undo();
+        let (mut bytes, mut answers) = (0, Vec::new());
+        let mut next = Some(first);
+        while let Some(request) = next {
+            bytes += request.bytes;
+            match request.work {
+                Work::Write(work) => {
+                    self.tx.next(answers.len());
+                    let answer = work(&mut self.tx);
+                    if answer.is_error() {
+                        self.tx.undo();
+                    }
+                    answers.push(answer);
+                }
+                Work::Publish(to) => self.uncommitted.asked.push(to),
             }
-            answers.push(answer);
-            if self.tx.bytes_held > BATCH_BYTES {
-                break;
-            }
+            let is_full = answers.len() >= BATCH_REQUESTS
+                || bytes >= BATCH_BYTES
+                || self.tx.bytes_held > BATCH_BYTES;
+            next = if is_full {
+                None
+            } else {
+                requests.try_recv().ok()
+            };
         }
         self.tx.commit();
         let Outcome {
@@ -245,18 +346,25 @@ impl Task {
         if let Some(why) = &lost {
             tracing::warn!(why, "a transaction was lost");
         }
-        for (created_at, how) in members {
-            self.anchors.note(created_at, how);
+        self.uncommitted.members.extend(members);
+        self.uncommitted.requests += answers.len();
+        if self.tx.is_ahead() {
+            self.uncommitted.since.get_or_insert_with(Instant::now);
+            self.is_ahead.store(true, Ordering::SeqCst);
         }
         // Before the answers: who is answered can count on it that everybody has been told.
         for state in after {
-            self.nudges.after(&state);
+            self.nudges.after(state.state());
         }
         for answer in answers {
             match &lost {
                 Some(why) => answer.fail(unavailable(why.as_str())),
                 None => answer.give(),
             }
+        }
+        // A transaction in which nothing was written would only keep others out.
+        if self.uncommitted.is_wanted() || !self.tx.is_ahead() {
+            self.publish();
         }
     }
 
