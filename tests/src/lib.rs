@@ -24,6 +24,7 @@ mod command_line;
 mod containers;
 mod database;
 mod hold;
+mod keeper;
 mod place;
 mod postgres;
 mod programs;

@@ -17,6 +17,7 @@ use nix::unistd::geteuid;
 
 use crate::database::{Database, Ground, Kind, psql};
 use crate::http::{self, Address, Answer, Request};
+use crate::keeper::Keeper;
 use crate::place::{Place, Shared};
 use crate::processes::{self, Process};
 use crate::programs::program;
@@ -35,6 +36,7 @@ pub struct Setup {
     place: Place,
     variables: BTreeMap<String, String>,
     is_process_1: bool,
+    is_passed_sockets: bool,
     kind: Kind,
 }
 
@@ -80,6 +82,7 @@ impl Setup {
             place,
             variables: BTreeMap::new(),
             is_process_1: false,
+            is_passed_sockets: false,
             kind: Kind::Native,
         };
         if geteuid().is_root() {
@@ -106,6 +109,13 @@ impl Setup {
     #[must_use]
     pub fn as_process_1(mut self) -> Self {
         self.is_process_1 = true;
+        self
+    }
+
+    /// Has somebody else keep the sockets of the server, who passes them on to each of its processes.
+    #[must_use]
+    pub fn with_sockets_passed_on(mut self) -> Self {
+        self.is_passed_sockets = true;
         self
     }
 
@@ -150,11 +160,16 @@ fn runtime() -> Option<(&'static str, OsString)> {
     named.map(|name| ("RUNTARA_OCI_RUNTIME", name))
 }
 
-/// The same command, whose process is the first of a namespace of its own, and goes with the one that is started.
-fn as_process_1(command: &Command) -> Command {
+/// A command whose process is the first of a namespace of its own, and goes with the one that is started.
+fn process_1() -> Command {
     let mut outer = Command::new("unshare");
+    outer.args(["--fork", "--pid", "--mount-proc", "--kill-child=SIGKILL"]);
     outer
-        .args(["--fork", "--pid", "--mount-proc", "--kill-child=SIGKILL"])
+}
+
+/// The same command, started by another.
+fn started_by(mut outer: Command, command: &Command) -> Command {
+    outer
         .arg(command.get_program())
         .args(command.get_args())
         .stdin(Stdio::null());
@@ -208,6 +223,7 @@ pub struct Server {
     ports: Ports,
     setup: Setup,
     shared: Shared,
+    keeper: Option<Keeper>,
     /// Whose programs can be laid on the base image.
     with_base: Mutex<BTreeSet<String>>,
 }
@@ -224,11 +240,16 @@ impl Server {
         let data = setup.place.path().join("data");
         fs::create_dir(&data).expect("the directory is ours");
         fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).expect("it is ours");
+        let ports = Ports::free();
+        let keeper = setup
+            .is_passed_sockets
+            .then(|| Keeper::of([ports.environment, ports.core], &data));
         Self {
             child: None,
-            ports: Ports::free(),
+            ports,
             setup,
             shared,
+            keeper,
             with_base: Mutex::default(),
         }
     }
@@ -315,7 +336,10 @@ impl Server {
         let errors = log.try_clone().expect("a descriptor is free");
         let mut command = self.command(self.setup.verb);
         if self.setup.is_process_1 {
-            command = as_process_1(&command);
+            command = started_by(process_1(), &command);
+        }
+        if let Some(keeper) = &self.keeper {
+            command = started_by(keeper.outer(), &command);
         }
         let child = command.stdout(log).stderr(errors).spawn();
         self.child = Some(child.expect("the program can be started"));

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use runtara_environment::config::{Mode, VARIABLES};
-use runtara_environment::{Config, EnvironmentRuntime, Error, shim};
+use runtara_environment::{Config, EnvironmentRuntime, Error, PassedSockets, shim};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Keeps durable workflow instances alive.
@@ -51,6 +51,7 @@ fn variables_help() -> String {
 fn main() -> ExitCode {
     // First, before any thread: the processes that parent runs are made from this executable.
     shim::init();
+    let passed = PassedSockets::from_environment();
     match dotenvy::dotenv() {
         Err(error) if !error.not_found() => {
             eprintln!("error: the file .env cannot be read: {error}");
@@ -62,7 +63,7 @@ fn main() -> ExitCode {
     if matches!(command, Command::Doctor) {
         return doctor::run();
     }
-    match run(&command) {
+    match passed.and_then(|passed| run(&command, passed)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -79,7 +80,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: &Command) -> Result<(), Error> {
+fn run(command: &Command, passed: PassedSockets) -> Result<(), Error> {
     let mode = match command {
         Command::Dev => Mode::Dev,
         _ => Mode::Serve,
@@ -105,7 +106,7 @@ fn run(command: &Command) -> Result<(), Error> {
         }
         let ended = signal(SignalKind::child()).map_err(signals)?;
         tokio::select! {
-            served = serve(config) => served,
+            served = serve(config, passed) => served,
             never = reap_orphans(ended) => match never {},
         }
     });
@@ -131,11 +132,11 @@ async fn reap_orphans(mut ended: Signal) -> Infallible {
     }
 }
 
-async fn serve(config: Config) -> Result<(), Error> {
+async fn serve(config: Config, passed: PassedSockets) -> Result<(), Error> {
     let mut terminate = signal(SignalKind::terminate()).map_err(signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(signals)?;
     let started = tokio::select! {
-        started = EnvironmentRuntime::new(config).start() => started?,
+        started = EnvironmentRuntime::new(config).sockets(passed).start() => started?,
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use crate::Error;
 use crate::config::{Config, CoreMode};
+use crate::sockets::PassedSockets;
 
 /// How long whatever answers at the core address may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -72,7 +73,7 @@ fn is_of_this_machine(ip: IpAddr) -> bool {
 }
 
 /// Finds out whether the core can be served here.
-pub(crate) async fn find(config: &Config) -> Result<CorePlace, Error> {
+pub(crate) async fn find(config: &Config, passed: &mut PassedSockets) -> Result<CorePlace, Error> {
     let elsewhere = |taken| CorePlace::Elsewhere {
         address: config.core_addr.clone(),
         taken,
@@ -96,7 +97,7 @@ pub(crate) async fn find(config: &Config) -> Result<CorePlace, Error> {
         }
         return Ok(elsewhere(None));
     };
-    match TcpListener::bind(address).await {
+    match passed.listen(address).await {
         Ok(listener) => Ok(CorePlace::Here(listener)),
         Err(error)
             if config.core_mode == CoreMode::Auto && error.kind() == io::ErrorKind::AddrInUse =>
@@ -176,7 +177,8 @@ mod tests {
         let variables =
             |name: &str| (name == "RUNTARA_CORE_ADDR").then(|| "localhost:0".to_owned().into());
         let config = Config::read(Mode::Dev, &variables).unwrap();
-        let CorePlace::Here(listener) = find(&config).await.unwrap() else {
+        let CorePlace::Here(listener) = find(&config, &mut PassedSockets::default()).await.unwrap()
+        else {
             panic!("localhost is taken for another machine");
         };
         assert!(listener.local_addr().unwrap().ip().is_loopback());

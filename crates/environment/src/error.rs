@@ -53,6 +53,19 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// Sockets were passed on that nothing is served on.
+    #[error(
+        "sockets were passed on in LISTEN_FDS that listen on {}, where nothing is to be served; they must listen exactly where \
+         RUNTARA_ENV_HTTP_BIND and RUNTARA_ENV_HTTP_PORT, RUNTARA_CORE_ADDR and RUNTARA_CORE_HTTP_PORT say, or on {}",
+        left.join(" and "),
+        data_dir.join("core.sock").display()
+    )]
+    PassedSockets {
+        /// Where they listen.
+        left: Vec<String>,
+        /// The data directory, in which a socket may be.
+        data_dir: PathBuf,
+    },
     /// The core address is taken by something that is not our core.
     #[error(
         "RUNTARA_CORE_ADDR {address} is in use by {holder}; free it, set another address, or start the core that serves this database there"

@@ -19,8 +19,10 @@ mod report;
 mod runners;
 pub mod runtime;
 pub mod shim;
+mod sockets;
 mod store;
 
 pub use config::Config;
 pub use error::Error;
 pub use runtime::{EnvironmentRuntime, RuntimeHandle};
+pub use sockets::PassedSockets;

@@ -1,7 +1,7 @@
 //! Starts and ends a server.
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,17 +15,18 @@ use runtara_images::{BlobOptions, BlobStore};
 use runtara_runner::{CallTracker, shim};
 use runtara_scheduler::{Scheduler, SchedulerConfig, SchedulerParts};
 use runtara_store::{Nudges, Store};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
 use crate::config::{Config, DatabaseUrl, Mode};
-use crate::core_address::{CorePlace, check_elsewhere, find};
+use crate::core_address::{CorePlace, check_elsewhere};
 use crate::data_dir::DataDir;
 use crate::programs::{self, ProgramsOfRunners};
 use crate::report::Report;
 use crate::runners::Speaking;
+use crate::sockets::{PassedSockets, Sockets};
 use crate::{Error, runners, store};
 
 /// The lease of a node.
@@ -36,14 +37,7 @@ const KEPT_FOR_ANOTHER_TRY: Duration = Duration::from_secs(600);
 /// A server that can be started.
 pub struct EnvironmentRuntime {
     config: Config,
-}
-
-/// The sockets of a server, bound before anything else: from here on no connection is refused, it only waits.
-struct Sockets {
-    environment: TcpListener,
-    core: CorePlace,
-    second_core: Option<TcpListener>,
-    core_socket: UnixListener,
+    passed: PassedSockets,
 }
 
 /// The servers of the two protocols.
@@ -58,6 +52,7 @@ pub struct RuntimeHandle {
     addr: SocketAddr,
     core_addr: String,
     servers: Servers,
+    leaves_gently: bool,
     control: Control,
     core: Arc<Core>,
     scheduler: Scheduler,
@@ -69,7 +64,19 @@ impl EnvironmentRuntime {
     /// A server with this configuration.
     #[must_use]
     pub fn new(config: Config) -> Self {
-        Self { config }
+        Self {
+            config,
+            passed: PassedSockets::default(),
+        }
+    }
+
+    /// Listens on these sockets instead of binding some of its own, as far as they listen where the configuration says. Whoever has
+    /// passed them on has them open for the next server too, so this one leaves gently: it waits, within a part of its grace, until
+    /// each connection has carried an answer that says `Connection: close`.
+    #[must_use]
+    pub fn sockets(mut self, passed: PassedSockets) -> Self {
+        self.passed = passed;
+        self
     }
 
     /// Starts: locks the data directory, binds, opens and migrates the store, takes over the runs of the process before, and serves.
@@ -79,7 +86,8 @@ impl EnvironmentRuntime {
     pub async fn start(self) -> Result<RuntimeHandle, Error> {
         let config = self.config;
         let data_dir = DataDir::open(&config.data_dir)?;
-        let sockets = Sockets::bind(&config, data_dir.path()).await?;
+        let leaves_gently = !self.passed.is_empty();
+        let sockets = Sockets::bind(&config, data_dir.path(), self.passed).await?;
         info!(data_dir = %data_dir.path().display(), node = %data_dir.node()?, "starting");
         let nudges = Nudges::new();
         let store = store::open(&config, data_dir.path(), nudges).await?;
@@ -171,7 +179,7 @@ impl EnvironmentRuntime {
             started: std::time::Instant::now(),
             version: env!("CARGO_PKG_VERSION"),
         };
-        let servers = sockets.serve(&config, &core_state, environment_state)?;
+        let servers = Servers::start(sockets, &config, &core_state, environment_state)?;
         scheduler.start();
         info!(environment = %addr, core = %core_addr, "serving");
         Ok(RuntimeHandle {
@@ -179,6 +187,7 @@ impl EnvironmentRuntime {
             addr,
             core_addr,
             servers,
+            leaves_gently,
             control,
             core,
             scheduler,
@@ -201,67 +210,13 @@ async fn open_blobs(config: &Config, data_dir: &Path) -> Result<BlobStore, Error
         })
 }
 
-impl Sockets {
-    async fn bind(config: &Config, data_dir: &Path) -> Result<Self, Error> {
-        let environment = bind_tcp(
-            config.env_addr,
-            "the environment protocol",
-            "RUNTARA_ENV_HTTP_PORT",
-        )
-        .await?;
-        let core = find(config).await?;
-        let second_core = match (config.core_http_port, &core) {
-            (Some(port), CorePlace::Here(_)) => {
-                let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-                let what = "the second port of the instance protocol";
-                Some(bind_tcp(address, what, "RUNTARA_CORE_HTTP_PORT").await?)
-            }
-            _ => None,
-        };
-        let core_socket = bind_unix(data_dir)?;
-        Ok(Self {
-            environment,
-            core,
-            second_core,
-            core_socket,
-        })
-    }
-
-    /// The address that launched programs are given.
-    fn core_addr(&self, config: &Config) -> Result<String, Error> {
-        match &self.core {
-            CorePlace::Elsewhere { address, .. } => Ok(address.clone()),
-            CorePlace::Here(listener) => listener
-                .local_addr()
-                .map(|mut address| {
-                    if address.ip().is_unspecified() {
-                        // Programs of this machine cannot call "any address".
-                        address.set_ip(Ipv4Addr::LOCALHOST.into());
-                    }
-                    address.to_string()
-                })
-                .map_err(|source| Error::Bind {
-                    what: "the instance protocol",
-                    address: config.core_addr.clone(),
-                    variable: "RUNTARA_CORE_ADDR",
-                    source,
-                }),
-        }
-    }
-
-    /// Further addresses at which programs that were launched under other settings find the core.
-    fn other_core_addrs(&self) -> Vec<String> {
-        let second = self.second_core.as_ref();
-        let address = second.and_then(|listener| listener.local_addr().ok());
-        address.iter().map(ToString::to_string).collect()
-    }
-
-    fn serve(
-        self,
+impl Servers {
+    fn start(
+        sockets: Sockets,
         config: &Config,
         core: &CoreState,
         environment: EnvironmentState,
-    ) -> Result<Servers, Error> {
+    ) -> Result<Self, Error> {
         let shares = Shares::of(open_files());
         let hosts = |listener: &TcpListener| {
             let address = listener.local_addr().map_err(|source| Error::Part {
@@ -274,7 +229,7 @@ impl Sockets {
             let service = runtara_http::core::service(core.clone(), tokenless, hosts);
             Server::start(listener, service, limits(connections))
         };
-        let socket = Listener::Unix(self.core_socket);
+        let socket = Listener::Unix(sockets.core_socket);
         let hosts_of_socket = HostPolicy::of_socket();
         let mut servers = vec![start_core(
             socket,
@@ -282,8 +237,8 @@ impl Sockets {
             hosts_of_socket,
             shares.other,
         )];
-        let second = self.second_core.map(|listener| (listener, shares.other));
-        let first = match self.core {
+        let second = sockets.second_core.map(|listener| (listener, shares.other));
+        let first = match sockets.core {
             CorePlace::Here(listener) => Some((listener, shares.core)),
             CorePlace::Elsewhere { .. } => None,
         };
@@ -292,9 +247,9 @@ impl Sockets {
             let listener = Listener::Tcp(listener);
             servers.push(start_core(listener, Tokenless::Local, hosts, connections));
         }
-        let service = runtara_http::environment::service(environment, hosts(&self.environment)?);
-        let listener = Listener::Tcp(self.environment);
-        Ok(Servers {
+        let service = runtara_http::environment::service(environment, hosts(&sockets.environment)?);
+        let listener = Listener::Tcp(sockets.environment);
+        Ok(Self {
             environment: Server::start(listener, service, limits(shares.environment)),
             core: servers,
         })
@@ -343,43 +298,6 @@ fn open_files() -> u64 {
     })
 }
 
-async fn bind_tcp(
-    address: SocketAddr,
-    what: &'static str,
-    variable: &'static str,
-) -> Result<TcpListener, Error> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| Error::Bind {
-            what,
-            address: address.to_string(),
-            variable,
-            source,
-        })
-}
-
-/// Binds the socket in the data directory. The directory is locked by us, so a socket that is there is one that a dead process left.
-fn bind_unix(data_dir: &Path) -> Result<UnixListener, Error> {
-    let path = data_dir.join("core.sock");
-    let failed = |source| Error::Bind {
-        what: "the instance protocol's socket",
-        address: path.display().to_string(),
-        variable: "DATA_DIR",
-        source,
-    };
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
-    }
-    // The name of a socket is at most 107 bytes long (unix(7)); a descriptor of the directory stands for a path of any length.
-    let directory = std::fs::File::open(data_dir).map_err(failed)?;
-    let short = PathBuf::from(format!(
-        "/proc/self/fd/{}/core.sock",
-        std::os::fd::AsRawFd::as_raw_fd(&directory)
-    ));
-    UnixListener::bind(short).map_err(failed)
-}
-
 impl RuntimeHandle {
     /// Where the environment protocol is served.
     #[must_use]
@@ -409,7 +327,7 @@ impl RuntimeHandle {
         let grace = Grace::new(self.config.shutdown_grace);
         info!(runs = self.live_runs(), "leaving");
         self.scheduler.stop_claiming();
-        self.servers.environment.stop();
+        self.leave(&self.servers.environment);
         self.control.close();
         self.core.close();
         if self.config.mode == Mode::Dev {
@@ -418,26 +336,29 @@ impl RuntimeHandle {
         if grace.until(20, self.core.settled()).await.is_err() {
             warn!("some held calls were cut off");
         }
-        if grace
-            .until(35, self.servers.environment.stopped())
-            .await
-            .is_err()
-        {
+        let environment = [&self.servers.environment];
+        if grace.see_off(environment, [30, 35]).await.is_err() {
             warn!("some requests were cut off");
         }
         self.scheduler.shutdown(grace.at(80)).await;
         for server in &self.servers.core {
-            server.stop();
+            self.leave(server);
         }
-        for server in &self.servers.core {
-            if grace.until(90, server.stopped()).await.is_err() {
-                warn!("some calls of instances were cut off");
-            }
+        if grace.see_off(&self.servers.core, [87, 90]).await.is_err() {
+            warn!("some calls of instances were cut off");
         }
         if grace.until(100, self.store.close()).await.is_err() {
             warn!("the store did not close in time");
         }
         info!("left");
+    }
+
+    fn leave(&self, server: &Server) {
+        if self.leaves_gently {
+            server.leave();
+        } else {
+            server.stop();
+        }
     }
 }
 
@@ -456,6 +377,24 @@ impl Grace {
     /// The moment at which this much of it is over.
     fn at(&self, percent: u32) -> Instant {
         self.since + self.whole * percent / 100
+    }
+
+    /// Waits until all connections of servers are closed. Those that are idle are closed at the first of two moments, those that are left
+    /// are given up at the second.
+    async fn see_off(
+        &self,
+        servers: impl IntoIterator<Item = &Server>,
+        [idle, all]: [u32; 2],
+    ) -> Result<(), Elapsed> {
+        let servers: Vec<_> = servers.into_iter().collect();
+        for server in &servers {
+            let _idle_are_left = self.until(idle, server.stopped()).await;
+            server.stop();
+        }
+        for server in &servers {
+            self.until(all, server.stopped()).await?;
+        }
+        Ok(())
     }
 
     /// Does something until then at the latest.

@@ -17,6 +17,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse as _, Response};
 use futures_util::FutureExt as _;
+use http::header::{CONNECTION, HeaderValue};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -126,9 +127,18 @@ impl Listener {
     }
 }
 
+/// How a server ends.
+#[derive(Debug, Clone, Default)]
+struct Ending {
+    /// Nothing is accepted, and the next answer of each connection is its last.
+    leave: CancellationToken,
+    /// Idle connections are closed.
+    stop: CancellationToken,
+}
+
 /// A server under way.
 pub struct Server {
-    stop: CancellationToken,
+    ending: Ending,
     tasks: TaskTracker,
 }
 
@@ -142,22 +152,30 @@ impl Server {
             + Send
             + 'static,
     {
-        let stop = CancellationToken::new();
+        let ending = Ending::default();
         let tasks = TaskTracker::new();
+        let of_connections = tasks.clone();
         tasks.spawn(accept(
             listener,
             service,
             limits,
-            stop.clone(),
-            tasks.clone(),
+            ending.clone(),
+            of_connections,
         ));
-        Self { stop, tasks }
+        Self { ending, tasks }
     }
 
-    /// Stops accepting, and has every connection close after the answer that it is waiting for.
-    pub fn stop(&self) {
-        self.stop.cancel();
+    /// Stops accepting, and has every connection close after the next answer that it carries, which says so. An idle one stays, so that
+    /// no request that is on its way is lost; [`stop`](Self::stop) closes it.
+    pub fn leave(&self) {
+        self.ending.leave.cancel();
         self.tasks.close();
+    }
+
+    /// Stops accepting, and has every connection close after the answer that it is waiting for; an idle one at once.
+    pub fn stop(&self) {
+        self.leave();
+        self.ending.stop.cancel();
     }
 
     /// Waits until all connections are closed; callers bound it by a deadline of their own. Connections that are left are cut when the
@@ -171,7 +189,7 @@ async fn accept<S>(
     listener: Listener,
     service: S,
     limits: ServerLimits,
-    stop: CancellationToken,
+    ending: Ending,
     tasks: TaskTracker,
 ) where
     S: Service<Request, Response = Response, Error = Infallible, Future: Send>
@@ -186,12 +204,18 @@ async fn accept<S>(
             (place, listener.accept().await)
         };
         let (place, accepted) = tokio::select! {
-            () = stop.cancelled() => return,
+            () = ending.leave.cancelled() => return,
             accepted = accepted => accepted,
         };
         match accepted {
             Ok((stream, ends)) => {
-                let connection = serve(stream, ends, service.clone(), limits.clone(), stop.clone());
+                let connection = serve(
+                    stream,
+                    ends,
+                    service.clone(),
+                    limits.clone(),
+                    ending.clone(),
+                );
                 tasks.spawn(async move {
                     connection.await;
                     drop(place);
@@ -211,7 +235,7 @@ async fn serve<S>(
     ends: Ends,
     service: S,
     limits: ServerLimits,
-    stop: CancellationToken,
+    ending: Ending,
 ) where
     S: Service<Request, Response = Response, Error = Infallible, Future: Send>
         + Clone
@@ -221,6 +245,7 @@ async fn serve<S>(
     let phase = Arc::new(Phase::default());
     let of_requests = Arc::clone(&phase);
     let io = TimedStream::new(stream, Arc::clone(&phase), limits);
+    let Ending { leave, stop } = ending;
     let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
         of_requests.set(Phase::SERVED);
         let mut request =
@@ -231,6 +256,7 @@ async fn serve<S>(
         }
         let mut service = service.clone();
         let phase = Arc::clone(&of_requests);
+        let leave = leave.clone();
         async move {
             let answer = async move {
                 match head::check(&request) {
@@ -240,7 +266,11 @@ async fn serve<S>(
             };
             // Nothing of the request is used after a panic.
             let answer = AssertUnwindSafe(answer).catch_unwind().await;
-            let answer = answer.unwrap_or_else(|panic| Ok(after_panic(panic.as_ref())))?;
+            let mut answer = answer.unwrap_or_else(|panic| Ok(after_panic(panic.as_ref())))?;
+            if leave.is_cancelled() {
+                let close = HeaderValue::from_static("close");
+                answer.headers_mut().insert(CONNECTION, close);
+            }
             Ok::<_, Infallible>(answer.map(|body| AnswerBody::new(body, phase)))
         }
     });

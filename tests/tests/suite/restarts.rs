@@ -2,6 +2,7 @@
 
 mod orderly_ends;
 mod other_circumstances;
+mod passed_sockets;
 mod second_servers;
 
 use std::fs;
