@@ -155,13 +155,7 @@ pub(super) fn prepare(path: &Path) -> StoreResult<Lock> {
     }
     let lock = Lock::take(path)?;
     // SQLite gives its other files the mode of this one.
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
+    open_as_it_is(path)
         .map_err(|error| broken_by(format!("opening the database {}", path.display()), error))?;
     Ok(lock)
 }
