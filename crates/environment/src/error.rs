@@ -58,13 +58,13 @@ pub enum Error {
         "sockets were passed on in LISTEN_FDS that listen on {}, where nothing is to be served; they must listen exactly where \
          RUNTARA_ENV_HTTP_BIND and RUNTARA_ENV_HTTP_PORT, RUNTARA_CORE_ADDR and RUNTARA_CORE_HTTP_PORT say, or on {}",
         left.join(" and "),
-        data_dir.join("core.sock").display()
+        core_socket.display()
     )]
     PassedSockets {
         /// Where they listen.
         left: Vec<String>,
-        /// The data directory, in which a socket may be.
-        data_dir: PathBuf,
+        /// The socket in the data directory, which may be one of them.
+        core_socket: PathBuf,
     },
     /// The core address is taken by something that is not our core.
     #[error(

@@ -336,7 +336,7 @@ impl RuntimeHandle {
         if grace.until(20, self.core.settled()).await.is_err() {
             warn!("some held calls were cut off");
         }
-        let environment = [&self.servers.environment];
+        let environment = std::slice::from_ref(&self.servers.environment);
         if grace.see_off(environment, [30, 35]).await.is_err() {
             warn!("some requests were cut off");
         }
@@ -381,17 +381,12 @@ impl Grace {
 
     /// Waits until all connections of servers are closed. Those that are idle are closed at the first of two moments, those that are left
     /// are given up at the second.
-    async fn see_off(
-        &self,
-        servers: impl IntoIterator<Item = &Server>,
-        [idle, all]: [u32; 2],
-    ) -> Result<(), Elapsed> {
-        let servers: Vec<_> = servers.into_iter().collect();
-        for server in &servers {
+    async fn see_off(&self, servers: &[Server], [idle, all]: [u32; 2]) -> Result<(), Elapsed> {
+        for server in servers {
             let _idle_are_left = self.until(idle, server.stopped()).await;
             server.stop();
         }
-        for server in &servers {
+        for server in servers {
             self.until(all, server.stopped()).await?;
         }
         Ok(())

@@ -132,7 +132,7 @@ impl Sockets {
         if !passed.is_empty() {
             return Err(Error::PassedSockets {
                 left: passed.left(),
-                data_dir: data_dir.to_owned(),
+                core_socket: data_dir.join(CORE_SOCKET),
             });
         }
         Ok(Self {
