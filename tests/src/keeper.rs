@@ -2,7 +2,7 @@
 //! connections wait.
 
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
@@ -16,35 +16,31 @@ const PASS: &str = "exec 3<&$1 4<&$2 5<&$3; a=$1 b=$2 c=$3; shift 3; \
                     LISTEN_PID=$$ LISTEN_FDS=3 exec \"$@\"";
 
 pub(crate) struct Keeper {
-    tcp: [TcpListener; 2],
-    core_socket: UnixListener,
+    /// Descriptors of the sockets, which a shell finds open too; so they are until the test's process ends.
+    sockets: [String; 3],
 }
 
 impl Keeper {
     /// Listens on two ports, and on the socket in a data directory.
-    pub(crate) fn of(ports: [u16; 2], data_dir: &Path) -> Self {
-        let listen = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port));
-        let tcp = ports.map(|port| listen(port).expect("the port was free a moment ago"));
+    pub(crate) fn of([one, other]: [u16; 2], data_dir: &Path) -> Self {
+        let listen = |port| {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port));
+            OwnedFd::from(listener.expect("the port was free a moment ago"))
+        };
         let core_socket = UnixListener::bind(data_dir.join("core.sock"));
-        Self {
-            tcp,
-            core_socket: core_socket.expect("there is none in a new directory"),
-        }
+        let core_socket = OwnedFd::from(core_socket.expect("there is none in a new directory"));
+        let sockets = [listen(one), listen(other), core_socket].map(|socket| {
+            // Beyond those that the protocol uses, and not closed when a program is executed.
+            let kept = fcntl(&socket, FcntlArg::F_DUPFD(100));
+            kept.expect("a descriptor is free").to_string()
+        });
+        Self { sockets }
     }
 
     /// A command that starts a server with the sockets.
     pub(crate) fn outer(&self) -> Command {
         let mut outer = Command::new("bash");
-        outer.args(["-c", PASS, "bash"]);
-        for socket in [
-            self.tcp[0].as_fd(),
-            self.tcp[1].as_fd(),
-            self.core_socket.as_fd(),
-        ] {
-            // Beyond those that the protocol uses, and open in the shell, too.
-            let copy = fcntl(socket, FcntlArg::F_DUPFD(100)).expect("a descriptor is free");
-            outer.arg(copy.to_string());
-        }
+        outer.args(["-c", PASS, "bash"]).args(&self.sockets);
         outer
     }
 }
