@@ -14,6 +14,7 @@ mod input;
 mod instances;
 mod known_images;
 mod logs;
+mod nodes;
 mod programs;
 mod questions;
 mod registration;
@@ -25,7 +26,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use runtara_domain::{InstanceId, RunnerKind, TenantId};
+use runtara_domain::{InstanceId, NodeId, RunnerKind, TenantId};
 use runtara_images::BlobStore;
 use runtara_store::{InstanceRecord, InstanceValues, Store};
 use tokio::sync::Semaphore;
@@ -36,7 +37,8 @@ use known_images::KnownImages;
 pub use error::{ControlError, ControlResult};
 pub use images::RegisterImage;
 pub use instances::{InstanceView, StopOutcome};
-pub use logs::Log;
+pub use logs::{Log, LogPlace};
+pub use nodes::Drain;
 pub use programs::Programs;
 pub use questions::{Ancestor, Step};
 pub use registration::ImageRegistration;
@@ -45,6 +47,8 @@ pub use start::{StartInstance, StartOutcome};
 /// What the control plane needs to know of its server.
 #[derive(Debug, Clone)]
 pub struct ControlConfig {
+    /// This node.
+    pub node: NodeId,
     /// The kinds of images that this server can run.
     pub kinds: Vec<RunnerKind>,
     /// Of other kinds, what is missing and what to do.

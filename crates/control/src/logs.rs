@@ -7,7 +7,7 @@ use bytes::Bytes;
 use runtara_domain::{InstanceId, RunNumber};
 use runtara_runner::shim::{LogReader, LogStream};
 use runtara_runner::{LogWatch, RunDirectory, RunKey};
-use runtara_store::Watch;
+use runtara_store::{NodeRecord, Watch};
 use tokio::time::timeout;
 
 use crate::{Control, ControlError, ControlResult, Scope};
@@ -36,13 +36,90 @@ struct Follow {
     ended: bool,
 }
 
+/// Where the files of a run are to be looked for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum LogPlace {
+    /// Here, or nowhere.
+    Here,
+    /// On one of these nodes.
+    Elsewhere {
+        /// Which run it is.
+        run_number: RunNumber,
+        /// Who may have them; this one does not.
+        nodes: Vec<NodeRecord>,
+        /// Whether the run has ended, so that it need not have left any.
+        is_over: bool,
+    },
+}
+
 impl Control {
+    /// Says where the outputs of a run are to be looked for: of the run with this number, or of the latest.
+    ///
+    /// # Errors
+    /// [`ControlError::NotFound`] for the instance.
+    pub async fn place_of_log(
+        &self,
+        scope: &Scope,
+        id: &InstanceId,
+        run: Option<RunNumber>,
+    ) -> ControlResult<LogPlace> {
+        let state = self.find(scope, id).await?.state;
+        let run_number = run.unwrap_or(state.run_number);
+        let key = RunKey {
+            instance_id: id.clone(),
+            run_number,
+        };
+        let path = RunDirectory::of(&self.config.data_dir, &key)
+            .path()
+            .to_owned();
+        if run_number == RunNumber(0)
+            || run_number > state.run_number
+            || blocking(move || path.try_exists()).await?
+        {
+            return Ok(LogPlace::Here);
+        }
+        let lives_on = state.live_node.filter(|_| run_number == state.run_number);
+        let me = self.config.node;
+        if lives_on == Some(me) {
+            return Ok(LogPlace::Here);
+        }
+        let mut nodes = self.store.nodes().await?;
+        nodes.retain(|other| other.node != me && lives_on.is_none_or(|node| other.node == node));
+        if nodes.is_empty() {
+            return Ok(LogPlace::Here);
+        }
+        Ok(LogPlace::Elsewhere {
+            run_number,
+            nodes,
+            is_over: lives_on.is_none(),
+        })
+    }
+
+    /// Whether there are files here of the run with this number, or of the latest.
+    ///
+    /// # Errors
+    /// [`ControlError::NotFound`] for the instance.
+    pub async fn has_log(&self, id: &InstanceId, run: Option<RunNumber>) -> ControlResult<bool> {
+        let run_number = match run {
+            Some(run) => run,
+            None => self.find(&None, id).await?.state.run_number,
+        };
+        let key = RunKey {
+            instance_id: id.clone(),
+            run_number,
+        };
+        let path = RunDirectory::of(&self.config.data_dir, &key)
+            .path()
+            .to_owned();
+        blocking(move || path.try_exists()).await
+    }
+
     /// Opens one output of a run: of the run with this number, or of the latest. It begins at `offset`, or at the oldest byte that is
     /// kept if that is later. With `follow` it ends with the run, otherwise with what is there.
     ///
     /// # Errors
     /// [`ControlError::NotFound`] for the instance, or for a run that there was not yet. One that wrote nothing has an empty log, and so has
-    /// one of another node.
+    /// one of another node, if [`Control::place_of_log`] is not asked before.
     pub async fn log(
         &self,
         scope: &Scope,

@@ -13,7 +13,7 @@ use runtara_domain::{
 use runtara_runner::{CallTracker, InstanceCalls as _};
 use runtara_store::lossy::LossyStore;
 use runtara_store::memory::MemoryStore;
-use runtara_store::{Claim, Nudges, Store as _, SystemClock};
+use runtara_store::{Claim, NodeLease, Nudges, Store as _, SystemClock};
 
 /// An instance that runs, and who calls for it.
 async fn running(store: &LossyStore) -> Caller {
@@ -51,8 +51,11 @@ async fn running(store: &LossyStore) -> Caller {
     };
     store.start_instance(new).await.unwrap();
     let token = RunToken::generate().hash();
+    let node = NodeId::generate();
+    let lease = NodeLease::new(node, "node", 600_000);
+    store.renew_node(lease).await.unwrap();
     let claim = Claim {
-        node: NodeId::generate(),
+        node,
         kinds: vec![RunnerKind::Native],
         tokens: vec![token],
         without_tenants: Vec::new(),

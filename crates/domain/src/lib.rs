@@ -35,6 +35,7 @@ mod instance;
 mod labels;
 pub mod limits;
 mod network;
+mod node;
 mod platform;
 mod refusal;
 mod run_settings;
@@ -65,6 +66,7 @@ pub use instance::{
 };
 pub use labels::{LabelError, LabelFilter, Labels};
 pub use network::{NetworkMode, UnknownNetworkMode};
+pub use node::NodeKey;
 pub use platform::{Platform, UnknownPlatform};
 pub use refusal::Refusal;
 pub use run_settings::{ResourceLimits, RunSettings};

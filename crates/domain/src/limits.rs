@@ -83,5 +83,12 @@ pub const HOLD_MS: u64 = 10_000;
 pub const GRACE_MAX_MS: u64 = 3_600_000;
 /// Longest durable sleep and longest delay of a start, in milliseconds (a hundred years).
 pub const SLEEP_MAX_MS: u64 = 100 * 366 * 86_400_000;
+/// How long the lease of a node lasts, in milliseconds, by the store's clock. It is renewed three times as often.
+pub const NODE_LEASE_MS: u64 = 15_000;
+/// For how long a node may go without renewing its lease, in milliseconds, counted from before it asked: then it ends its own runs, if there
+/// are other nodes. What is left until [`NODE_LEASE_MS`] is the time for that.
+pub const NODE_UNRENEWED_MS: u64 = 10_000;
+/// Most nodes of a list.
+pub const NODES_LISTED: u32 = 1_000;
 /// How long a node without a lease stays on the list, in milliseconds (a day).
 pub const NODE_KEPT_MS: u64 = 86_400_000;

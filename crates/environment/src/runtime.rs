@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use runtara_control::{Control, ControlConfig};
 use runtara_core::{Core, CoreConfig};
+use runtara_domain::NodeKey;
 use runtara_http::HostPolicy;
 use runtara_http::core::{CoreState, RoutesWithin, Tokenless};
 use runtara_http::environment::EnvironmentState;
 use runtara_http::server::{Listener, Server, ServerLimits};
 use runtara_images::{BlobOptions, BlobStore};
-use runtara_runner::{CallTracker, shim};
-use runtara_scheduler::{Scheduler, SchedulerConfig, SchedulerParts};
+use runtara_runner::shim::ShimProgram;
+use runtara_runner::{CallTracker, NodeGuard, shim};
+use runtara_scheduler::{NodeIdentity, Scheduler, SchedulerConfig, SchedulerParts};
 use runtara_store::{Nudges, Store};
 use tokio::net::TcpListener;
 use tokio::time::error::Elapsed;
@@ -29,8 +31,6 @@ use crate::runners::Speaking;
 use crate::sockets::{PassedSockets, Sockets};
 use crate::{Error, runners, store};
 
-/// The lease of a node.
-const LEASE: Duration = Duration::from_secs(15);
 /// Longer than it takes to send a large image again.
 const KEPT_FOR_ANOTHER_TRY: Duration = Duration::from_secs(600);
 
@@ -44,6 +44,7 @@ pub struct EnvironmentRuntime {
 struct Servers {
     environment: Server,
     core: Vec<Server>,
+    node: Option<Server>,
 }
 
 /// A server that runs.
@@ -121,6 +122,8 @@ impl EnvironmentRuntime {
         };
         let runners = runners::set_up(&config, &data_dir, speaking).await?;
         let programs = Arc::new(ProgramsOfRunners::new(&runners.all));
+        let several_nodes = !database_of(&config, data_dir.path()).is_sqlite();
+        let key = NodeKey::generate();
         let scheduler = Scheduler::new(
             SchedulerConfig {
                 node: data_dir.node()?,
@@ -131,13 +134,20 @@ impl EnvironmentRuntime {
                 other_core_addrs: sockets.other_core_addrs(),
                 passed_env: config.passed_env.clone(),
                 capacity: config.max_runs,
-                lease: LEASE,
+                weights: config.node.weights.clone(),
             },
             SchedulerParts {
                 store: Arc::clone(&store),
                 runners: runners.all,
                 blobs: blobs.clone(),
                 tracker: tracker.clone(),
+                identity: NodeIdentity {
+                    address: sockets.node.as_ref().map(|(_, address)| address.clone()),
+                    key: Some(key.clone()),
+                    guard: several_nodes.then(|| {
+                        NodeGuard::new(ShimProgram::ThisProgram, data_dir.path().to_owned())
+                    }),
+                },
             },
         );
         let control = Control::new(
@@ -145,6 +155,7 @@ impl EnvironmentRuntime {
             blobs,
             programs,
             ControlConfig {
+                node: data_dir.node()?,
                 kinds: runners.kinds,
                 unavailable: programs::unavailable(&runners.report),
                 native_for_oci: config.native_for_oci,
@@ -179,7 +190,7 @@ impl EnvironmentRuntime {
             started: std::time::Instant::now(),
             version: env!("CARGO_PKG_VERSION"),
         };
-        let servers = Servers::start(sockets, &config, &core_state, environment_state)?;
+        let servers = Servers::start(sockets, &config, &core_state, environment_state, key)?;
         scheduler.start();
         info!(environment = %addr, core = %core_addr, "serving");
         Ok(RuntimeHandle {
@@ -216,6 +227,7 @@ impl Servers {
         config: &Config,
         core: &CoreState,
         environment: EnvironmentState,
+        key: NodeKey,
     ) -> Result<Self, Error> {
         let shares = Shares::of(open_files());
         let hosts = |listener: &TcpListener| {
@@ -247,11 +259,16 @@ impl Servers {
             let listener = Listener::Tcp(listener);
             servers.push(start_core(listener, Tokenless::Local, hosts, connections));
         }
+        let node = sockets.node.map(|(listener, _)| {
+            let service = runtara_http::nodes::service(environment.control.clone(), key);
+            Server::start(Listener::Tcp(listener), service, limits(shares.other))
+        });
         let service = runtara_http::environment::service(environment, hosts(&sockets.environment)?);
         let listener = Listener::Tcp(sockets.environment);
         Ok(Self {
             environment: Server::start(listener, service, limits(shares.environment)),
             core: servers,
+            node,
         })
     }
 }
@@ -263,14 +280,14 @@ struct Shares {
     core: usize,
     /// Of the environment protocol.
     environment: usize,
-    /// Of the second port and of the socket of the instance protocol.
+    /// Of the second port and of the socket of the instance protocol, and of other nodes.
     other: usize,
 }
 
 impl Shares {
     fn of(open_files: u64) -> Self {
         let of_eighths = |eighths| {
-            let share = usize::try_from(open_files / 32 * 3 * eighths).unwrap_or(usize::MAX);
+            let share = usize::try_from(open_files / 36 * 3 * eighths).unwrap_or(usize::MAX);
             share.clamp(16, ServerLimits::default().connections)
         };
         Self {
@@ -335,6 +352,9 @@ impl RuntimeHandle {
         }
         if grace.until(20, self.core.settled()).await.is_err() {
             warn!("some held calls were cut off");
+        }
+        if let Some(node) = &self.servers.node {
+            node.stop();
         }
         let environment = std::slice::from_ref(&self.servers.environment);
         if grace.see_off(environment, [30, 35]).await.is_err() {
@@ -426,7 +446,7 @@ mod tests {
     fn all_shares_together_leave_descriptors_for_other_things() {
         for open_files in [1_024, 4_096, 1 << 20] {
             let shares = Shares::of(open_files);
-            let all = shares.core + shares.environment + 2 * shares.other;
+            let all = shares.core + shares.environment + 3 * shares.other;
             assert!(all as u64 <= open_files * 3 / 4, "{open_files}: {all}");
             assert!(shares.core > shares.environment || shares.core == 10_000);
         }

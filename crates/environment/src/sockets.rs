@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tracing::info;
 
 use crate::config::Config;
-use crate::core_address::{CorePlace, find};
+use crate::core_address::{CorePlace, find, of_this_machine};
 use crate::error::Error;
 
 /// The name of the socket in the data directory.
@@ -103,6 +103,8 @@ pub(crate) struct Sockets {
     pub(crate) core: CorePlace,
     pub(crate) second_core: Option<TcpListener>,
     pub(crate) core_socket: UnixListener,
+    /// Where other nodes reach this one, and the address by which they do.
+    pub(crate) node: Option<(TcpListener, String)>,
 }
 
 impl Sockets {
@@ -129,6 +131,10 @@ impl Sockets {
             _ => None,
         };
         let core_socket = bind_unix(data_dir, &mut passed)?;
+        let node = match &config.node.address {
+            Some(address) => Some(bind_node(&mut passed, address).await?),
+            None => None,
+        };
         if !passed.is_empty() {
             return Err(Error::PassedSockets {
                 left: passed.left(),
@@ -140,6 +146,7 @@ impl Sockets {
             core,
             second_core,
             core_socket,
+            node,
         })
     }
 
@@ -184,6 +191,31 @@ async fn bind_tcp(
         variable,
         source,
     })
+}
+
+/// Listens where other nodes reach this one: at that address itself, or at its port on all addresses if it is not one of this machine, as
+/// behind a translation of addresses. Gives the address by which they reach it.
+async fn bind_node(
+    passed: &mut PassedSockets,
+    address: &str,
+) -> Result<(TcpListener, String), Error> {
+    let failed = |source| Error::Bind {
+        what: "the requests of other nodes",
+        address: address.to_owned(),
+        variable: "RUNTARA_NODE_ADDR",
+        source,
+    };
+    let name = address.to_owned();
+    let here = tokio::task::spawn_blocking(move || of_this_machine(&name))
+        .await
+        .map_err(|error| failed(std::io::Error::other(error)))?
+        .map_err(failed)?;
+    let (host, port) = address.rsplit_once(':').unwrap_or((address, "0"));
+    let everywhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port.parse().unwrap_or(0)));
+    let listen_at = here.first().copied().unwrap_or(everywhere);
+    let listener = passed.listen(listen_at).await.map_err(failed)?;
+    let port = listener.local_addr().map_err(failed)?.port();
+    Ok((listener, format!("{host}:{port}")))
 }
 
 /// The socket in the data directory: that which was passed on, else a new one. The directory is locked by us, so a socket that is there is one that a dead process left.

@@ -79,6 +79,7 @@ impl From<ControlError> for ApiError {
                 let code = match what {
                     "Image" => "IMAGE_NOT_FOUND",
                     "Log" => "LOG_NOT_FOUND",
+                    "Node" => "NODE_NOT_FOUND",
                     _ => "INSTANCE_NOT_FOUND",
                 };
                 Self::new(StatusCode::NOT_FOUND, code, message)

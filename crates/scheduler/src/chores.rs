@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use runtara_store::NodeLease;
+use runtara_domain::limits;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
 
@@ -14,8 +14,7 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Starts all chores.
 pub(crate) fn start(shared: &Arc<Shared>) {
-    let lease = shared.config.lease / 3;
-    every(shared, "node lease", lease, keep_lease);
+    let lease = Duration::from_millis(limits::NODE_LEASE_MS / 3);
     every(shared, "lost nodes", lease, take_over_lost_runs);
     every(shared, "counts", Duration::from_secs(10), refresh_counts);
     let (ten_minutes, hour) = (Duration::from_secs(600), Duration::from_secs(3_600));
@@ -47,16 +46,6 @@ fn every<F>(
             }
         }
     });
-}
-
-async fn keep_lease(shared: Arc<Shared>) -> Result<(), Failure> {
-    let lease = NodeLease {
-        node: shared.config.node,
-        name: shared.config.node_name.clone(),
-        lease_ms: u64::try_from(shared.config.lease.as_millis())?,
-    };
-    shared.store.renew_node(lease).await?;
-    Ok(())
 }
 
 async fn take_over_lost_runs(shared: Arc<Shared>) -> Result<(), Failure> {

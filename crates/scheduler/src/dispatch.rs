@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
 use crate::live::Live;
-use crate::{Shared, launch, reconcile};
+use crate::{Shared, launch, lease, reconcile};
 
 /// Most instances of one claim: a batch that is launched within a fraction of a second.
 const BATCH: usize = 32;
@@ -49,6 +49,10 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             continue;
         }
         let pause = until_next_due(&shared).await;
+        if pause.is_zero() {
+            // It was not given what is due. Others may have been faster; or the clock of the store has made a leap.
+            lease::may_be_over(&shared);
+        }
         ask_at = Instant::now() + ASK_EVERY;
         nudged_within(&shared, pause).await;
     }
@@ -74,12 +78,15 @@ async fn claim_and_launch(
 ) -> StoreResult<bool> {
     tokio::select! {
         () = shared.closing.cancelled() => return Ok(false),
-        () = shared.live.has_room() => {}
+        () = async {
+            shared.lease.may_claim().await;
+            shared.live.has_room().await;
+        } => {}
     }
     let _comparing = shared.claiming.lock().await;
     if let Some(served) = fairness.left_out() {
         let began = Instant::now();
-        let wanted = shared.live.room().min(BATCH);
+        let wanted = room(shared);
         let tenants = claim(shared, tokens, wanted, served).await?;
         let filled = tenants.len() == wanted;
         fairness.claimed_for_others(tenants, began);
@@ -87,11 +94,16 @@ async fn claim_and_launch(
             return Ok(true);
         }
     }
-    let wanted = shared.live.room().min(BATCH);
+    let wanted = room(shared);
     let tenants = claim(shared, tokens, wanted, Vec::new()).await?;
     let filled = tenants.len() == wanted;
     fairness.claimed(filled, tenants);
     Ok(filled)
+}
+
+/// How many a claim may ask for.
+fn room(shared: &Shared) -> usize {
+    shared.live.room(&shared.config.kinds).min(BATCH)
 }
 
 /// Sees to it that tenants with many due instances do not keep the others waiting.
@@ -186,7 +198,8 @@ fn begin(shared: &Arc<Shared>, claimed: ClaimedRun, token: RunToken) {
         run_number: claimed.run_number,
     };
     debug!(%key, "claimed");
-    let live = Live::new(key, claimed.token);
+    let weight = shared.live.weight(claimed.image.kind);
+    let live = Live::new(key, claimed.token, weight);
     shared.live.insert(Arc::clone(&live));
     shared.tracker.announce(claimed.token, false);
     shared

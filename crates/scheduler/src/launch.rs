@@ -15,9 +15,8 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, info, info_span, warn};
 
-use crate::Shared;
 use crate::live::Live;
-use crate::supervise;
+use crate::{Shared, lease, supervise};
 
 /// Why a claimed instance has no run.
 struct NotLaunched {
@@ -57,6 +56,7 @@ pub(crate) async fn run(
                     permanent = refused.permanent,
                     "not launched"
                 );
+                live.has_ended();
                 let exit = RunExit::not_launched(refused.permanent, refused.error);
                 supervise::record(&shared, &live, exit).await;
             }
@@ -122,6 +122,11 @@ async fn launch(
         core_addr: shared.config.core_addr.clone(),
         timeout: Duration::from_millis(claimed.timeout_ms),
     };
+    // In this order: whoever ends all runs because the lease is lost waits for those that begin.
+    live.begins();
+    if shared.lease.is_lost() {
+        return Err(NotLaunched::for_now(lease::LOST));
+    }
     let launched = match runner.launch(spec.clone()).await {
         // Somebody has cleaned up under us.
         Err(error) if error.obstacle == LaunchObstacle::NotPrepared => {

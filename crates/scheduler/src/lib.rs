@@ -5,7 +5,8 @@
 //! | `dispatch` | claims due instances while there is room, and launches them | a nudge, the earliest due time, room |
 //! | `supervise` | minds one run: tells it to leave, waits for its exit, records it | a nudge about the run, its exit |
 //! | `reconcile` | compares the rows that say "live here" with the runs in memory | the start, store errors, slowly always |
-//! | `chores` | keeps the lease, the counts, and the disk | their periods |
+//! | `lease` | keeps the lease, and ends all runs if it is lost while there are other nodes | its period, the end of the lease |
+//! | `chores` | takes over the runs of lost nodes, keeps the counts, and the disk | their periods |
 //!
 //! Everything here may be interrupted at any point: what was not recorded is found again by `reconcile`, which is also how a new
 //! server process takes over the runs of the one before.
@@ -13,6 +14,7 @@
 mod chores;
 mod dispatch;
 mod launch;
+mod lease;
 mod live;
 mod reconcile;
 mod run_files;
@@ -21,7 +23,6 @@ mod supervise;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use runtara_domain::{NodeId, RunnerKind};
 use runtara_images::BlobStore;
@@ -34,7 +35,10 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::launch::PreparedImages;
+use crate::lease::Lease;
 use crate::live::LiveRuns;
+
+pub use crate::lease::NodeIdentity;
 
 /// How the scheduler works.
 #[derive(Debug, Clone)]
@@ -51,10 +55,10 @@ pub struct SchedulerConfig {
     pub passed_env: BTreeMap<String, String>,
     /// Kinds of images that are launched. Runs of other kinds are minded, if there is a runner, and none is added.
     pub kinds: Vec<RunnerKind>,
-    /// Most runs at once.
+    /// The room for runs: so many of weight 1 at once.
     pub capacity: usize,
-    /// How long the node's lease lasts. It is renewed three times as often.
-    pub lease: Duration,
+    /// How much room a run takes by its kind; 1 if nothing is said.
+    pub weights: HashMap<RunnerKind, usize>,
     /// Further addresses at which this core answers. A run of an earlier process that was told none of them is launched anew.
     pub other_core_addrs: Vec<String>,
 }
@@ -69,6 +73,8 @@ pub struct SchedulerParts {
     pub blobs: BlobStore,
     /// Which calls of which runs are open; shared with the core.
     pub tracker: CallTracker,
+    /// What this node says of itself to others, and what ends its runs if it must.
+    pub identity: NodeIdentity,
 }
 
 /// Launches what is due and minds what runs.
@@ -88,6 +94,7 @@ pub(crate) struct Shared {
     images: PreparedImages,
     tracker: CallTracker,
     live: LiveRuns,
+    lease: Lease,
     /// Held while a claim is made and noted, and while rows are compared with the runs in memory.
     claiming: Mutex<()>,
     /// Has that comparison made soon.
@@ -116,7 +123,8 @@ impl Scheduler {
             .map(|runner| (runner.kind(), runner))
             .collect();
         Self(Arc::new(Shared {
-            live: LiveRuns::new(config.capacity),
+            live: LiveRuns::new(config.capacity, config.weights.clone()),
+            lease: Lease::new(parts.identity),
             images: PreparedImages::new(parts.blobs),
             config,
             store: parts.store,
@@ -136,8 +144,10 @@ impl Scheduler {
     /// Starts: first every run of this node is found again, then what is due is claimed.
     pub fn start(&self) {
         let shared = Arc::clone(&self.0);
+        self.0.minders.spawn(lease::watch_over(Arc::clone(&shared)));
         self.0.tasks.spawn(async move {
-            if reconcile::recover(&shared).await {
+            if lease::register(&shared).await && reconcile::recover(&shared).await {
+                shared.tasks.spawn(lease::keep(Arc::clone(&shared)));
                 shared.tasks.spawn(dispatch::run(Arc::clone(&shared)));
                 shared.tasks.spawn(reconcile::run(Arc::clone(&shared)));
                 let pass_nudges = supervise::pass_nudges(Arc::clone(&shared));
@@ -194,9 +204,14 @@ impl Scheduler {
             // What stays is found again at the next start.
             let _in_time = timeout_at(share(50, deadline), runner.leave()).await;
         }
+        if shared.live.len() > 0 {
+            // They are left to their shims; the lease lasts for as long as the next server process may take.
+            let _in_time = timeout_at(share(50, deadline), lease::renew_last(shared)).await;
+            return;
+        }
         let release = shared.store.release_node(shared.config.node);
         match timeout_at(deadline, release).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => lease::release(shared).await,
             Ok(Err(error)) => info!(%error, "the node's lease was left to lapse"),
             Err(_) => info!("the node's lease was left to lapse: the store did not answer in time"),
         }

@@ -49,6 +49,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         tokio::select! {
             () = shared.closing.cancelled() => return,
             () = shared.reconcile.notified() => {}
+            () = shared.store.nudges().missed_came() => {}
             () = sleep(pause) => {}
         }
         pause = match reconcile(&shared).await {
@@ -97,7 +98,7 @@ fn adopt(shared: &Arc<Shared>, row: LiveRun) -> bool {
     if shared.live.knows(&key) {
         return false;
     }
-    let live = Live::new(key, row.token);
+    let live = Live::new(key, row.token, shared.live.weight(row.kind));
     if !shared.live.insert(Arc::clone(&live)) {
         return false;
     }
@@ -122,6 +123,7 @@ async fn mind_adopted(shared: Arc<Shared>, live: Arc<Live>, row: LiveRun) {
                 return leave_alone(&shared, &live);
             }
             info!("adopted");
+            live.begins();
             live.set_run(run);
             // What happened to its row while nobody minded it has been nudged to nobody.
             live.look();

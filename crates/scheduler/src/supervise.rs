@@ -100,6 +100,7 @@ pub(crate) async fn mind(shared: &Shared, live: &Arc<Live>, kind: RunnerKind) {
         exit = wait(shared, live, run.as_ref()) => exit,
     };
     let Some(exit) = exit else { return };
+    live.has_ended();
     if timeout(LAST_CALLS, shared.tracker.idle(live.token))
         .await
         .is_err()
@@ -123,7 +124,7 @@ async fn wait(shared: &Shared, live: &Live, run: &dyn Run) -> Option<RunExit> {
     let mut is_ending = false;
     loop {
         tokio::select! {
-            () = shared.ending.cancelled(), if !is_ending => {
+            () = must_end(shared), if !is_ending => {
                 is_ending = true;
                 // At once: a program that was asked could report a failure that is not its own.
                 minder.terminate(Duration::ZERO, EndedBy::Host).await;
@@ -139,6 +140,14 @@ async fn wait(shared: &Shared, live: &Live, run: &dyn Run) -> Option<RunExit> {
             () = live.looked_for() => look_at = minder.look(shared).await,
             () = until(look_at) => look_at = minder.look(shared).await,
         }
+    }
+}
+
+/// Waits until every run of this server must end.
+async fn must_end(shared: &Shared) {
+    tokio::select! {
+        () = shared.ending.cancelled() => {}
+        () = shared.lease.must_end() => {}
     }
 }
 

@@ -17,7 +17,7 @@ use runtara_domain::{
     SaveCheckpoint, TenantId,
 };
 use runtara_store::postgres::{PostgresOptions, PostgresStore};
-use runtara_store::{Claim, Store};
+use runtara_store::{Claim, NodeLease, Store};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -63,8 +63,12 @@ async fn runs(store: &PostgresStore, prefix: &str, count: usize) -> Result<Vec<C
             })
             .await?;
     }
+    let node = NodeId::generate();
+    store
+        .renew_node(NodeLease::new(node, "node", 3_600_000))
+        .await?;
     let claim = Claim {
-        node: NodeId::generate(),
+        node,
         kinds: vec![RunnerKind::Native],
         tokens: (0..count).map(|_| RunToken::generate().hash()).collect(),
         without_tenants: Vec::new(),

@@ -16,7 +16,7 @@ use runtara_domain::{
     SaveCheckpoint, TenantId, limits,
 };
 use runtara_store::sqlite::{SqliteOptions, SqliteStore};
-use runtara_store::{Claim, Store};
+use runtara_store::{Claim, NodeLease, Store};
 use sqlx::Connection as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 
@@ -182,8 +182,12 @@ async fn measure(directory: &Path, time: Duration) -> Result<()> {
             .start_instance(new_instance(format!("first-{number}"), &tenant, &image)?)
             .await?;
     }
+    let node = NodeId::generate();
+    store
+        .renew_node(NodeLease::new(node, "node", 3_600_000))
+        .await?;
     let claim = Claim {
-        node: NodeId::generate(),
+        node,
         kinds: vec![RunnerKind::Native],
         tokens: (0..64).map(|_| RunToken::generate().hash()).collect(),
         without_tenants: Vec::new(),

@@ -11,6 +11,7 @@ pub mod conformance;
 mod error;
 pub mod lossy;
 pub mod memory;
+mod node_types;
 mod nudge;
 pub mod paging;
 pub mod plan;
@@ -30,6 +31,7 @@ use runtara_domain::{
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::{StoreError, StoreResult};
+pub use node_types::{NodeLease, NodeRecord, NodeRemoval, NodeStanding};
 pub use nudge::{Nudges, Watch};
 pub use types::*;
 
@@ -64,9 +66,24 @@ pub trait Store: Send + Sync + 'static {
     async fn release_node(&self, node: NodeId) -> StoreResult<()>;
 
     /// Takes the runs of other nodes whose lease is over for lost ([`Change::Exit`] with an exit of which nothing is known), at most
-    /// `limit`, and says which. Takes nodes off the list whose lease has been over for [`runtara_domain::limits::NODE_KEPT_MS`] and on
-    /// which no run is recorded as live: they have died and do not come back.
+    /// `limit`, and says which. Takes nodes off the list on which no run is recorded as live, if they were removed, or if their lease has
+    /// been over for [`runtara_domain::limits::NODE_KEPT_MS`]: they have died and do not come back.
+    ///
+    /// A node that was not guarded when it renewed its lease last thought that it was alone, and its runs may go on without a server. They
+    /// are taken only after `me` has been registered for [`runtara_domain::limits::NODE_LEASE_MS`]: a node that lives, and reaches the
+    /// store, has renewed its lease by then.
     async fn expire_nodes(&self, me: NodeId, limit: u32) -> StoreResult<Vec<InstanceId>>;
+
+    /// All nodes, by name, at most [`runtara_domain::limits::NODES_LISTED`].
+    async fn nodes(&self) -> StoreResult<Vec<NodeRecord>>;
+
+    /// Has a node drained: it claims nothing any more, and hands over what still runs on it after so many milliseconds. Without a time
+    /// the node goes on as usual. False if there is none of that id.
+    async fn drain_node(&self, node: NodeId, hand_over_after_ms: Option<u64>) -> StoreResult<bool>;
+
+    /// Takes a node whose lease is over for one that does not come back, because somebody who knows says so. Its runs may be taken over at
+    /// once. One that comes back all the same is registered anew.
+    async fn remove_node(&self, node: NodeId) -> StoreResult<NodeRemoval>;
 
     // Images ----------------------------------------------------------------------------------------------------------
 
@@ -133,7 +150,8 @@ pub trait Store: Send + Sync + 'static {
 
     // Instances: runs ----------------------------------------------------------------------------------------------------
 
-    /// Claims instances that are due, oldest due time first, one for each token at most. Two claimers never get one instance.
+    /// Claims instances that are due, oldest due time first, one for each token at most. Two claimers never get one instance. A node
+    /// whose lease is over, or that is being drained, gets none.
     async fn claim_due(&self, claim: Claim) -> StoreResult<Vec<ClaimedRun>>;
 
     /// How long until the next instance of these kinds is due, as far as none of its runs is live.

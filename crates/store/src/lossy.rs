@@ -17,9 +17,10 @@ use runtara_domain::{
 use crate::{
     Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, EventFilter, HeldWait,
     ImageDeletion, ImageFilter, InstanceFilter, InstanceOrder, InstanceRecord, InstanceSummary,
-    InstanceValues, LiveRun, MetricsBucket, MetricsQuery, NextDue, NodeLease, NodeStanding, Nudges,
-    Page, PageRequest, Purge, Scope, Started, StepFilter, StepSummary, Store, StoreError,
-    StoreResult, StoredCheckpoint, StoredEvent, TokenOwner, WaitRequest, Waiting,
+    InstanceValues, LiveRun, MetricsBucket, MetricsQuery, NextDue, NodeLease, NodeRecord,
+    NodeRemoval, NodeStanding, Nudges, Page, PageRequest, Purge, Scope, Started, StepFilter,
+    StepSummary, Store, StoreError, StoreResult, StoredCheckpoint, StoredEvent, TokenOwner,
+    WaitRequest, Waiting,
 };
 
 /// Another store, of whose methods some do what they are asked and then lose the answer.
@@ -96,6 +97,9 @@ passing! {
     renew_node(node: NodeLease) -> NodeStanding;
     release_node(node: NodeId) -> ();
     expire_nodes(me: NodeId, limit: u32) -> Vec<InstanceId>;
+    nodes() -> Vec<NodeRecord>;
+    drain_node(node: NodeId, hand_over_after_ms: Option<u64>) -> bool;
+    remove_node(node: NodeId) -> NodeRemoval;
     next_registration() -> RegistrationNumber;
     register_image(image: NewImage) -> ImageRecord;
     image(id: &ImageId) -> Option<ImageRecord>;

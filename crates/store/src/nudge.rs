@@ -18,6 +18,8 @@ struct Inner {
     due: Notify,
     runs: Notify,
     runs_to_look_at: Mutex<HashSet<InstanceId>>,
+    missed: Notify,
+    node: Notify,
     watched: Mutex<HashMap<InstanceId, watch::Sender<Option<Status>>>>,
 }
 
@@ -70,6 +72,34 @@ impl Nudges {
             }
             self.0.runs.notified().await;
         }
+    }
+
+    /// Says that nudges may have been lost: whatever they were about is to be looked at.
+    pub fn missed(&self) {
+        self.due();
+        for sender in lock(&self.0.watched).values() {
+            sender.send_modify(|known| {
+                if !known.is_some_and(Status::is_end) {
+                    *known = None;
+                }
+            });
+        }
+        self.0.missed.notify_one();
+    }
+
+    /// Waits until nudges about live runs may have been lost.
+    pub async fn missed_came(&self) {
+        self.0.missed.notified().await;
+    }
+
+    /// Says that somebody may have asked something of this node.
+    pub fn node_asked(&self) {
+        self.0.node.notify_one();
+    }
+
+    /// Waits until something may have been asked of this node.
+    pub async fn node_was_asked(&self) {
+        self.0.node.notified().await;
     }
 
     /// Says that an instance changed.
@@ -178,6 +208,16 @@ mod tests {
         assert_eq!(watch.changed().await, Some(Status::Running));
         nudges.changed(&id("a"));
         assert_eq!(watch.changed().await, None);
+    }
+
+    #[tokio::test]
+    async fn lost_nudges_have_everything_looked_at() {
+        let nudges = Nudges::new();
+        let mut watch = nudges.watch(&id("a"));
+        nudges.missed();
+        assert_eq!(watch.changed().await, None);
+        nudges.due_came().await;
+        nudges.missed_came().await;
     }
 
     #[tokio::test]

@@ -77,24 +77,6 @@ impl<T> Page<T> {
     }
 }
 
-/// The lease of a node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NodeLease {
-    /// The node.
-    pub node: NodeId,
-    /// What people call it.
-    pub name: String,
-    /// How long the lease lasts from now, in milliseconds.
-    pub lease_ms: u64,
-}
-
-/// How a node stands among others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NodeStanding {
-    /// How many other nodes are registered, with a lease that lasts or not.
-    pub others: u32,
-}
-
 /// Which images.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ImageFilter {

@@ -19,8 +19,8 @@ use runtara_domain::{
 };
 use runtara_store::postgres::{PostgresOptions, PostgresStore};
 use runtara_store::{
-    CheckpointFilter, Claim, EventFilter, InstanceFilter, InstanceOrder, PageRequest, PageStart,
-    Store, StoreError,
+    CheckpointFilter, Claim, EventFilter, InstanceFilter, InstanceOrder, NodeLease, PageRequest,
+    PageStart, Store, StoreError,
 };
 use sqlx::{AssertSqlSafe, Connection as _, PgPool};
 
@@ -31,8 +31,11 @@ async fn runs(store: &PostgresStore, count: usize) -> Vec<Caller> {
         node.start(&format!("i-{n:05}")).await;
     }
     let tokens: Vec<_> = (0..count).map(|_| RunToken::generate().hash()).collect();
+    let claimer = NodeId::generate();
+    let lease = NodeLease::new(claimer, "node", 600_000);
+    store.renew_node(lease).await.unwrap();
     let claim = Claim {
-        node: NodeId::generate(),
+        node: claimer,
         kinds: vec![RunnerKind::Native],
         tokens,
         without_tenants: Vec::new(),

@@ -4,6 +4,7 @@ mod checks;
 mod containers;
 mod database;
 mod guests;
+mod node;
 mod reader;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ use crate::Error;
 pub use self::containers::ContainerSettings;
 pub use self::database::DatabaseUrl;
 pub use self::guests::GuestSettings;
+pub use self::node::NodeSettings;
 pub use self::reader::Problem;
 pub use self::variables::{VARIABLES, Variable};
 
@@ -78,7 +80,9 @@ pub struct Config {
     pub allowed_hosts: Vec<String>,
     /// What people call this node.
     pub node_name: String,
-    /// Most runs at once.
+    /// What it is among other nodes.
+    pub node: NodeSettings,
+    /// The room for runs: so many of weight 1 at once.
     pub max_runs: usize,
     /// Largest content of an image, in bytes.
     pub max_image_bytes: u64,
@@ -185,6 +189,7 @@ impl Config {
             allow_unauthenticated: reader.flag("RUNTARA_ALLOW_UNAUTHENTICATED", false),
             allowed_hosts: reader.allowed_hosts(),
             node_name: reader.text("RUNTARA_NODE_NAME").unwrap_or_else(host_name),
+            node: NodeSettings::read(reader),
             max_runs: reader.number("RUNTARA_MAX_RUNS", 1_000, 1, 1_000_000) as usize,
             max_image_bytes: reader.number("RUNTARA_MAX_IMAGE_BYTES", 2 << 30, 1, 1 << 50),
             max_unpacked_image_bytes: reader.number(

@@ -112,17 +112,19 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn core_addr(&mut self) -> String {
-        let name = "RUNTARA_CORE_ADDR";
-        let address = self
-            .text(name)
-            .unwrap_or_else(|| "127.0.0.1:8001".to_owned());
+        self.host_and_port("RUNTARA_CORE_ADDR")
+            .unwrap_or_else(|| "127.0.0.1:8001".to_owned())
+    }
+
+    pub(super) fn host_and_port(&mut self, name: &'static str) -> Option<String> {
+        let address = self.text(name)?;
         let has_port = address
             .rsplit_once(':')
             .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
         if !has_port {
             self.problem(name, format!("found {address:?}; host:port is wanted"));
         }
-        address
+        Some(address)
     }
 
     pub(super) fn allowed_hosts(&mut self) -> Vec<String> {

@@ -73,7 +73,21 @@ pub const VARIABLES: &[Variable] = &[
         "host name",
         "what people call this node",
     ),
-    variable("RUNTARA_MAX_RUNS", "1000", "most runs at once"),
+    variable(
+        "RUNTARA_NODE_ADDR",
+        "-",
+        "where other nodes reach this one, as host:port: it listens there for their requests alone",
+    ),
+    variable(
+        "RUNTARA_MAX_RUNS",
+        "1000",
+        "most runs at once, or less by their weights",
+    ),
+    variable(
+        "RUNTARA_RUN_WEIGHTS",
+        "oci=1,native=1,wasm=1",
+        "how many of them one run of each kind counts for",
+    ),
     variable("RUNTARA_MAX_IMAGE_BYTES", "2147483648", "largest image"),
     variable(
         "RUNTARA_MAX_UNPACKED_IMAGE_BYTES",

@@ -62,7 +62,7 @@ impl World {
             passed_env: Default::default(),
             kinds: vec![RunnerKind::Wasm],
             capacity: usize::try_from(guests).unwrap(),
-            lease: Duration::from_secs(15),
+            weights: Default::default(),
             other_core_addrs: Vec::new(),
         };
         let parts = SchedulerParts {
@@ -70,6 +70,7 @@ impl World {
             runners: vec![Arc::new(runner)],
             blobs: blobs.clone(),
             tracker,
+            identity: Default::default(),
         };
         let scheduler = Scheduler::new(config, parts);
         scheduler.start();

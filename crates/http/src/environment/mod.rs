@@ -6,9 +6,10 @@ mod feed;
 mod health;
 mod images;
 mod instances;
-mod logs;
+pub(crate) mod logs;
 mod machine;
 mod metrics;
+mod nodes;
 mod page;
 mod settings;
 mod signals;
@@ -21,7 +22,7 @@ use std::time::Instant;
 use axum::Router;
 use axum::extract::Request;
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use http::{HeaderMap, StatusCode};
 use runtara_control::{Control, Scope};
 use tower::util::BoxCloneSyncService;
@@ -78,6 +79,9 @@ pub fn service(state: EnvironmentState, hosts: HostPolicy) -> EnvironmentService
     let api = Router::new()
         .route("/health", get(health::health))
         .route("/machine", get(machine::machine))
+        .route("/nodes", get(nodes::list))
+        .route("/nodes/{node}", delete(nodes::remove))
+        .route("/nodes/{node}/drain", post(nodes::drain))
         .route("/images", get(images::list).post(images::register))
         .route("/images/upload", post(upload::register))
         .route(

@@ -19,7 +19,7 @@ use runtara_http::environment::{
 use runtara_images::{BlobOptions, BlobStore};
 use runtara_runner::{AskedSettings, ImageFiles, PrepareError, PreparedImage};
 use runtara_store::memory::MemoryStore;
-use runtara_store::{Claim, ClaimedRun, Nudges, Store as _, SystemClock};
+use runtara_store::{Claim, ClaimedRun, NodeLease, Nudges, Store as _, SystemClock};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::{Notify, Semaphore};
@@ -191,6 +191,7 @@ impl World {
             blobs.clone(),
             Arc::clone(&programs) as _,
             ControlConfig {
+                node: NodeId(Uuid::from_u128(1)),
                 kinds: kinds.to_vec(),
                 unavailable: unavailable
                     .map(|(kind, reason)| (*kind, (*reason).to_owned()))
@@ -293,8 +294,11 @@ impl World {
 
     /// What is due.
     pub(crate) async fn claim(&self) -> Vec<ClaimedRun> {
+        let node = NodeId(Uuid::from_u128(1));
+        let lease = NodeLease::new(node, "node", 600_000);
+        self.store.renew_node(lease).await.unwrap();
         let claim = Claim {
-            node: NodeId(Uuid::from_u128(1)),
+            node,
             kinds: RunnerKind::ALL.to_vec(),
             tokens: (0..9).map(|_| RunToken::generate().hash()).collect(),
             without_tenants: Vec::new(),

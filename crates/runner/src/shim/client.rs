@@ -1,5 +1,6 @@
 //! The server's side of the launcher.
 
+use std::ffi::OsString;
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -88,11 +89,16 @@ struct Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         // It keeps no state, and its shims do not hang on it.
-        let _left = self.process.kill();
-        let _reaped = self.process.wait();
-        let id = self.process.id().cast_signed();
-        orphans::ours().retain(|ours| *ours != id);
+        end_helper(&mut self.process);
     }
+}
+
+/// Kills a process of [`spawn_helper`], and waits for its end.
+pub(crate) fn end_helper(process: &mut Child) {
+    let _left = process.kill();
+    let _reaped = process.wait();
+    let id = process.id().cast_signed();
+    orphans::ours().retain(|ours| *ours != id);
 }
 
 impl Launcher {
@@ -207,6 +213,24 @@ impl Shared {
 }
 
 async fn connect(program: &ShimProgram) -> Result<Connection, ShimError> {
+    let variables = vec![(SOCKET_VARIABLE, "0".into())];
+    let (process, socket) = spawn_helper(program, NAME, variables).await?;
+    let interest = Interest::READABLE | Interest::WRITABLE;
+    let socket = watch(socket, interest).map_err(ShimError::NotForked)?;
+    Ok(Connection {
+        process,
+        socket,
+        requests: 0,
+    })
+}
+
+/// Executes this program, or that of shims, as a process that calls itself so, has a socket for its standard input, and no variables but these. Gives
+/// the other end of the socket.
+pub(crate) async fn spawn_helper(
+    program: &ShimProgram,
+    name: &'static str,
+    variables: Vec<(&'static str, OsString)>,
+) -> Result<(Child, OwnedFd), ShimError> {
     let path = match program {
         ShimProgram::ThisProgram if !super::is_initialised() => {
             return Err(ShimError::NotInitialised);
@@ -221,29 +245,26 @@ async fn connect(program: &ShimProgram) -> Result<Connection, ShimError> {
     };
     let spawned = {
         let path = path.clone();
-        tokio::task::spawn_blocking(move || spawn(&path)).await
+        tokio::task::spawn_blocking(move || spawn(&path, name, variables)).await
     };
-    let (process, socket) = spawned
+    spawned
         .map_err(|error| failed(io::Error::other(error)))?
-        .map_err(failed)?;
-    let interest = Interest::READABLE | Interest::WRITABLE;
-    let socket = watch(socket, interest).map_err(failed)?;
-    Ok(Connection {
-        process,
-        socket,
-        requests: 0,
-    })
+        .map_err(failed)
 }
 
-fn spawn(path: &Path) -> io::Result<(Child, OwnedFd)> {
+fn spawn(
+    path: &Path,
+    name: &str,
+    variables: Vec<(&str, OsString)>,
+) -> io::Result<(Child, OwnedFd)> {
     // A socket of packets: a request is read whole, and the end of the other side is seen.
     let flags = SockFlag::SOCK_CLOEXEC;
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
     let mut children = orphans::ours();
     let process = Command::new(path)
-        .arg0(NAME)
+        .arg0(name)
         .env_clear()
-        .env(SOCKET_VARIABLE, "0")
+        .envs(variables)
         .envs(open_files::before().map(|soft| (open_files::VARIABLE, soft)))
         .stdin(Stdio::from(theirs))
         .stdout(Stdio::null())

@@ -7,7 +7,7 @@
 //! Asked for a run without a path, it forks a **spare**: a shim that makes itself ready, and then waits to be told its run by a socket
 //! of its own, which the server gets along with the pidfd.
 
-use std::ffi::OsStr;
+use std::ffi::{CStr, OsStr};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -55,15 +55,24 @@ pub(crate) fn socket_of_launcher() -> Option<RawFd> {
 
 /// Serves requests until the socket closes. Does not return to the program's own `main`.
 pub(crate) fn serve(fd: RawFd) -> ! {
-    let left = settle(fd).and_then(|(socket, boot)| answer_all(&socket, &boot));
+    let settled = settle(fd, c"runtara-launch", None);
+    let left = settled.and_then(|(socket, _, boot)| answer_all(&socket, &boot));
     sys::exit_now(i32::from(left.is_err()))
 }
 
-/// Becomes a process that nothing of the server's surroundings reaches.
-fn settle(fd: RawFd) -> io::Result<(OwnedFd, String)> {
+/// Becomes a process that nothing of the server's surroundings reaches: keeps the socket at this standard descriptor, and one other
+/// descriptor. Gives them and the id of this boot.
+pub(super) fn settle(
+    fd: RawFd,
+    name: &CStr,
+    kept: Option<OwnedFd>,
+) -> io::Result<(OwnedFd, Option<OwnedFd>, String)> {
     sys::quiet_signals()?;
     open_files::lower();
-    sys::close_from(FIRST_FREE.cast_unsigned())?;
+    match &kept {
+        Some(kept) => sys::close_from_but(FIRST_FREE.cast_unsigned(), kept.as_fd())?,
+        None => sys::close_from(FIRST_FREE.cast_unsigned())?,
+    }
     let socket = sys::duplicate(fd)?;
     // Numbers 0 to 2 are taken for good, so that no later descriptor gets one of them.
     let null = std::fs::OpenOptions::new()
@@ -76,8 +85,8 @@ fn settle(fd: RawFd) -> io::Result<(OwnedFd, String)> {
     // A terminal's Ctrl-C is for the server, and the root directory keeps no file system busy. Whoever leads a session has one.
     let _leads = nix::unistd::setsid();
     nix::unistd::chdir("/")?;
-    let _named = nix::sys::prctl::set_name(c"runtara-launch");
-    Ok((socket, boot_id()?))
+    let _named = nix::sys::prctl::set_name(name);
+    Ok((socket, kept, boot_id()?))
 }
 
 fn answer_all(socket: &OwnedFd, boot: &str) -> io::Result<()> {

@@ -40,6 +40,16 @@ pub enum Found {
     Gone,
 }
 
+/// What [`see`] found.
+pub(super) enum Seen {
+    /// Its shim lives.
+    Alive(OwnedFd),
+    /// It ended, and this is its record.
+    Exited(ExitRecord),
+    /// As [`Found::Gone`].
+    Gone,
+}
+
 /// Finds out what became of the run of a directory. Blocking, bounded by some seconds; within a tokio runtime, on its blocking pool.
 ///
 /// A record says how it ended. Without one, the lock decides: if a shim holds it, and is the process that it says it is, the run lives. If
@@ -49,10 +59,19 @@ pub enum Found {
 /// # Errors
 /// Whatever leaves the question open. Nothing may be concluded from it.
 pub fn look(directory: &RunDirectory) -> io::Result<Found> {
+    Ok(match see(directory)? {
+        Seen::Alive(pidfd) => Found::Alive(Shim::new(pidfd)?),
+        Seen::Exited(exit) => Found::Exited(exit),
+        Seen::Gone => Found::Gone,
+    })
+}
+
+/// The same for a process that has no runtime.
+pub(super) fn see(directory: &RunDirectory) -> io::Result<Seen> {
     let until = Instant::now() + BETWEEN;
     loop {
         if let Some(exit) = ExitRecord::read(&directory.exit_file())? {
-            return Ok(Found::Exited(exit));
+            return Ok(Seen::Exited(exit));
         }
         make_directory(directory.path())?;
         let lock = open_lock(&directory.lock_file())?;
@@ -64,7 +83,7 @@ pub fn look(directory: &RunDirectory) -> io::Result<Found> {
         let holder = read_lock_file(&directory.lock_file())?;
         let shim = holder.map(|holder| holder.shim.open()).transpose()?;
         if let Some(pidfd) = shim.flatten() {
-            return Ok(Found::Alive(Shim::new(pidfd)?));
+            return Ok(Seen::Alive(pidfd));
         }
         if Instant::now() >= until {
             return Err(io::Error::new(
@@ -108,10 +127,10 @@ pub fn lingering(directory: &RunDirectory) -> io::Result<Option<Shim>> {
     shim.flatten().map(Shim::new).transpose()
 }
 
-fn under_lock(directory: &RunDirectory, _lock: &Flock<File>) -> io::Result<Found> {
+fn under_lock(directory: &RunDirectory, _lock: &Flock<File>) -> io::Result<Seen> {
     // It may have been written between the first look and the lock.
     if let Some(exit) = ExitRecord::read(&directory.exit_file())? {
-        return Ok(Found::Exited(exit));
+        return Ok(Seen::Exited(exit));
     }
     // If the run was not forbidden to start, a shim may have been killed that had started the program, and may not have come to say
     // who it is. The program went with it; what the program had started may not have.
@@ -129,7 +148,7 @@ fn under_lock(directory: &RunDirectory, _lock: &Flock<File>) -> io::Result<Found
         leftover::end(program)?;
     }
     forbid_start(&directory.run_file(), program)?;
-    Ok(Found::Gone)
+    Ok(Seen::Gone)
 }
 
 /// What the run of a directory was to start, as its `run.json` says; `None` if that is not there or says nothing.

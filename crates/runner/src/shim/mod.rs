@@ -14,6 +14,8 @@
 //! - The **shim** holds `flock(lock)` until the exit is recorded. It starts the program only under that lock, and only if `run.json`
 //!   still says go; so whoever gets the lock knows that nothing lives and nothing will. It captures the outputs, minds
 //!   the deadline, ends what is left when the main process is gone, writes `exit.json`, and leaves.
+//! - Where several nodes share a database, a **guard** ([`crate::NodeGuard`]), this very program too, ends the runs of a node whose server
+//!   has not kept its lease.
 //! - Where the server may make **cgroups** ([`CgroupRoot`]), each run has one: it tells what is of the run even when the shim is dead.
 //! - The **server** side is [`Launcher`] to start runs, [`look`] to find out what became of one, and [`Shim`] for a live one.
 //!
@@ -30,6 +32,7 @@ mod child;
 mod client;
 mod containers;
 mod files;
+pub(crate) mod guard;
 mod launcher;
 mod leftover;
 mod log_writer;
@@ -54,6 +57,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use cgroup_root::CgroupRoot;
 pub use client::{Launcher, ShimError, ShimProgram};
+pub(crate) use client::{end_helper, spawn_helper};
 pub use containers::{Container, Containers, NotStarted, Started, Streams};
 pub use files::{ExitRecord, ProcessLimits, Program, write_run_file, write_slept};
 pub use log_writer::LogWriter;
@@ -68,7 +72,7 @@ pub use wishes::Wishes;
 /// Whether [`init`] ran, so that this program may be executed as launcher.
 static INITIALISED: AtomicBool = AtomicBool::new(false);
 
-/// Becomes the launcher if this process was executed to be it, and then does not return. Otherwise returns at once.
+/// Becomes the launcher, or a guard, if this process was executed to be it, and then does not return. Otherwise returns at once.
 ///
 /// Call it as the first line of `main`, before any thread exists. A program that cannot gives [`Launcher`] the path of
 /// `runtara-shim`.
@@ -85,6 +89,9 @@ pub fn init_with(makers: &'static dyn Containers) {
 fn begin() {
     if let Some(socket) = launcher::socket_of_launcher() {
         launcher::serve(socket);
+    }
+    if let Some(directory) = guard::directory_of_guard() {
+        guard::serve(&directory);
     }
     INITIALISED.store(true, Ordering::Relaxed);
 }

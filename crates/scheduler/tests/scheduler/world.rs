@@ -326,7 +326,7 @@ impl World {
             passed_env: Default::default(),
             kinds: vec![RunnerKind::Native],
             capacity,
-            lease: Duration::from_secs(15),
+            weights: Default::default(),
             other_core_addrs: vec!["127.0.0.1:3".to_owned()],
         };
         let parts = SchedulerParts {
@@ -334,6 +334,7 @@ impl World {
             runners: vec![Arc::clone(&self.runner) as _],
             blobs: self.blobs.clone(),
             tracker: self.tracker.clone(),
+            identity: Default::default(),
         };
         let scheduler = Scheduler::new(config, parts);
         scheduler.start();

@@ -1,16 +1,15 @@
 //! Nodes: leases that last, and runs that are lost with them.
 
-use runtara_domain::{NodeId, Reason, RunNumber, Status, limits};
+use runtara_domain::{NodeId, NodeKey, Reason, RunNumber, Status, limits};
 
 use super::Harness;
 use super::world::World;
-use crate::{Claim, NodeLease, NodeStanding};
+use crate::{Claim, NodeLease, NodeRecord, NodeRemoval, NodeStanding};
 
 async fn renew(world: &World<'_>, node: NodeId, lease_ms: u64) -> NodeStanding {
     let lease = NodeLease {
-        node,
-        name: format!("node {node}"),
-        lease_ms,
+        guarded: true,
+        ..NodeLease::new(node, format!("node {node}"), lease_ms)
     };
     world
         .store
@@ -146,6 +145,139 @@ pub async fn nobody_loses_its_own_runs(harness: &dyn Harness) {
         .await
         .unwrap();
     assert_eq!(lost, [run.id().clone()]);
+}
+
+/// A node that thought that it was alone is given the time to learn that it is not; one that nobody knows takes nothing.
+pub async fn a_node_that_was_alone_is_waited_for(harness: &dyn Harness) {
+    let world = World::new(harness).await;
+    let (alone, late) = (NodeId::generate(), NodeId::generate());
+    let unguarded = NodeLease::new(alone, "alone", 15_000);
+    world.store.renew_node(unguarded).await.unwrap();
+    let id = world.start("order-1").await.instance_id;
+    assert_eq!(claim_by(&world, alone, 1).await.len(), 1);
+    world.advance(60_000).await;
+    renew(&world, late, 15_000).await;
+    let expire = |me| world.store.expire_nodes(me, 9);
+    assert!(expire(late).await.unwrap().is_empty());
+    assert!(expire(NodeId::generate()).await.unwrap().is_empty());
+    world.advance(limits::NODE_LEASE_MS - 1).await;
+    assert!(expire(late).await.unwrap().is_empty());
+    world.advance(1).await;
+    assert_eq!(expire(late).await.unwrap(), [id]);
+}
+
+/// A node whose lease is over gets nothing, whatever is due, until it has renewed it; and is told that it had lost it.
+pub async fn a_node_without_a_lease_claims_nothing(harness: &dyn Harness) {
+    let world = World::new(harness).await;
+    let node = NodeId::generate();
+    world.start("order-1").await;
+    assert!(claim_by(&world, node, 1).await.is_empty(), "it is unknown");
+    assert!(!renew(&world, node, 15_000).await.lasted);
+    world.advance(14_999).await;
+    assert!(renew(&world, node, 15_000).await.lasted);
+    world.advance(15_000).await;
+    assert!(claim_by(&world, node, 1).await.is_empty(), "it is over");
+    assert!(!renew(&world, node, 15_000).await.lasted);
+    assert_eq!(claim_by(&world, node, 1).await, ["order-1"]);
+}
+
+/// A node that is drained claims nothing, and is told when to hand over what still runs on it, until somebody has it go on.
+pub async fn a_drained_node_claims_nothing(harness: &dyn Harness) {
+    let world = World::new(harness).await;
+    let node = NodeId::generate();
+    let standing = async || renew(&world, node, 15_000).await.drain_in_ms;
+    assert_eq!(standing().await, None);
+    world.start("order-1").await;
+    let drain = |ms| world.store.drain_node(node, ms);
+    assert!(drain(Some(10_000)).await.unwrap());
+    assert!(claim_by(&world, node, 1).await.is_empty());
+    assert_eq!(standing().await, Some(10_000));
+    world.advance(4_000).await;
+    assert_eq!(standing().await, Some(6_000));
+    world.advance(7_000).await;
+    assert_eq!(standing().await, Some(0));
+    assert!(drain(None).await.unwrap());
+    assert_eq!(standing().await, None);
+    assert_eq!(claim_by(&world, node, 1).await, ["order-1"]);
+    let unknown = NodeId::generate();
+    assert!(!world.store.drain_node(unknown, Some(1)).await.unwrap());
+}
+
+/// Nodes are listed with what they say of themselves, and with what is known of them.
+pub async fn nodes_are_listed(harness: &dyn Harness) {
+    let world = World::new(harness).await;
+    let (node, key) = (NodeId::generate(), NodeKey::generate());
+    let lease = NodeLease {
+        guarded: true,
+        address: Some("10.0.0.5:8004".to_owned()),
+        key: Some(key.clone()),
+        capacity: 40,
+        used: 3,
+        ..NodeLease::new(node, "a first node", 15_000)
+    };
+    world.store.renew_node(lease.clone()).await.unwrap();
+    world.start("order-1").await;
+    assert_eq!(claim_by(&world, node, 1).await.len(), 1);
+    let joined = world.now();
+    world.advance(1_000).await;
+    world.store.drain_node(node, Some(500)).await.unwrap();
+    let listed = world.store.nodes().await.unwrap();
+    let names: Vec<_> = listed.iter().map(|node| node.name.as_str()).collect();
+    assert_eq!(names, ["a first node", "node"]);
+    let mut expected = NodeRecord {
+        node,
+        name: "a first node".to_owned(),
+        address: lease.address.clone(),
+        key: Some(key),
+        capacity: 40,
+        used: 3,
+        live_runs: 1,
+        registered_at: joined,
+        lease_in_ms: 14_000,
+        drain_in_ms: Some(500),
+        removed: false,
+    };
+    assert_eq!(listed[0], expected);
+    world.advance(20_000).await;
+    let renewed = NodeLease {
+        used: 4,
+        address: None,
+        ..lease
+    };
+    world.store.renew_node(renewed).await.unwrap();
+    world.advance(16_000).await;
+    (expected.used, expected.address) = (4, None);
+    (expected.lease_in_ms, expected.drain_in_ms) = (-1_000, Some(0));
+    assert_eq!(world.store.nodes().await.unwrap()[0], expected);
+}
+
+/// A dead node that is removed is waited for no longer; one that lives is not removed.
+pub async fn a_dead_node_is_removed(harness: &dyn Harness) {
+    let world = World::new(harness).await;
+    let node = NodeId::generate();
+    let remove = || world.store.remove_node(node);
+    assert_eq!(remove().await.unwrap(), NodeRemoval::NotFound);
+    let unguarded = NodeLease::new(node, "gone", 15_000);
+    world.store.renew_node(unguarded.clone()).await.unwrap();
+    let id = world.start("order-1").await.instance_id;
+    assert_eq!(claim_by(&world, node, 1).await.len(), 1);
+    let alive = NodeRemoval::Alive {
+        lease_in_ms: 15_000,
+    };
+    assert_eq!(remove().await.unwrap(), alive);
+    world.advance(15_000).await;
+    for _ in 0..2 {
+        let removed = NodeRemoval::Removed { live_runs: 1 };
+        assert_eq!(remove().await.unwrap(), removed);
+    }
+    assert!(world.store.nodes().await.unwrap()[0].removed);
+    let me = NodeId::generate();
+    assert_eq!(world.store.expire_nodes(me, 9).await.unwrap(), [id]);
+    let names: Vec<_> = world.store.nodes().await.unwrap();
+    assert_eq!(names.len(), 1, "it is off the list: {names:?}");
+    assert_eq!(remove().await.unwrap(), NodeRemoval::NotFound);
+    assert!(!world.store.renew_node(unguarded).await.unwrap().lasted);
+    assert_eq!(claim_by(&world, node, 1).await, ["order-1"]);
 }
 
 /// What had been asked of a lost run is done: a cancel cancels, a pause pauses, an end stands.

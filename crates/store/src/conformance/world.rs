@@ -62,11 +62,7 @@ impl<'a> World<'a> {
 
     /// Registers a node.
     pub async fn join(&self, node: NodeId) {
-        let lease = NodeLease {
-            node,
-            name: "node".to_owned(),
-            lease_ms: LEASE_MS,
-        };
+        let lease = NodeLease::new(node, "node", LEASE_MS);
         self.store
             .renew_node(lease)
             .await

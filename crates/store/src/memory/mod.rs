@@ -28,9 +28,10 @@ pub use model::{Model, Told};
 use crate::{
     Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, Clock, EventFilter, HeldWait,
     ImageDeletion, ImageFilter, InstanceFilter, InstanceOrder, InstanceRecord, InstanceSummary,
-    InstanceValues, LiveRun, MetricsBucket, MetricsQuery, NextDue, NodeLease, NodeStanding, Nudges,
-    Page, PageRequest, Purge, Scope, Started, StepFilter, StepSummary, Store, StoreError,
-    StoreResult, StoredCheckpoint, StoredEvent, TokenOwner, WaitRequest, Waiting,
+    InstanceValues, LiveRun, MetricsBucket, MetricsQuery, NextDue, NodeLease, NodeRecord,
+    NodeRemoval, NodeStanding, Nudges, Page, PageRequest, Purge, Scope, Started, StepFilter,
+    StepSummary, Store, StoreError, StoreResult, StoredCheckpoint, StoredEvent, TokenOwner,
+    WaitRequest, Waiting,
 };
 
 /// A [`Model`] behind a lock. What it knows is gone with it.
@@ -106,6 +107,20 @@ impl Store for MemoryStore {
 
     async fn expire_nodes(&self, me: NodeId, limit: u32) -> StoreResult<Vec<InstanceId>> {
         self.with(|model, now| model.expire_nodes(me, limit, now))
+    }
+
+    async fn nodes(&self) -> StoreResult<Vec<NodeRecord>> {
+        self.with(|model, now| model.nodes(now))
+    }
+
+    async fn drain_node(&self, node: NodeId, hand_over_after_ms: Option<u64>) -> StoreResult<bool> {
+        let drained = self.with(|model, now| model.drain_node(node, hand_over_after_ms, now))?;
+        self.nudges.node_asked();
+        Ok(drained)
+    }
+
+    async fn remove_node(&self, node: NodeId) -> StoreResult<NodeRemoval> {
+        self.with(|model, now| model.remove_node(node, now))
     }
 
     async fn next_registration(&self) -> StoreResult<RegistrationNumber> {

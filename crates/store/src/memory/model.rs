@@ -10,7 +10,7 @@ use runtara_domain::{
 };
 
 use crate::plan::KeptSignal;
-use crate::{StoredEvent, WaitKey};
+use crate::{NodeLease, StoredEvent, WaitKey};
 
 /// All that a store knows, as plain values.
 #[derive(Debug, Default)]
@@ -35,7 +35,24 @@ pub enum Told {
 
 #[derive(Debug)]
 pub(super) struct Node {
+    /// What it said of itself at its last renewal.
+    pub(super) lease: NodeLease,
+    pub(super) registered_at: Timestamp,
     pub(super) lease_until: Timestamp,
+    pub(super) drain_by: Option<Timestamp>,
+    pub(super) removed: bool,
+}
+
+impl Node {
+    /// Whether it has a lease.
+    pub(super) fn lasts(&self, now: Timestamp) -> bool {
+        self.lease_until > now && !self.removed
+    }
+
+    /// Whether it is given what is due.
+    pub(super) fn may_claim(&self, now: Timestamp) -> bool {
+        self.lasts(now) && self.drain_by.is_none()
+    }
 }
 
 #[derive(Debug)]

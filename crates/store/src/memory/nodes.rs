@@ -4,7 +4,7 @@ use runtara_domain::{Change, DatabaseId, InstanceId, NodeId, RunExit, Timestamp,
 
 use super::Model;
 use super::model::Node;
-use crate::{NodeLease, NodeStanding};
+use crate::{NodeLease, NodeRecord, NodeRemoval, NodeStanding};
 
 impl Model {
     /// See [`crate::Store::database_id`].
@@ -15,14 +15,79 @@ impl Model {
 
     /// See [`crate::Store::renew_node`].
     pub fn renew_node(&mut self, lease: &NodeLease, now: Timestamp) -> NodeStanding {
+        let before = self.nodes.get(&lease.node);
+        let lasted = before.is_some_and(|node| node.lasts(now));
+        let drain_by = before.and_then(|node| node.drain_by);
         let node = Node {
+            registered_at: before.map_or(now, |node| node.registered_at),
             lease_until: now.plus_millis(lease.lease_ms),
+            lease: lease.clone(),
+            drain_by,
+            removed: false,
         };
         self.nodes.insert(lease.node, node);
         let others = self.nodes.len() - 1;
         NodeStanding {
             others: u32::try_from(others).unwrap_or(u32::MAX),
+            lasted,
+            drain_in_ms: drain_by.map(|by| by.millis_since(now)),
         }
+    }
+
+    /// See [`crate::Store::nodes`].
+    #[must_use]
+    pub fn nodes(&self, now: Timestamp) -> Vec<NodeRecord> {
+        let record = |(id, node): (&NodeId, &Node)| NodeRecord {
+            node: *id,
+            name: node.lease.name.clone(),
+            address: node.lease.address.clone(),
+            key: node.lease.key.clone(),
+            capacity: node.lease.capacity,
+            used: node.lease.used,
+            live_runs: self.live_on(*id),
+            registered_at: node.registered_at,
+            lease_in_ms: node.lease_until.0.saturating_sub(now.0),
+            drain_in_ms: node.drain_by.map(|by| by.millis_since(now)),
+            removed: node.removed,
+        };
+        let mut nodes: Vec<_> = self.nodes.iter().map(record).collect();
+        nodes.sort_by_key(|node| (node.name.clone(), node.node.to_string()));
+        nodes.truncate(limits::NODES_LISTED as usize);
+        nodes
+    }
+
+    fn live_on(&self, node: NodeId) -> u64 {
+        let live = self.instances.values();
+        let live = live.filter(|instance| instance.state.live_node == Some(node));
+        live.count() as u64
+    }
+
+    /// See [`crate::Store::drain_node`].
+    pub fn drain_node(
+        &mut self,
+        node: NodeId,
+        hand_over_after_ms: Option<u64>,
+        now: Timestamp,
+    ) -> bool {
+        let Some(node) = self.nodes.get_mut(&node) else {
+            return false;
+        };
+        node.drain_by = hand_over_after_ms.map(|ms| now.plus_millis(ms));
+        true
+    }
+
+    /// See [`crate::Store::remove_node`].
+    pub fn remove_node(&mut self, node: NodeId, now: Timestamp) -> NodeRemoval {
+        let live_runs = self.live_on(node);
+        let Some(node) = self.nodes.get_mut(&node) else {
+            return NodeRemoval::NotFound;
+        };
+        if node.lasts(now) {
+            let lease_in_ms = node.lease_until.millis_since(now);
+            return NodeRemoval::Alive { lease_in_ms };
+        }
+        node.removed = true;
+        NodeRemoval::Removed { live_runs }
     }
 
     /// See [`crate::Store::release_node`].
@@ -35,9 +100,16 @@ impl Model {
 
     /// See [`crate::Store::expire_nodes`].
     pub fn expire_nodes(&mut self, me: NodeId, limit: u32, now: Timestamp) -> Vec<InstanceId> {
+        let has_been_here = self.nodes.get(&me).is_some_and(|me| {
+            let known_by_then = me.registered_at.plus_millis(limits::NODE_LEASE_MS);
+            known_by_then <= now
+        });
         let is_over = |node: &NodeId| {
-            let lease = self.nodes.get(node);
-            *node != me && lease.is_some_and(|lease| lease.lease_until <= now)
+            let other = self.nodes.get(node).filter(|_| *node != me);
+            other.is_some_and(|other| {
+                let may_be_taken = other.lease.guarded || other.removed || has_been_here;
+                other.lease_until <= now && may_be_taken
+            })
         };
         let lost: Vec<_> = self
             .instances
@@ -60,13 +132,9 @@ impl Model {
             self.change(id, &exit, now)
                 .expect("the exit of the current run of a live instance applies");
         }
-        let is_live = |node: &NodeId| {
-            let mut instances = self.instances.values();
-            instances.any(|instance| instance.state.live_node == Some(*node))
-        };
-        let is_dead = |(node, lease): (&NodeId, &Node)| {
-            let kept_until = lease.lease_until.plus_millis(limits::NODE_KEPT_MS);
-            *node != me && kept_until <= now && !is_live(node)
+        let is_dead = |(id, node): (&NodeId, &Node)| {
+            let kept_until = node.lease_until.plus_millis(limits::NODE_KEPT_MS);
+            *id != me && (node.removed || kept_until <= now) && self.live_on(*id) == 0
         };
         let dead: Vec<_> = self
             .nodes

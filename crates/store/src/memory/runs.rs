@@ -29,6 +29,10 @@ impl Model {
 
     /// See [`crate::Store::claim_due`].
     pub fn claim_due(&mut self, claim: &Claim, now: Timestamp) -> Vec<ClaimedRun> {
+        let node = self.nodes.get(&claim.node);
+        if !node.is_some_and(|node| node.may_claim(now)) {
+            return Vec::new();
+        }
         let due: Vec<_> = self
             .with_due_time(&claim.kinds)
             .into_iter()

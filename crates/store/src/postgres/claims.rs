@@ -17,7 +17,10 @@ macro_rules! time_in_status {
     };
 }
 
-/// Everything that the claim of a row writes: `Change::Claim` of the domain. Parameters: node, tokens, largest input.
+/// Everything that the claim of a row writes: `Change::Claim` of the domain. What is picked says itself that the node may claim: that is
+/// asked in the same statement, so that a node that was held up between its last renewal and its claim gets nothing.
+///
+/// Parameters: node, tokens, largest input.
 macro_rules! claim_picked {
     ($picked:literal) => {
         concat!(
@@ -63,6 +66,8 @@ pub(super) const CLAIM: &str = claim_picked!(
     "picked as (
          select instance_id, due_at from runtara_instances
           where due_at <= runtara_now() and live_node is null and runner_kind = any($4::text[])
+            and exists (select from runtara_nodes
+                         where node_id = $1 and lease_until > runtara_now() and drain_by is null and not removed)
           order by due_at, instance_id
           limit cardinality($2::bytea[])
             for update skip locked
@@ -99,6 +104,8 @@ pub(super) const CLAIM_WITHOUT: &str = claim_picked!(
            from runtara_instances i
           where i.instance_id = any(array(select instance_id from candidates))
             and i.due_at <= runtara_now() and i.live_node is null
+            and exists (select from runtara_nodes
+                         where node_id = $1 and lease_until > runtara_now() and drain_by is null and not removed)
           order by i.due_at, i.instance_id
           limit cardinality($2::bytea[])
             for update skip locked

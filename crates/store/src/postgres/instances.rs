@@ -254,6 +254,7 @@ pub(super) async fn purge(store: &PostgresStore, id: &InstanceId) -> Answer<Purg
         .await?;
         if purged == 1 {
             store.nudges.changed(id);
+            store.herald.changed(id);
             return Ok(Purge::Purged);
         }
         let found = sqlx::query(

@@ -16,6 +16,7 @@ mod herald;
 mod images;
 mod instances;
 mod lanes;
+mod listener;
 mod lists;
 mod metrics;
 mod migrate;
@@ -35,16 +36,19 @@ use bytes::Bytes;
 use runtara_domain::{
     Caller, Change, CheckpointId, Checkpointed, DatabaseId, ImageDigest, ImageId, ImageName,
     ImageRecord, InstanceId, InstanceState, NewEvent, NewImage, NewInstance, NodeId, RaisedSignal,
-    RegistrationNumber, RunnerKind, SaveCheckpoint, SignalId, TenantId, TokenHash, Word,
+    RegistrationNumber, RunNumber, RunnerKind, SaveCheckpoint, SignalId, Status, TenantId,
+    TokenHash, Word,
 };
 use sqlx::postgres::PgPool;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, EventFilter, HeldWait,
     ImageDeletion, ImageFilter, InstanceFilter, InstanceOrder, InstanceRecord, InstanceSummary,
-    InstanceValues, LiveRun, MetricsBucket, MetricsQuery, NextDue, NodeLease, NodeStanding, Nudges,
-    Page, PageRequest, Purge, Scope, Started, StepFilter, StepSummary, Store, StoreResult,
-    StoredCheckpoint, StoredEvent, TokenOwner, WaitRequest, Waiting,
+    InstanceValues, LiveRun, MetricsBucket, MetricsQuery, NextDue, NodeLease, NodeRecord,
+    NodeRemoval, NodeStanding, Nudges, Page, PageRequest, Purge, Scope, Started, StepFilter,
+    StepSummary, Store, StoreResult, StoredCheckpoint, StoredEvent, TokenOwner, WaitRequest,
+    Waiting,
 };
 
 use connections::{Connections, Fetch as _, Losses};
@@ -58,6 +62,7 @@ pub struct PostgresStore {
     nudges: Nudges,
     herald: herald::Herald,
     queues: Queues,
+    closed: CancellationToken,
 }
 
 impl PostgresStore {
@@ -95,11 +100,16 @@ impl PostgresStore {
 
     fn with(pool: PgPool, losses: Losses, nudges: Nudges) -> Self {
         let connections = Arc::new(Connections::new(pool.clone(), losses));
+        let herald = herald::Herald::new(pool.clone());
+        let closed = CancellationToken::new();
+        let listening = listener::listen(pool, herald.clone(), nudges.clone(), closed.clone());
+        tokio::spawn(listening);
         Self {
-            herald: herald::Herald::new(pool),
+            herald,
             queues: Queues::start(&connections, &nudges),
             connections,
             nudges,
+            closed,
         }
     }
 
@@ -109,6 +119,16 @@ impl PostgresStore {
         if state.due_at.is_some() && state.live_node.is_none() {
             self.herald.due();
         }
+        // Nobody elsewhere minds or awaits one that was just started.
+        if state.run_number > RunNumber(0) || state.status != Status::Pending {
+            self.herald.changed(&state.instance_id);
+        }
+    }
+}
+
+impl Drop for PostgresStore {
+    fn drop(&mut self) {
+        self.closed.cancel();
     }
 }
 
@@ -137,6 +157,7 @@ impl Store for PostgresStore {
     }
 
     async fn close(&self) {
+        self.closed.cancel();
         self.queues.close().await;
         self.connections.release();
         self.connections.pool.close().await;
@@ -155,6 +176,21 @@ impl Store for PostgresStore {
     async fn expire_nodes(&self, me: NodeId, limit: u32) -> StoreResult<Vec<InstanceId>> {
         let lost = nodes::expire(self, me, limit).await;
         lost.map_err(|fault| fault.during("taking runs of lost nodes for lost"))
+    }
+
+    async fn nodes(&self) -> StoreResult<Vec<NodeRecord>> {
+        let listed = nodes::list(self).await;
+        listed.map_err(|fault| fault.during("listing nodes"))
+    }
+
+    async fn drain_node(&self, node: NodeId, hand_over_after_ms: Option<u64>) -> StoreResult<bool> {
+        let drained = nodes::drain(self, node, hand_over_after_ms).await;
+        drained.map_err(|fault| fault.during("draining a node"))
+    }
+
+    async fn remove_node(&self, node: NodeId) -> StoreResult<NodeRemoval> {
+        let removed = nodes::remove(self, node).await;
+        removed.map_err(|fault| fault.during("removing a node"))
     }
 
     async fn next_registration(&self) -> StoreResult<RegistrationNumber> {

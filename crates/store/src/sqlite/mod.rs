@@ -56,9 +56,10 @@ use self::writer::{Told, Writer};
 use crate::{
     Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, Clock, EventFilter, HeldWait,
     ImageDeletion, ImageFilter, InstanceFilter, InstanceOrder, InstanceRecord, InstanceSummary,
-    InstanceValues, LiveRun, MetricsBucket, MetricsQuery, NextDue, NodeLease, NodeStanding, Nudges,
-    Page, PageRequest, Purge, Scope, Started, StepFilter, StepSummary, Store, StoreResult,
-    StoredCheckpoint, StoredEvent, SystemClock, TokenOwner, WaitRequest, Waiting,
+    InstanceValues, LiveRun, MetricsBucket, MetricsQuery, NextDue, NodeLease, NodeRecord,
+    NodeRemoval, NodeStanding, Nudges, Page, PageRequest, Purge, Scope, Started, StepFilter,
+    StepSummary, Store, StoreResult, StoredCheckpoint, StoredEvent, SystemClock, TokenOwner,
+    WaitRequest, Waiting,
 };
 
 /// How long a request waits for its turn: a store that stays busy for longer is told at once, while the caller still listens.
@@ -280,6 +281,20 @@ impl Store for SqliteStore {
 
     async fn expire_nodes(&self, me: NodeId, limit: u32) -> StoreResult<Vec<InstanceId>> {
         act!(self, 0, |tx| runs::expire(tx, me, limit))
+    }
+
+    async fn nodes(&self) -> StoreResult<Vec<NodeRecord>> {
+        act!(self, 0, |tx| nodes::list(tx))
+    }
+
+    async fn drain_node(&self, node: NodeId, hand_over_after_ms: Option<u64>) -> StoreResult<bool> {
+        let drained = act!(self, 0, |tx| nodes::drain(tx, node, hand_over_after_ms))?;
+        self.nudges.node_asked();
+        Ok(drained)
+    }
+
+    async fn remove_node(&self, node: NodeId) -> StoreResult<NodeRemoval> {
+        act!(self, 0, |tx| nodes::remove(tx, node))
     }
 
     async fn next_registration(&self) -> StoreResult<RegistrationNumber> {

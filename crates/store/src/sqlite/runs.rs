@@ -1,11 +1,12 @@
 //! Claims, and which runs are live.
 
 use runtara_domain::{
-    Change, InstanceId, NodeId, RunExit, RunNumber, RunnerKind, TokenHash, transition,
+    Change, InstanceId, NodeId, RunExit, RunNumber, RunnerKind, TokenHash, limits, transition,
 };
 use sqlx::SqliteConnection;
 
 use super::images::{image_columns, read_image};
+use super::nodes;
 use super::sql::{Columns, Question, Row, Sql, json_text};
 use super::state::{read_with, state_columns};
 use super::tx::Tx;
@@ -48,7 +49,7 @@ pub(super) fn due(claim: &Claim, now: Timestamp) -> StoreResult<Sql> {
 
 /// Gives runs to instances that are due.
 pub(super) fn claim(tx: &mut Tx, claim: &Claim) -> StoreResult<Vec<ClaimedRun>> {
-    if claim.kinds.is_empty() || claim.tokens.is_empty() {
+    if claim.kinds.is_empty() || claim.tokens.is_empty() || !nodes::may_claim(tx, claim.node)? {
         return Ok(Vec::new());
     }
     let sql = due(claim, tx.now)?;
@@ -189,10 +190,18 @@ pub(super) fn expire(tx: &mut Tx, me: NodeId, limit: u32) -> StoreResult<Vec<Ins
         " from runtara_nodes n \
          cross join runtara_instances i indexed by runtara_instances_live \
          on i.live_node = n.node_id \
-         where n.node_id <> ? and n.lease_until <= ? order by i.instance_id limit ?"
+         where n.node_id <> ? and n.lease_until <= ? \
+         and (n.guarded = 1 or n.removed = 1 or exists \
+         (select 1 from runtara_nodes m where m.node_id = ? and m.registered_at <= ?)) \
+         order by i.instance_id limit ?"
     );
+    let long_ago = tx.now.0.saturating_sub_unsigned(limits::NODE_LEASE_MS);
     let mut sql = Sql::new(EXPIRED);
-    sql.bind(me.to_string()).bind_time(tx.now).bind(limit);
+    sql.bind(me.to_string())
+        .bind_time(tx.now)
+        .bind(me.to_string())
+        .bind(long_ago)
+        .bind(limit);
     let rows = tx.rows(&sql, "looking for runs of lost nodes")?;
     let mut expired = Vec::with_capacity(rows.len());
     for row in &rows {
@@ -206,6 +215,6 @@ pub(super) fn expire(tx: &mut Tx, me: NodeId, limit: u32) -> StoreResult<Vec<Ins
         let written = Write::new(&found, next, tx.now).run(tx)?;
         expired.push(written.state.instance_id.clone());
     }
-    super::nodes::forget_dead(tx, me)?;
+    nodes::forget_dead(tx, me)?;
     Ok(expired)
 }

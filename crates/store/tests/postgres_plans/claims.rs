@@ -1,14 +1,15 @@
 //! What the dispatcher asks.
 
 use runtara_domain::{NodeId, RunToken, RunnerKind, TenantId};
-use runtara_store::{Claim, Store as _};
+use runtara_store::postgres::PostgresStore;
+use runtara_store::{Claim, NodeLease, Store as _};
 
 use crate::case::Case;
 use crate::filled::id;
 
 fn claim(without: &[&str]) -> Claim {
     Claim {
-        node: NodeId::generate(),
+        node: NODE.parse().unwrap(),
         kinds: vec![RunnerKind::Native],
         tokens: (0..5).map(|_| RunToken::generate().hash()).collect(),
         without_tenants: without
@@ -18,6 +19,14 @@ fn claim(without: &[&str]) -> Claim {
     }
 }
 
+const NODE: &str = "00000000-0000-0000-0000-000000000042";
+
+/// Only a node with a lease is given anything.
+async fn register(store: &PostgresStore) {
+    let lease = NodeLease::new(NODE.parse().unwrap(), "node", 600_000);
+    store.renew_node(lease).await.unwrap();
+}
+
 pub(crate) const CASES: &[Case] = &[
     Case {
         what: "claim",
@@ -25,6 +34,7 @@ pub(crate) const CASES: &[Case] = &[
         entries: 60,
         call: |store, _| {
             Box::pin(async {
+                register(store).await;
                 let claimed = store.claim_due(claim(&[])).await.unwrap();
                 assert_eq!(claimed.len(), 5);
             })
@@ -36,6 +46,7 @@ pub(crate) const CASES: &[Case] = &[
         entries: 700,
         call: |store, _| {
             Box::pin(async {
+                register(store).await;
                 let claimed = store.claim_due(claim(&["t-15", "t-35"])).await.unwrap();
                 assert_eq!(claimed.len(), 5);
             })

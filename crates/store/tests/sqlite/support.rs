@@ -10,7 +10,8 @@ use runtara_domain::{
     SaveCheckpoint, TenantId, limits,
 };
 use runtara_store::sqlite::{SqliteOptions, SqliteStore};
-use runtara_store::{Claim, ClaimedRun, Store};
+use runtara_store::{Claim, ClaimedRun, NodeLease, Store};
+use uuid::Uuid;
 
 pub(super) async fn open(path: &Path) -> SqliteStore {
     SqliteStore::open(SqliteOptions::at(path)).await.unwrap()
@@ -64,8 +65,13 @@ pub(super) fn save(name: &str, state: impl Into<Bytes>) -> SaveCheckpoint {
 }
 
 pub(super) async fn claim(store: &dyn Store, most: usize) -> Vec<ClaimedRun> {
+    let node = NodeId(Uuid::from_u128(7));
+    store
+        .renew_node(NodeLease::new(node, "node", 600_000))
+        .await
+        .unwrap();
     let claim = Claim {
-        node: NodeId::generate(),
+        node,
         kinds: vec![RunnerKind::Native],
         tokens: (0..most).map(|_| RunToken::generate().hash()).collect(),
         without_tenants: Vec::new(),

@@ -255,11 +255,7 @@ async fn steps_scopes_and_events_are_found_again() {
 #[tokio::test]
 async fn nodes_images_and_labels_are_kept() {
     let (_directory, clock, store) = fresh().await;
-    let lease = |node, name: &str| NodeLease {
-        node,
-        name: name.to_owned(),
-        lease_ms: 15_000,
-    };
+    let lease = |node, name: &str| NodeLease::new(node, name, 15_000);
     let (one, two) = (NodeId::generate(), NodeId::generate());
     assert_eq!(store.renew_node(lease(one, "one")).await.unwrap().others, 0);
     let refused = store.renew_node(lease(two, "two")).await.unwrap_err();

@@ -71,6 +71,12 @@ pub(super) enum Act {
     Release(u8),
     /// Takes the runs of dead nodes for lost.
     Expire(u8),
+    /// Has a node drained, or go on.
+    Drain { node: u8, after_ms: Option<u32> },
+    /// Takes a dead node for one that does not come back.
+    RemoveNode(u8),
+    /// Lists nodes.
+    Nodes,
     /// Moves the clock.
     Advance(u32),
     /// Brings an instance back to a run, wherever it stands; see [`expand`].
@@ -318,6 +324,8 @@ pub(super) fn expand(act: Act) -> Vec<Act> {
 pub(super) fn ending() -> Vec<Act> {
     let mut acts = vec![
         Act::Advance(1_000_000),
+        Act::Nodes,
+        Act::RemoveNode(1),
         Act::Expire(2),
         Act::Expire(0),
         Act::Expire(1),
@@ -501,6 +509,8 @@ fn act() -> impl Strategy<Value = Act> {
         1 => (0..2_u8, select(vec![0, 15_000, 1_000_000])).prop_map(|(node, lease_ms)| Act::Renew { node, lease_ms }),
         1 => (0..2_u8).prop_map(Act::Release),
         1 => (0..3_u8).prop_map(Act::Expire),
+        1 => (0..2_u8, prop_oneof![3 => Just(None), 1 => millis().prop_map(Some)]).prop_map(|(node, after_ms)| Act::Drain { node, after_ms }),
+        1 => prop_oneof![Just(Act::Nodes), (0..3_u8).prop_map(Act::RemoveNode)],
         9 => instance().prop_map(Act::Again),
         5 => millis().prop_map(Act::Advance),
         5 => question().prop_map(Act::Look),

@@ -197,13 +197,19 @@ impl<'a> Player<'a> {
             }
             Act::Renew { node, lease_ms } => {
                 let lease = NodeLease {
-                    node: node_id(node),
-                    name: format!("node-{node}"),
-                    lease_ms: u64::from(lease_ms),
+                    guarded: lease_ms % 2 == 0,
+                    ..NodeLease::new(node_id(node), format!("node-{node}"), u64::from(lease_ms))
                 };
                 words(store.renew_node(lease).await)
             }
             Act::Release(n) => words(store.release_node(node_id(n)).await),
+            Act::Drain { node, after_ms } => words(
+                store
+                    .drain_node(node_id(node), after_ms.map(u64::from))
+                    .await,
+            ),
+            Act::RemoveNode(n) => words(store.remove_node(node_id(n)).await),
+            Act::Nodes => words(store.nodes().await),
             Act::Expire(n) => {
                 let mut lost = store.expire_nodes(node_id(n), 100).await;
                 if let Ok(lost) = &mut lost {
@@ -267,6 +273,11 @@ impl<'a> Player<'a> {
             token[..8].copy_from_slice(&self.given.to_be_bytes());
             TokenHash(token)
         });
+        // Mostly by a node that may.
+        if most != 3 {
+            let lease = NodeLease::new(node_id(node), "node", 1_000_000);
+            let _renewed = self.store.renew_node(lease).await;
+        }
         let claim = Claim {
             node: node_id(node),
             kinds: kinds(kind_mask),

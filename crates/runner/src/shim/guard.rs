@@ -1,0 +1,296 @@
+//! The guard of a node: a small process that ends the node's runs if the server cannot keep its lease, whatever the server does.
+//!
+//! Where several nodes share a database, the runs of one that has not renewed its lease are taken over by the others. So they must have
+//! ended by then. The server does that itself, if it can; the guard is there for a server that hangs, was stopped, or has died. It has one
+//! thread and little memory, knows nothing of the database, and waits for a moment on CLOCK_BOOTTIME, which goes on while the machine is
+//! suspended.
+//!
+//! The server tells it, after each renewal, until when the runs may live, and may tell it that it has ended them itself. When the moment
+//! comes without either, the guard kills the server, so that nothing more is launched and the guests within it end, and then has every run
+//! of the data directory ended. A server that has died is survived by its guard: if no other server has taken the node over by then, its
+//! runs are ended in the same way. By the file `guard` in the data directory a guard knows whether another has come after it.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, recv, send};
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use runtara_domain::EndedBy;
+
+use super::files::read_bounded;
+use super::launcher::settle;
+use super::look::{Seen, see};
+use super::process::Stat;
+use super::request::{REQUEST_SIGNAL, Request};
+use super::sys;
+use crate::RunDirectory;
+
+/// By this name of its own, and by the socket that is its standard input, a process knows that it is meant to be a guard.
+pub(crate) const NAME: &str = "runtara-guard";
+/// Names the data directory that it guards.
+pub(crate) const DIRECTORY_VARIABLE: &str = "RUNTARA_GUARD_DIRECTORY";
+/// Names the process of the server.
+pub(crate) const SERVER_VARIABLE: &str = "RUNTARA_GUARD_SERVER";
+/// The file that names the guard of a data directory.
+const FILE: &str = "guard";
+/// Every word has this length: what it is, and a moment in milliseconds on CLOCK_BOOTTIME.
+pub(crate) const WORD_BYTES: usize = 9;
+/// How much longer than the server it waits: the server's own attempt is the gentler one.
+const LATER: Duration = Duration::from_millis(1_000);
+/// How long a shim has to end its run before it is killed itself.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long all runs may take to end. What lives on then cannot be killed.
+const ALL: Duration = Duration::from_secs(30);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// What a server tells its guard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// Runs may live until this moment.
+    Until(u64),
+    /// All runs have ended that could live until this moment.
+    Ended(u64),
+    /// There is nothing to guard any more.
+    Leave,
+}
+
+impl Word {
+    pub(crate) fn pack(self) -> [u8; WORD_BYTES] {
+        let (kind, moment) = match self {
+            Self::Until(moment) => (1, moment),
+            Self::Ended(moment) => (2, moment),
+            Self::Leave => (3, 0),
+        };
+        let mut word = [kind; WORD_BYTES];
+        word[1..].copy_from_slice(&moment.to_ne_bytes());
+        word
+    }
+
+    fn unpack(word: &[u8]) -> Option<Self> {
+        let (kind, moment) = word.split_first()?;
+        let moment = u64::from_ne_bytes(moment.try_into().ok()?);
+        match kind {
+            1 => Some(Self::Until(moment)),
+            2 => Some(Self::Ended(moment)),
+            3 => Some(Self::Leave),
+            _ => None,
+        }
+    }
+}
+
+/// Gives the data directory if this process was executed to be a guard.
+pub(crate) fn directory_of_guard() -> Option<PathBuf> {
+    let name = std::env::args_os().next()?;
+    let directory = std::env::var_os(DIRECTORY_VARIABLE)?;
+    (name == OsStr::new(NAME)).then(|| directory.into())
+}
+
+/// Guards until there is nothing to guard. Does not return to the program's own `main`.
+pub(crate) fn serve(directory: &Path) -> ! {
+    let left = Guard::begin(directory).and_then(Guard::guard);
+    sys::exit_now(i32::from(left.is_err()))
+}
+
+struct Guard<'a> {
+    directory: &'a Path,
+    /// Who it is, as it stands in the file.
+    name: String,
+    socket: OwnedFd,
+    /// The server; `None` once it is gone.
+    server: Option<OwnedFd>,
+    timer: TimerFd,
+    until: Option<u64>,
+    /// The last moment of which the server has said that its runs have ended.
+    ended: Option<u64>,
+}
+
+impl<'a> Guard<'a> {
+    fn begin(directory: &'a Path) -> io::Result<Self> {
+        const STANDARD_INPUT: RawFd = 0;
+        let parent = nix::unistd::getppid().as_raw();
+        let server = sys::pidfd_open(parent)?;
+        // If the server has died already, somebody else is the parent.
+        if std::env::var(SERVER_VARIABLE) != Ok(parent.to_string()) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let (socket, server, boot) = settle(STANDARD_INPUT, c"runtara-guard", Some(server))?;
+        let start_time = Stat::of_self()?.map_or(0, |stat| stat.start_time);
+        Ok(Self {
+            directory,
+            name: format!("{} {start_time} {boot}\n", std::process::id()),
+            socket,
+            server,
+            timer: TimerFd::new(ClockId::CLOCK_BOOTTIME, TimerFlags::TFD_CLOEXEC)?,
+            until: None,
+            ended: None,
+        })
+    }
+
+    fn guard(mut self) -> io::Result<()> {
+        loop {
+            let server_listens = self.server.is_some();
+            let mut polled = [
+                PollFd::new(self.timer.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.socket.as_fd(), PollFlags::POLLIN),
+            ];
+            let polled = match server_listens {
+                true => &mut polled[..],
+                false => &mut polled[..1],
+            };
+            match poll(polled, PollTimeout::NONE) {
+                Err(nix::errno::Errno::EINTR) => continue,
+                answer => answer?,
+            };
+            let is_time = polled[0].any().unwrap_or(true);
+            let is_told = polled.get(1).is_some_and(|it| it.any().unwrap_or(true));
+            // First what was told: it may have come just in time.
+            if is_told && self.hear()? {
+                return Ok(());
+            }
+            if is_time && self.act_in_time()? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Hears one word; true if there is nothing to guard any more.
+    fn hear(&mut self) -> io::Result<bool> {
+        let mut word = [0; WORD_BYTES];
+        let length = recv(self.socket.as_raw_fd(), &mut word, MsgFlags::empty())?;
+        if length == 0 {
+            self.server = None;
+            return Ok(self.until.is_none());
+        }
+        match Word::unpack(&word[..length]) {
+            Some(Word::Until(moment)) => {
+                if self.until.is_none() {
+                    self.write_name()?;
+                }
+                self.until = Some(moment);
+                let at = TimeSpec::from_duration(Duration::from_millis(moment) + LATER);
+                let once = Expiration::OneShot(at);
+                self.timer.set(once, TimerSetTimeFlags::TFD_TIMER_ABSTIME)?;
+            }
+            Some(Word::Ended(moment)) => self.ended = Some(moment),
+            Some(Word::Leave) => return Ok(true),
+            None => return Ok(false),
+        }
+        // The server counts on it from here on.
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        let _heard = send(self.socket.as_raw_fd(), &word, flags);
+        Ok(false)
+    }
+
+    fn write_name(&self) -> io::Result<()> {
+        let unfinished = self.directory.join(format!("{FILE}.new"));
+        std::fs::write(&unfinished, &self.name)?;
+        std::fs::rename(unfinished, self.directory.join(FILE))
+    }
+
+    /// Whether no other guard has come after this one.
+    fn is_current(&self) -> bool {
+        let found = read_bounded(&self.directory.join(FILE), 1_024);
+        matches!(found, Ok(Some(text)) if text == self.name.as_bytes())
+    }
+
+    /// The moment has come; true if there is nothing to guard any more.
+    fn act_in_time(&mut self) -> io::Result<bool> {
+        self.timer.unset()?;
+        if self.until.is_some() && self.ended == self.until {
+            return Ok(false);
+        }
+        if !self.is_current() {
+            return Ok(true);
+        }
+        if let Some(server) = self.server.take() {
+            let _gone = sys::pidfd_signal(server.as_fd(), libc::SIGKILL, None);
+            wait_for_end(&server, ALL);
+        }
+        end_runs(&self.directory.join("runs"))?;
+        Ok(true)
+    }
+}
+
+fn wait_for_end(process: &OwnedFd, patience: Duration) {
+    let mut polled = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+    let timeout = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
+    let _ended = poll(&mut polled, timeout);
+}
+
+/// Ends every run below a directory, and sees to it that none begins that was just being launched.
+fn end_runs(runs: &Path) -> io::Result<()> {
+    let began = Instant::now();
+    let mut failed = Ok(());
+    while began.elapsed() < ALL {
+        let mut alive = Vec::new();
+        failed = Ok(());
+        for run in whole_runs(runs)? {
+            match see(&run) {
+                Ok(Seen::Alive(shim)) => alive.push(shim),
+                Ok(Seen::Exited(_) | Seen::Gone) => {}
+                // Asked again: it may just be beginning.
+                Err(error) => failed = Err(error),
+            }
+        }
+        if alive.is_empty() && failed.is_ok() {
+            return Ok(());
+        }
+        let request = Request {
+            grace: Duration::ZERO,
+            ended_by: EndedBy::Host,
+        };
+        for shim in &alive {
+            let _gone = match began.elapsed() < PATIENCE {
+                true => sys::pidfd_signal(shim.as_fd(), REQUEST_SIGNAL, Some(request.pack())),
+                // What it leaves is ended by the next look.
+                false => sys::pidfd_signal(shim.as_fd(), libc::SIGKILL, None),
+            };
+        }
+        match alive.first() {
+            Some(shim) => wait_for_end(shim, PATIENCE / 4),
+            None => std::thread::sleep(LOOK_AGAIN),
+        }
+    }
+    failed
+}
+
+/// The runs whose `run.json` is there: of others nothing can live.
+fn whole_runs(runs: &Path) -> io::Result<Vec<RunDirectory>> {
+    let mut found = Vec::new();
+    let instances = match std::fs::read_dir(runs) {
+        Ok(instances) => instances,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+        Err(error) => return Err(error),
+    };
+    for instance in instances {
+        let Ok(numbers) = std::fs::read_dir(instance?.path()) else {
+            continue;
+        };
+        for number in numbers {
+            let run = RunDirectory::at(number?.path());
+            if run.run_file().try_exists()? {
+                found.push(run);
+            }
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_survive_the_way() {
+        for word in [Word::Until(u64::MAX), Word::Ended(7), Word::Leave] {
+            assert_eq!(Word::unpack(&word.pack()), Some(word));
+        }
+        assert_eq!(Word::unpack(&[9; WORD_BYTES]), None);
+        assert_eq!(Word::unpack(&[1, 2]), None);
+    }
+}
