@@ -65,8 +65,17 @@ impl From<Store> for Ground {
 
 /// The database of one test, gone with it.
 pub(crate) enum Database {
-    Sqlite { url: String },
-    Postgres { admin: String, name: String },
+    Sqlite {
+        url: String,
+    },
+    Postgres {
+        admin: String,
+        name: String,
+    },
+    /// It belongs to another server.
+    OfAnother {
+        url: String,
+    },
 }
 
 impl Database {
@@ -76,6 +85,12 @@ impl Database {
                 url: format!("sqlite:{}", place.join("data/runtara.db").display()),
             },
             Store::Postgres => Self::in_postgres(&admin_url()),
+        }
+    }
+
+    pub(crate) fn of_another(url: &str) -> Self {
+        Self::OfAnother {
+            url: url.to_owned(),
         }
     }
 
@@ -95,7 +110,7 @@ impl Database {
 
     pub(crate) fn url(&self) -> String {
         match self {
-            Self::Sqlite { url } => url.clone(),
+            Self::Sqlite { url } | Self::OfAnother { url } => url.clone(),
             Self::Postgres { admin, name } => {
                 let server = admin
                     .rsplit_once('/')

@@ -5,6 +5,7 @@
 //! - [`Image`] and the verbs of [`Server`]: register, start, look, wait.
 //! - [`Server::runtara`]: the command line, as a person runs it.
 //! - [`Shared`]: files by which a test and the programs that it starts tell each other how far they are.
+//! - [`Setup::beside`]: a further server on the same database; [`Proxy`]: a wire to that database which a test can cut.
 //! - [`Hold`]: holds whoever opens a file or a directory, so that a test can act while the server is at work.
 //! - [`processes`]: which processes there are because of a server.
 //! - [`guest`]: WebAssembly modules and components, compiled from the C files in `guests`; some do what a program of the same name does.
@@ -28,6 +29,7 @@ mod keeper;
 mod place;
 mod postgres;
 mod programs;
+mod proxy;
 mod run;
 mod server;
 mod verbs;
@@ -40,6 +42,7 @@ pub use hold::Hold;
 pub use place::Shared;
 pub use postgres::PrivatePostgres;
 pub use programs::program;
+pub use proxy::Proxy;
 pub use run::Run;
 pub use server::{Server, Setup, free_ports};
 pub use verbs::{Image, TENANT, base64, from_base64, milliseconds};

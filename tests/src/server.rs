@@ -37,6 +37,8 @@ pub struct Setup {
     variables: BTreeMap<String, String>,
     is_process_1: bool,
     is_passed_sockets: bool,
+    /// Where its content of images is, if not in its own data directory.
+    content: Option<PathBuf>,
     kind: Kind,
 }
 
@@ -69,6 +71,19 @@ impl Setup {
         Self::with(Place::make(), Some(Database::in_postgres(url)), "serve")
     }
 
+    /// `serve` as a further node on the database of another server, which goes with that one; in a place of its own, but with the
+    /// same content of images.
+    ///
+    /// # Panics
+    /// If that server brings its own database.
+    #[must_use]
+    pub fn beside(other: &Server) -> Self {
+        let database = Database::of_another(&other.database_url());
+        let mut setup = Self::with(Place::make(), Some(database), "serve");
+        setup.content = Some(other.data_dir().join("blobs"));
+        setup.of_kind(other.kind())
+    }
+
     /// `dev`, which brings its own database.
     #[must_use]
     pub fn dev() -> Self {
@@ -83,12 +98,23 @@ impl Setup {
             variables: BTreeMap::new(),
             is_process_1: false,
             is_passed_sockets: false,
+            content: None,
             kind: Kind::Native,
         };
         if geteuid().is_root() {
             setup = setup.variable("RUNTARA_NATIVE_USER", "nobody");
         }
         setup
+    }
+
+    /// The URL of the database that it is given.
+    ///
+    /// # Panics
+    /// If the server brings its own.
+    #[must_use]
+    pub fn database_url(&self) -> String {
+        let database = self.database.as_ref();
+        database.expect("this server is given a database").url()
     }
 
     /// Sets a variable of the server.
@@ -117,6 +143,24 @@ impl Setup {
     pub fn with_sockets_passed_on(mut self) -> Self {
         self.is_passed_sockets = true;
         self
+    }
+
+    /// Has the clock of the server say a later time than that of the machine. Its other clocks are right.
+    ///
+    /// # Panics
+    /// If the library that does so cannot be compiled.
+    #[must_use]
+    pub fn with_clock_ahead_by(self, ahead: Duration) -> Self {
+        const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/clock_ahead.c");
+        let library = self.place.path().join("clock_ahead.so");
+        let compiled = Command::new("cc")
+            .args(["-shared", "-fPIC", "-O1", "-o"])
+            .arg(&library)
+            .args([SOURCE, "-ldl"])
+            .status();
+        assert!(compiled.is_ok_and(|status| status.success()), "{SOURCE}");
+        self.variable("LD_PRELOAD", &library.display().to_string())
+            .variable("CLOCK_AHEAD_SECONDS", &ahead.as_secs().to_string())
     }
 
     /// Starts the server and waits until it is ready.
@@ -240,6 +284,9 @@ impl Server {
         let data = setup.place.path().join("data");
         fs::create_dir(&data).expect("the directory is ours");
         fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).expect("it is ours");
+        if let Some(content) = &setup.content {
+            std::os::unix::fs::symlink(content, data.join("blobs")).expect("the directory is ours");
+        }
         let ports = Ports::free();
         let keeper = setup
             .is_passed_sockets

@@ -6,7 +6,7 @@ use runtara_management_sdk::{Client, ClientBuilder};
 use crate::failure::Failure;
 use crate::screen::Screen;
 use crate::{
-    checkpoints, completions, doctor, events, image, instances, lifecycle, logs, start, stop,
+    checkpoints, completions, doctor, events, image, instances, lifecycle, logs, node, start, stop,
 };
 
 /// Register programs, start durable instances of them, and see where they stand.
@@ -96,6 +96,9 @@ pub(crate) enum Command {
     Wait(start::WaitArgs),
     /// Remove ended instances with their checkpoints, events and logs
     Rm(lifecycle::Instances),
+    /// List, drain and remove the servers that share a database
+    #[command(subcommand)]
+    Node(node::NodeCommand),
     /// Check what works on the machine of the server and what to install there
     ///
     /// The server tells what it found out when it started. Where none can be reached, `runtara-environment doctor` tells the same on
@@ -130,6 +133,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         (Command::Stop(args), Ok(client)) => stop::run(&client, screen, &args).await,
         (Command::Wait(args), Ok(client)) => start::wait(&client, screen, &args).await,
         (Command::Rm(args), Ok(client)) => lifecycle::remove(&client, screen, &args).await,
+        (Command::Node(command), Ok(client)) => node::run(&client, screen, command).await,
         (Command::Doctor, Ok(client)) => doctor::run(&client, screen).await,
     }
 }
@@ -216,6 +220,11 @@ mod tests {
             "stop",
             "wait",
             "rm",
+            "node",
+            "node ls",
+            "node drain",
+            "node undrain",
+            "node remove",
             "doctor",
             "completions",
         ];
@@ -329,6 +338,9 @@ mod tests {
             "runtara pause",
             "runtara signal id",
             "runtara completions tcsh",
+            "runtara node",
+            "runtara node drain",
+            "runtara node drain a --hand-over-after soon",
             "runtara image pull work",
             "runtara image pull --from alpine",
             "runtara image pull work --from https://ghcr.io/a",

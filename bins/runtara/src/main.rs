@@ -14,6 +14,7 @@ mod instances;
 mod lifecycle;
 mod live;
 mod logs;
+mod node;
 mod pull;
 mod screen;
 mod settings;

@@ -20,6 +20,8 @@ pub enum NotFound {
     Checkpoint,
     /// No agent offers the capability.
     Capability,
+    /// No node has that id or name.
+    Node,
 }
 
 impl fmt::Display for NotFound {
@@ -29,6 +31,7 @@ impl fmt::Display for NotFound {
             Self::Instance => "instance",
             Self::Checkpoint => "checkpoint",
             Self::Capability => "capability",
+            Self::Node => "node",
         })
     }
 }

@@ -9,6 +9,7 @@ mod doctor;
 mod images;
 mod limits;
 mod nobody_gets_in;
+mod nodes;
 mod nothing_is_lost;
 mod nothing_twice;
 mod people_and_clients;

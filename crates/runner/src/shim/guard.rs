@@ -271,9 +271,12 @@ fn whole_runs(runs: &Path) -> io::Result<Vec<RunDirectory>> {
         let Ok(numbers) = std::fs::read_dir(instance?.path()) else {
             continue;
         };
-        for number in numbers {
-            let run = RunDirectory::at(number?.path());
-            if run.run_file().try_exists()? {
+        for entry in numbers {
+            let entry = entry?;
+            let name = entry.file_name();
+            let number = name.to_str().and_then(|name| name.parse::<u32>().ok());
+            let run = RunDirectory::at(entry.path());
+            if number.is_some() && run.run_file().try_exists()? {
                 found.push(run);
             }
         }
@@ -284,6 +287,23 @@ fn whole_runs(runs: &Path) -> io::Result<Vec<RunDirectory>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn runs_are_found_beside_other_files() {
+        let root = tempfile::tempdir().unwrap();
+        let runs = root.path().join("runs");
+        assert!(whole_runs(&runs).unwrap().is_empty());
+        for run in ["aa/1", "aa/12", "bb/3", "spares/7-x"] {
+            std::fs::create_dir_all(runs.join(run)).unwrap();
+        }
+        for file in ["aa/id", "aa/1/run.json", "bb/3/run.json", "a-file"] {
+            std::fs::write(runs.join(file), "").unwrap();
+        }
+        let mut found: Vec<_> = whole_runs(&runs).unwrap();
+        found.sort_by_key(|run| run.path().to_owned());
+        let wanted = ["aa/1", "bb/3"].map(|run| RunDirectory::at(runs.join(run)));
+        assert_eq!(found, wanted);
+    }
 
     #[test]
     fn words_survive_the_way() {
