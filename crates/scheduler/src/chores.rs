@@ -4,9 +4,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use runtara_domain::limits;
 use tokio::time::{MissedTickBehavior, interval};
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use crate::{Shared, run_files};
 
@@ -14,8 +13,6 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Starts all chores.
 pub(crate) fn start(shared: &Arc<Shared>) {
-    let lease = Duration::from_millis(limits::NODE_LEASE_MS / 3);
-    every(shared, "lost nodes", lease, take_over_lost_runs);
     every(shared, "counts", Duration::from_secs(10), refresh_counts);
     let (ten_minutes, hour) = (Duration::from_secs(600), Duration::from_secs(3_600));
     every(shared, "images", ten_minutes, remove_unneeded_images);
@@ -46,14 +43,6 @@ fn every<F>(
             }
         }
     });
-}
-
-async fn take_over_lost_runs(shared: Arc<Shared>) -> Result<(), Failure> {
-    let lost = shared.store.expire_nodes(shared.config.node, 100).await?;
-    if !lost.is_empty() {
-        info!(runs = lost.len(), "runs of lost nodes were taken over");
-    }
-    Ok(())
 }
 
 async fn refresh_counts(shared: Arc<Shared>) -> Result<(), Failure> {

@@ -25,6 +25,10 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const SOON: Duration = Duration::from_millis(100);
 /// When to try again after one that failed.
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
+/// How long after the end of a lease it is looked whether it was renewed.
+const JUST_AFTER: Duration = Duration::from_millis(20);
+/// How many runs of lost nodes are taken over by one call.
+const TAKEN_AT_ONCE: u32 = 100;
 /// How long the server's own attempt to end all runs may take before the guard's follows.
 const ENDED_WITHIN: Duration = Duration::from_millis(900);
 
@@ -53,6 +57,8 @@ struct Standing {
     is_lost: bool,
     /// When what still runs is handed over, if this node is being drained.
     drained_at: Option<Instant>,
+    /// When the lease of another node ends, unless that renews it.
+    others_end: Option<Instant>,
 }
 
 impl Lease {
@@ -219,13 +225,13 @@ async fn renewed_at(shared: &Shared, asked: BootTime, standing: NodeStanding) {
         }
         None => None,
     };
-    let drained_at = standing
-        .drain_in_ms
-        .map(|ms| Instant::now() + Duration::from_millis(ms));
+    let in_ms = |ms| Instant::now() + Duration::from_millis(ms);
+    let drained_at = standing.drain_in_ms.map(in_ms);
     let was = lease.standing.send_replace(Standing {
         until,
         is_lost: until.is_some_and(|until| until <= BootTime::now()),
         drained_at,
+        others_end: standing.next_end_in_ms.map(in_ms),
     });
     if was.is_lost {
         info!("the lease of this node was renewed; it works again");
@@ -238,6 +244,40 @@ async fn renewed_at(shared: &Shared, asked: BootTime, standing: NodeStanding) {
     if !standing.lasted {
         debug!("this node had no lease before");
         reconcile::soon(shared);
+    }
+}
+
+/// Takes over the runs of nodes that did not renew their lease: at its end, and now and then, until the scheduler closes.
+pub(crate) async fn take_over(shared: Arc<Shared>) {
+    let mut standing = shared.lease.standing.subscribe();
+    loop {
+        let others_end = standing.borrow_and_update().others_end;
+        let soon = others_end.map_or(Duration::MAX, |end| {
+            end.saturating_duration_since(Instant::now()) + JUST_AFTER
+        });
+        tokio::select! {
+            () = shared.closing.cancelled() => return,
+            // Another moment may be the next.
+            changed = standing.changed(), if others_end.is_some() => match changed {
+                Ok(()) => continue,
+                Err(_) => return,
+            },
+            () = sleep(soon.min(PERIOD)) => {}
+        }
+        loop {
+            match shared
+                .store
+                .expire_nodes(shared.config.node, TAKEN_AT_ONCE)
+                .await
+            {
+                Ok(lost) if lost.is_empty() => break,
+                Ok(lost) => info!(runs = lost.len(), "runs of lost nodes were taken over"),
+                Err(error) => {
+                    warn!(%error, "runs of lost nodes could not be taken over yet");
+                    break;
+                }
+            }
+        }
     }
 }
 

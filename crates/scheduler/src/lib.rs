@@ -5,8 +5,8 @@
 //! | `dispatch` | claims due instances while there is room, and launches them | a nudge, the earliest due time, room |
 //! | `supervise` | minds one run: tells it to leave, waits for its exit, records it | a nudge about the run, its exit |
 //! | `reconcile` | compares the rows that say "live here" with the runs in memory | the start, store errors, slowly always |
-//! | `lease` | keeps the lease, and ends all runs if it is lost while there are other nodes | its period, the end of the lease |
-//! | `chores` | takes over the runs of lost nodes, keeps the counts, and the disk | their periods |
+//! | `lease` | keeps the lease, ends all runs if it is lost while there are other nodes, and takes over those of nodes that lost theirs | its period, the ends of leases |
+//! | `chores` | keeps the counts, and the disk | their periods |
 //!
 //! Everything here may be interrupted at any point: what was not recorded is found again by `reconcile`, which is also how a new
 //! server process takes over the runs of the one before.
@@ -148,6 +148,7 @@ impl Scheduler {
         self.0.tasks.spawn(async move {
             if lease::register(&shared).await && reconcile::recover(&shared).await {
                 shared.tasks.spawn(lease::keep(Arc::clone(&shared)));
+                shared.tasks.spawn(lease::take_over(Arc::clone(&shared)));
                 shared.tasks.spawn(dispatch::run(Arc::clone(&shared)));
                 shared.tasks.spawn(reconcile::run(Arc::clone(&shared)));
                 let pass_nudges = supervise::pass_nudges(Arc::clone(&shared));

@@ -2,12 +2,18 @@
 
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
-use runtara_domain::{InstanceId, InstanceState, RunNumber};
-use runtara_runner::{RunDirectory, RunKey, blocking, owner_of_runs, remove_tree};
+use runtara_domain::{EndedBy, InstanceId, InstanceState, RunNumber};
+use runtara_runner::shim::is_locked;
+use runtara_runner::{Adoption, RunDirectory, RunKey, blocking, owner_of_runs, remove_tree};
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::Shared;
+
+/// How long a run may take to end that is killed.
+const STRAY_ENDS_WITHIN: Duration = Duration::from_secs(10);
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -92,8 +98,26 @@ async fn clean(
         instance_id: owner.clone(),
         run_number: number,
     };
+    end_stray(shared, &key).await?;
     for runner in shared.runners.values() {
         runner.clean(&key, keep_logs).await?;
+    }
+    Ok(())
+}
+
+/// Ends a run that still lives although its instance has gone on without it: its node was away for so long that others took it over.
+async fn end_stray(shared: &Shared, key: &RunKey) -> Result<(), Failure> {
+    let directory = RunDirectory::of(&shared.config.data_dir, key);
+    if !blocking(move || is_locked(&directory)).await? {
+        return Ok(());
+    }
+    for runner in shared.runners.values() {
+        if let Adoption::Alive(run) = runner.adopt(key).await? {
+            warn!(%key, "ends a run whose instance has gone on without it");
+            run.terminate(Duration::ZERO, EndedBy::Host).await?;
+            timeout(STRAY_ENDS_WITHIN, run.wait()).await??;
+            return Ok(());
+        }
     }
     Ok(())
 }

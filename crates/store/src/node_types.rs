@@ -46,6 +46,8 @@ impl NodeLease {
 pub struct NodeStanding {
     /// How many other nodes are registered, with a lease that lasts or not.
     pub others: u32,
+    /// In how many milliseconds the next lease of another node ends, unless that node renews it; `None` if none lasts.
+    pub next_end_in_ms: Option<u64>,
     /// Whether it had a lease until now. If not, others may have taken its runs over.
     pub lasted: bool,
     /// If it is being drained: in how many milliseconds what still runs on it is to be handed over, 0 if now.

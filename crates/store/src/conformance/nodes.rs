@@ -38,10 +38,17 @@ async fn claim_by(world: &World<'_>, node: NodeId, most: usize) -> Vec<String> {
 pub async fn a_node_knows_how_many_others_there_are(harness: &dyn Harness) {
     let world = World::new(harness).await;
     let other = NodeId::generate();
-    assert_eq!(renew(&world, world.node, 15_000).await.others, 0);
-    assert_eq!(renew(&world, other, 15_000).await.others, 1);
+    let standing = renew(&world, world.node, 15_000).await;
+    assert_eq!((standing.others, standing.next_end_in_ms), (0, None));
+    world.advance(1_000).await;
+    let standing = renew(&world, other, 15_000).await;
+    assert_eq!(
+        (standing.others, standing.next_end_in_ms),
+        (1, Some(14_000))
+    );
     world.advance(60_000).await;
-    assert_eq!(renew(&world, world.node, 15_000).await.others, 1);
+    let standing = renew(&world, world.node, 15_000).await;
+    assert_eq!((standing.others, standing.next_end_in_ms), (1, None));
     world.store.release_node(other).await.unwrap();
     assert_eq!(renew(&world, world.node, 15_000).await.others, 0);
     world.store.release_node(other).await.unwrap();

@@ -27,8 +27,11 @@ impl Model {
         };
         self.nodes.insert(lease.node, node);
         let others = self.nodes.len() - 1;
+        let ends = self.nodes.iter().filter(|(id, _)| **id != lease.node);
+        let ends = ends.map(|(_, other)| other.lease_until.millis_since(now));
         NodeStanding {
             others: u32::try_from(others).unwrap_or(u32::MAX),
+            next_end_in_ms: ends.filter(|ms| *ms > 0).min(),
             lasted,
             drain_in_ms: drain_by.map(|by| by.millis_since(now)),
         }

@@ -27,7 +27,9 @@ pub(super) async fn renew(store: &PostgresStore, lease: NodeLease) -> Answer<Nod
                     address = excluded.address, key = excluded.key, capacity = excluded.capacity, used = excluded.used,
                     removed = false
          )
-         select count(*) as others, coalesce((select lasted from before), false) as lasted,
+         select count(*) as others,
+                min(lease_until) filter (where lease_until > runtara_now()) - runtara_now() as next_end_in_ms,
+                coalesce((select lasted from before), false) as lasted,
                 (select drain_in_ms from before) as drain_in_ms
            from runtara_nodes where node_id <> $1",
     )
@@ -45,6 +47,7 @@ pub(super) async fn renew(store: &PostgresStore, lease: NodeLease) -> Answer<Nod
     store.herald.set_others(others > 0);
     Ok(NodeStanding {
         others,
+        next_end_in_ms: row::get::<Option<i64>>(&found, "next_end_in_ms")?.map(row::unsigned),
         lasted: row::get(&found, "lasted")?,
         drain_in_ms: row::get::<Option<i64>>(&found, "drain_in_ms")?.map(row::unsigned),
     })

@@ -47,7 +47,14 @@ pub(super) fn renew(tx: &mut Tx, lease: &NodeLease, several: bool) -> StoreResul
     .bind_u64(lease.capacity)
     .bind_u64(lease.used);
     tx.execute(sql)?;
+    let mut ends = Vec::new();
+    for row in &others {
+        let mut columns = Columns::of(row);
+        let (_node, _name) = (columns.text()?, columns.text()?);
+        ends.push(columns.time()?.millis_since(tx.now));
+    }
     Ok(NodeStanding {
+        next_end_in_ms: ends.into_iter().filter(|ms| *ms > 0).min(),
         others: u32::try_from(others.len()).unwrap_or(u32::MAX),
         lasted: before.as_ref().is_some_and(|node| node.lasts(tx.now)),
         drain_in_ms: before.and_then(|node| Some(node.drain_by?.millis_since(tx.now))),
