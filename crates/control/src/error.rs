@@ -84,6 +84,10 @@ impl ControlError {
                 code: "WRONG_STATE",
                 message: format!("Cannot {operation} instance in '{status}' state"),
             },
+            StoreError::Refused(refusal @ Refusal::Expired { .. }) => Self::Refused {
+                code: "EXPIRED",
+                message: refusal.to_string(),
+            },
             StoreError::Refused(Refusal::NoImage) => Self::Refused {
                 code: "NO_IMAGE",
                 message: format!("Instance '{id}' has no associated image"),

@@ -48,6 +48,8 @@ async fn running(store: &LossyStore) -> Caller {
         max_attempts: None,
         due: Due::NOW,
         request_timeout_ms: None,
+        heartbeat_timeout_ms: None,
+        expires: None,
     };
     store.start_instance(new).await.unwrap();
     let token = RunToken::generate().hash();

@@ -34,6 +34,7 @@ mod image;
 mod instance;
 mod labels;
 pub mod limits;
+mod liveness;
 mod network;
 mod platform;
 mod refusal;
@@ -64,6 +65,7 @@ pub use instance::{
     Attempts, Due, Hold, InstanceState, NewInstance, Origin, Pending, PendingSignal, RunMarks,
 };
 pub use labels::{LabelError, LabelFilter, Labels};
+pub use liveness::{Liveness, silence_allowed_ms};
 pub use network::{NetworkMode, UnknownNetworkMode};
 pub use platform::{Platform, UnknownPlatform};
 pub use refusal::Refusal;

@@ -39,6 +39,15 @@ pub enum Refusal {
         /// Where the instance stands.
         status: Status,
     },
+    /// The overall deadline of the instance is over, so there is nothing for which it could be resumed.
+    #[error(
+        "cannot resume an instance whose overall deadline is over: it was to end by {} ms since the epoch (expires_at of its start); start another one \
+         for what is left to be done", at.0
+    )]
+    Expired {
+        /// The deadline.
+        at: crate::Timestamp,
+    },
     /// The instance has no image that could be launched.
     #[error("the instance registered itself and has no associated image")]
     NoImage,

@@ -131,6 +131,7 @@ impl EnvironmentRuntime {
                 other_core_addrs: sockets.other_core_addrs(),
                 passed_env: config.passed_env.clone(),
                 capacity: config.max_runs,
+                self_registered_timeout: config.self_registered_timeout,
                 lease: LEASE,
             },
             SchedulerParts {

@@ -4,6 +4,8 @@
 //! |---|---|---|
 //! | `dispatch` | claims due instances while there is room, and launches them | a nudge, the earliest due time, room |
 //! | `supervise` | minds one run: tells it to leave, waits for its exit, records it | a nudge about the run, its exit |
+//! | `silence` | has a run ended that is silent for too long | its row, through `supervise` |
+//! | `expiry` | ends instances that outlive their overall deadline | the earliest deadline, a nudge |
 //! | `reconcile` | compares the rows that say "live here" with the runs in memory | the start, store errors, slowly always |
 //! | `chores` | keeps the lease, the counts, and the disk | their periods |
 //!
@@ -12,10 +14,12 @@
 
 mod chores;
 mod dispatch;
+mod expiry;
 mod launch;
 mod live;
 mod reconcile;
 mod run_files;
+mod silence;
 mod supervise;
 
 use std::collections::{BTreeMap, HashMap};
@@ -55,6 +59,8 @@ pub struct SchedulerConfig {
     pub capacity: usize,
     /// How long the node's lease lasts. It is renewed three times as often.
     pub lease: Duration,
+    /// For how long an instance that registered itself may be silent before it fails; for ever if it is not said.
+    pub self_registered_timeout: Option<Duration>,
     /// Further addresses at which this core answers. A run of an earlier process that was told none of them is launched anew.
     pub other_core_addrs: Vec<String>,
 }
@@ -139,6 +145,7 @@ impl Scheduler {
         self.0.tasks.spawn(async move {
             if reconcile::recover(&shared).await {
                 shared.tasks.spawn(dispatch::run(Arc::clone(&shared)));
+                shared.tasks.spawn(expiry::run(Arc::clone(&shared)));
                 shared.tasks.spawn(reconcile::run(Arc::clone(&shared)));
                 let pass_nudges = supervise::pass_nudges(Arc::clone(&shared));
                 shared.minders.spawn(pass_nudges);

@@ -60,6 +60,8 @@ async fn runs(store: &PostgresStore, prefix: &str, count: usize) -> Result<Vec<C
                 max_attempts: None,
                 due: Due::NOW,
                 request_timeout_ms: None,
+                heartbeat_timeout_ms: None,
+                expires: None,
             })
             .await?;
     }

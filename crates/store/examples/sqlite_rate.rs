@@ -88,6 +88,8 @@ fn new_instance(id: String, tenant: &TenantId, image: &ImageId) -> Result<NewIns
         max_attempts: None,
         due: Due::NOW,
         request_timeout_ms: None,
+        heartbeat_timeout_ms: None,
+        expires: None,
     })
 }
 

@@ -115,7 +115,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Applies a change to one instance: load, [`runtara_domain::transition()`], write.
     ///
-    /// For cancel, pause, resume, stop and exit. A resume also needs the image: [`runtara_domain::Refusal::NoImage`].
+    /// For cancel, pause, resume, stop, silence, expiry and exit. A resume also needs the image: [`runtara_domain::Refusal::NoImage`].
     /// What calls and claims bring with them has methods of its own; those changes are refused here.
     async fn change(&self, id: &InstanceId, change: Change) -> StoreResult<Changed>;
 
@@ -149,6 +149,19 @@ pub trait Store: Send + Sync + 'static {
 
     /// The live run of one instance, if it has one.
     async fn live_run(&self, id: &InstanceId) -> StoreResult<Option<LiveRun>>;
+
+    // Instances: what is silent or over ------------------------------------------------------------------------------------
+
+    /// Ends instances whose overall deadline is over ([`Change::Expire`]), at most `limit`, the earliest deadlines first, each as one
+    /// change of its own. Several nodes may ask at once.
+    async fn expire_due(&self, limit: u32) -> StoreResult<Expired>;
+
+    /// Ends instances that registered themselves and gave no sign of life for so long ([`Change::Lapse`]), at most `limit`, each as one
+    /// change of its own, and says which. Several nodes may ask at once.
+    ///
+    /// They may have called a node that was not there. So none is ended while a node is on the list whose lease is over, nor before
+    /// each that is on it has been there for as long as an instance may be silent.
+    async fn lapse_silent(&self, timeout_ms: u64, limit: u32) -> StoreResult<Vec<InstanceId>>;
 
     // Instances: what their runs say -------------------------------------------------------------------------------------
 

@@ -15,11 +15,11 @@ use runtara_domain::{
 };
 
 use crate::{
-    Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, EventFilter, HeldWait,
-    ImageDeletion, ImageFilter, InstanceFilter, InstanceOrder, InstanceRecord, InstanceSummary,
-    InstanceValues, LiveRun, MetricsBucket, MetricsQuery, NextDue, NodeLease, NodeStanding, Nudges,
-    Page, PageRequest, Purge, Scope, Started, StepFilter, StepSummary, Store, StoreError,
-    StoreResult, StoredCheckpoint, StoredEvent, TokenOwner, WaitRequest, Waiting,
+    Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, EventFilter, Expired,
+    HeldWait, ImageDeletion, ImageFilter, InstanceFilter, InstanceOrder, InstanceRecord,
+    InstanceSummary, InstanceValues, LiveRun, MetricsBucket, MetricsQuery, NextDue, NodeLease,
+    NodeStanding, Nudges, Page, PageRequest, Purge, Scope, Started, StepFilter, StepSummary, Store,
+    StoreError, StoreResult, StoredCheckpoint, StoredEvent, TokenOwner, WaitRequest, Waiting,
 };
 
 /// Another store, of whose methods some do what they are asked and then lose the answer.
@@ -96,6 +96,8 @@ passing! {
     renew_node(node: NodeLease) -> NodeStanding;
     release_node(node: NodeId) -> ();
     expire_nodes(me: NodeId, limit: u32) -> Vec<InstanceId>;
+    expire_due(limit: u32) -> Expired;
+    lapse_silent(timeout_ms: u64, limit: u32) -> Vec<InstanceId>;
     next_registration() -> RegistrationNumber;
     register_image(image: NewImage) -> ImageRecord;
     image(id: &ImageId) -> Option<ImageRecord>;

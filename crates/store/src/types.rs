@@ -195,6 +195,10 @@ pub struct ClaimedRun {
     pub checkpoint_id: Option<CheckpointId>,
     /// How long the run may take, in milliseconds.
     pub timeout_ms: u64,
+    /// For how long the run may be silent, in milliseconds, where the start said so.
+    pub heartbeat_timeout_ms: Option<u64>,
+    /// How long it is until the overall deadline of its instance, in milliseconds by the store's clock, if it has one.
+    pub expires_in_ms: Option<u64>,
 }
 
 impl std::fmt::Debug for ClaimedRun {
@@ -215,6 +219,15 @@ pub const CLAIMED_INPUT_BYTES: usize = 64 * 1024;
 pub struct NextDue {
     /// Milliseconds from now by the store's clock, 0 if one is due already; `None` if none has a due time.
     pub in_ms: Option<u64>,
+}
+
+/// Which instances outlived their overall deadline, and when the next one does.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Expired {
+    /// Those that failed for it now.
+    pub instances: Vec<InstanceId>,
+    /// Milliseconds from now by the store's clock until the next one, 0 if there are more already; `None` if none has a deadline.
+    pub next_in_ms: Option<u64>,
 }
 
 /// A run that is recorded as live, and what is wanted of it.
@@ -238,6 +251,11 @@ pub struct LiveRun {
     pub asked_to_leave: bool,
     /// Milliseconds that it slept in held calls.
     pub slept_ms: u64,
+    /// For how long it may be silent, in milliseconds, where the start said so.
+    pub heartbeat_timeout_ms: Option<u64>,
+    /// Milliseconds until it was silent for too long, if it stays silent from now on; `None` if it may be silent for ever. See
+    /// [`runtara_domain::Liveness::silent_in_ms`].
+    pub silent_in_ms: Option<u64>,
 }
 
 /// What a wait is for, within its instance.

@@ -80,6 +80,8 @@ pub struct Config {
     pub node_name: String,
     /// Most runs at once.
     pub max_runs: usize,
+    /// For how long an instance that registered itself may be silent.
+    pub self_registered_timeout: Option<Duration>,
     /// Largest content of an image, in bytes.
     pub max_image_bytes: u64,
     /// Most bytes of all layers of a container image, unpacked.
@@ -186,6 +188,9 @@ impl Config {
             allowed_hosts: reader.allowed_hosts(),
             node_name: reader.text("RUNTARA_NODE_NAME").unwrap_or_else(host_name),
             max_runs: reader.number("RUNTARA_MAX_RUNS", 1_000, 1, 1_000_000) as usize,
+            self_registered_timeout: reader
+                .optional_number("RUNTARA_SELF_REGISTERED_TIMEOUT", 60, 4_294_967_295)
+                .map(Duration::from_secs),
             max_image_bytes: reader.number("RUNTARA_MAX_IMAGE_BYTES", 2 << 30, 1, 1 << 50),
             max_unpacked_image_bytes: reader.number(
                 "RUNTARA_MAX_UNPACKED_IMAGE_BYTES",

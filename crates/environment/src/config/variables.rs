@@ -74,6 +74,11 @@ pub const VARIABLES: &[Variable] = &[
         "what people call this node",
     ),
     variable("RUNTARA_MAX_RUNS", "1000", "most runs at once"),
+    variable(
+        "RUNTARA_SELF_REGISTERED_TIMEOUT",
+        "- (for ever)",
+        "seconds, 60 and more, for which an instance that registered itself may be silent before it fails; longer than any planned stop of a node",
+    ),
     variable("RUNTARA_MAX_IMAGE_BYTES", "2147483648", "largest image"),
     variable(
         "RUNTARA_MAX_UNPACKED_IMAGE_BYTES",

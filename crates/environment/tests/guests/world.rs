@@ -63,6 +63,7 @@ impl World {
             kinds: vec![RunnerKind::Wasm],
             capacity: usize::try_from(guests).unwrap(),
             lease: Duration::from_secs(15),
+            self_registered_timeout: None,
             other_core_addrs: Vec::new(),
         };
         let parts = SchedulerParts {
@@ -132,6 +133,8 @@ impl World {
             max_attempts: None,
             due: Due::NOW,
             request_timeout_ms: None,
+            heartbeat_timeout_ms: None,
+            expires: None,
         };
         match self.store.start_instance(new).await.unwrap() {
             Started::New(state) => state.instance_id,

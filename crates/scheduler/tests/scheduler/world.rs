@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ pub(crate) struct FakeRun {
     /// Whether the scheduler has told it to leave.
     told: watch::Sender<bool>,
     stubborn: bool,
+    /// For how long it says that it has run.
+    pub(crate) ran_ms: AtomicU64,
 }
 
 impl FakeRun {
@@ -92,7 +94,10 @@ impl Run for FakeRun {
     }
 
     async fn usage(&self) -> Result<Usage, RunnerError> {
-        Ok(Usage::default())
+        Ok(Usage {
+            running_ms: self.ran_ms.load(Ordering::SeqCst),
+            ..Usage::default()
+        })
     }
 }
 
@@ -192,6 +197,7 @@ impl Runner for FakeRunner {
             exit: watch::Sender::new(None),
             told: watch::Sender::new(false),
             stubborn: self.stubborn.load(Ordering::SeqCst),
+            ran_ms: AtomicU64::new(3_600_000),
         });
         self.runs
             .lock()
@@ -327,6 +333,7 @@ impl World {
             kinds: vec![RunnerKind::Native],
             capacity,
             lease: Duration::from_secs(15),
+            self_registered_timeout: None,
             other_core_addrs: vec!["127.0.0.1:3".to_owned()],
         };
         let parts = SchedulerParts {
@@ -345,8 +352,12 @@ impl World {
     }
 
     pub(crate) async fn start_for(&self, tenant: &str, id: &str) -> InstanceId {
+        self.start_as(self.new_instance(tenant, id).await).await
+    }
+
+    pub(crate) async fn new_instance(&self, tenant: &str, id: &str) -> NewInstance {
         let tenant_id = TenantId::new(tenant).unwrap();
-        let new = NewInstance {
+        NewInstance {
             instance_id: InstanceId::new(id).unwrap(),
             image_id: self.image_of(&tenant_id).await,
             tenant_id,
@@ -359,7 +370,12 @@ impl World {
             max_attempts: None,
             due: Due::NOW,
             request_timeout_ms: None,
-        };
+            heartbeat_timeout_ms: None,
+            expires: None,
+        }
+    }
+
+    pub(crate) async fn start_as(&self, new: NewInstance) -> InstanceId {
         match self.store.start_instance(new).await.unwrap() {
             Started::New(state) => state.instance_id,
             other => panic!("{other:?}"),

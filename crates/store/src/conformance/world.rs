@@ -100,6 +100,8 @@ impl<'a> World<'a> {
             max_attempts: None,
             due: Due::NOW,
             request_timeout_ms: None,
+            heartbeat_timeout_ms: None,
+            expires: None,
         }
     }
 

@@ -8,6 +8,7 @@ mod calls;
 mod images;
 mod instances;
 mod lists;
+mod liveness;
 mod model;
 mod nodes;
 mod runs;
@@ -26,11 +27,11 @@ use runtara_domain::{
 pub use model::{Model, Told};
 
 use crate::{
-    Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, Clock, EventFilter, HeldWait,
-    ImageDeletion, ImageFilter, InstanceFilter, InstanceOrder, InstanceRecord, InstanceSummary,
-    InstanceValues, LiveRun, MetricsBucket, MetricsQuery, NextDue, NodeLease, NodeStanding, Nudges,
-    Page, PageRequest, Purge, Scope, Started, StepFilter, StepSummary, Store, StoreError,
-    StoreResult, StoredCheckpoint, StoredEvent, TokenOwner, WaitRequest, Waiting,
+    Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, Clock, EventFilter, Expired,
+    HeldWait, ImageDeletion, ImageFilter, InstanceFilter, InstanceOrder, InstanceRecord,
+    InstanceSummary, InstanceValues, LiveRun, MetricsBucket, MetricsQuery, NextDue, NodeLease,
+    NodeStanding, Nudges, Page, PageRequest, Purge, Scope, Started, StepFilter, StepSummary, Store,
+    StoreError, StoreResult, StoredCheckpoint, StoredEvent, TokenOwner, WaitRequest, Waiting,
 };
 
 /// A [`Model`] behind a lock. What it knows is gone with it.
@@ -192,6 +193,14 @@ impl Store for MemoryStore {
 
     async fn live_run(&self, id: &InstanceId) -> StoreResult<Option<LiveRun>> {
         self.with(|model, now| model.live_run(id, now))
+    }
+
+    async fn expire_due(&self, limit: u32) -> StoreResult<Expired> {
+        self.with(|model, now| model.expire_due(limit, now))
+    }
+
+    async fn lapse_silent(&self, timeout_ms: u64, limit: u32) -> StoreResult<Vec<InstanceId>> {
+        self.with(|model, now| model.lapse_silent(timeout_ms, limit, now))
     }
 
     async fn register_instance(

@@ -36,6 +36,8 @@ pub enum Told {
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) lease_until: Timestamp,
+    /// Since when it has had a lease without a gap.
+    pub(super) up_since: Timestamp,
 }
 
 #[derive(Debug)]

@@ -15,7 +15,10 @@ impl Model {
 
     /// See [`crate::Store::renew_node`].
     pub fn renew_node(&mut self, lease: &NodeLease, now: Timestamp) -> NodeStanding {
+        let known = self.nodes.get(&lease.node);
+        let known = known.filter(|known| known.lease_until > now);
         let node = Node {
+            up_since: known.map_or(now, |known| known.up_since),
             lease_until: now.plus_millis(lease.lease_ms),
         };
         self.nodes.insert(lease.node, node);

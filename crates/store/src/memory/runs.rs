@@ -33,7 +33,9 @@ impl Model {
             .with_due_time(&claim.kinds)
             .into_iter()
             .filter(|(due_at, instance)| {
-                *due_at <= now && !claim.without_tenants.contains(&instance.state.tenant_id)
+                *due_at <= now
+                    && !instance.state.is_expired(now)
+                    && !claim.without_tenants.contains(&instance.state.tenant_id)
             })
             .map(|(due_at, instance)| (due_at, instance.state.instance_id.clone()))
             .collect();
@@ -48,12 +50,18 @@ impl Model {
             let decided = transition(&instance.state, &change, now)
                 .expect("an instance that is due can be claimed");
             self.apply(&id, decided, now, |_| {});
-            claimed.push(self.claimed(&id, *token, due_at));
+            claimed.push(self.claimed(&id, *token, due_at, now));
         }
         claimed
     }
 
-    fn claimed(&self, id: &InstanceId, token: TokenHash, due_at: Timestamp) -> ClaimedRun {
+    fn claimed(
+        &self,
+        id: &InstanceId,
+        token: TokenHash,
+        due_at: Timestamp,
+        now: Timestamp,
+    ) -> ClaimedRun {
         let instance = &self.instances[id];
         let state = &instance.state;
         let image = state.image_id.as_ref().and_then(|id| self.images.get(id));
@@ -71,6 +79,8 @@ impl Model {
             settings: instance.settings.clone(),
             checkpoint_id: state.checkpoint_id.clone(),
             timeout_ms: state.timeout_ms,
+            heartbeat_timeout_ms: state.heartbeat_timeout_ms,
+            expires_in_ms: state.expires_at.map(|at| at.millis_since(now)),
         }
     }
 
@@ -95,6 +105,8 @@ impl Model {
             leave_in_ms: state.run.leave_by.map(|by| by.millis_since(now)),
             asked_to_leave: state.run.asked_to_leave,
             slept_ms: state.run.slept_ms,
+            heartbeat_timeout_ms: state.heartbeat_timeout_ms,
+            silent_in_ms: state.liveness().silent_in_ms(now),
         })
     }
 

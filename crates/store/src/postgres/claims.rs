@@ -1,6 +1,6 @@
 //! Runs: who takes what is due, and what is recorded as live.
 
-use runtara_domain::{InstanceId, NodeId, RunnerKind, TokenHash};
+use runtara_domain::{InstanceId, Liveness, NodeId, RunnerKind, Timestamp, TokenHash};
 use sqlx::postgres::PgRow;
 
 use crate::{CLAIMED_INPUT_BYTES, Claim, ClaimedRun, LiveRun, NextDue, TokenOwner};
@@ -45,9 +45,9 @@ macro_rules! claim_picked {
               returning i.instance_id, i.tenant_id as owner, i.image_id, i.run_number, i.token_hash, ",
             last_checkpoint!(),
             " as checkpoint_id,
-                        i.timeout_ms, p.due_at, p.n
+                        i.timeout_ms, i.heartbeat_timeout_ms, case when i.expires_at is not null then greatest(i.expires_at - runtara_now(), 0) end as expires_in_ms, p.due_at, p.n
              )
-             select c.instance_id, c.owner, c.run_number, c.token_hash, c.checkpoint_id, c.timeout_ms, c.due_at,
+             select c.instance_id, c.owner, c.run_number, c.token_hash, c.checkpoint_id, c.timeout_ms, c.heartbeat_timeout_ms, c.expires_in_ms, c.due_at,
                     case when length(b.input) <= $3 then b.input end as input, b.env, b.args, b.settings, ",
             image_columns!(),
             "  from claimed c
@@ -63,6 +63,7 @@ pub(super) const CLAIM: &str = claim_picked!(
     "picked as (
          select instance_id, due_at from runtara_instances
           where due_at <= runtara_now() and live_node is null and runner_kind = any($4::text[])
+            and (expires_at is null or expires_at > runtara_now())
           order by due_at, instance_id
           limit cardinality($2::bytea[])
             for update skip locked
@@ -88,7 +89,7 @@ pub(super) const CLAIM_WITHOUT: &str = claim_picked!(
           cross join lateral (
                select i.instance_id, i.due_at from runtara_instances i
                 where i.tenant_id = t.tenant_id and i.due_at <= runtara_now() and i.live_node is null
-                  and i.runner_kind = any($4::text[])
+                  and i.runner_kind = any($4::text[]) and (i.expires_at is null or i.expires_at > runtara_now())
                 order by i.due_at, i.instance_id
                 limit cardinality($2::bytea[])) due
           order by due.due_at, due.instance_id
@@ -99,6 +100,7 @@ pub(super) const CLAIM_WITHOUT: &str = claim_picked!(
            from runtara_instances i
           where i.instance_id = any(array(select instance_id from candidates))
             and i.due_at <= runtara_now() and i.live_node is null
+            and (i.expires_at is null or i.expires_at > runtara_now())
           order by i.due_at, i.instance_id
           limit cardinality($2::bytea[])
             for update skip locked
@@ -142,7 +144,7 @@ fn claimed(found: &PgRow) -> Answer<ClaimedRun> {
         instance_id: row::instance_id(found)?,
         tenant_id: runtara_domain::TenantId::new(row::get::<&str>(found, "owner")?)?,
         run_number: row::run_number(found, "run_number")?,
-        due_at: runtara_domain::Timestamp(row::get(found, "due_at")?),
+        due_at: Timestamp(row::get(found, "due_at")?),
         image: row::image(found)?,
         input: row::bytes(found, "input")?,
         env: row::json(found, "env")?,
@@ -150,6 +152,9 @@ fn claimed(found: &PgRow) -> Answer<ClaimedRun> {
         settings: row::json(found, "settings")?,
         checkpoint_id: row::checkpoint_id(found)?,
         timeout_ms: row::unsigned(row::get(found, "timeout_ms")?),
+        heartbeat_timeout_ms: row::get::<Option<i64>>(found, "heartbeat_timeout_ms")?
+            .map(row::unsigned),
+        expires_in_ms: row::get::<Option<i64>>(found, "expires_in_ms")?.map(row::unsigned),
     })
 }
 
@@ -176,13 +181,25 @@ pub(super) async fn next_due(store: &PostgresStore, kinds: &[RunnerKind]) -> Ans
 macro_rules! live_columns {
     () => {
         "select instance_id, run_number, token_hash, runner_kind::text as runner_kind, live_node, status::text as status,
-                case when leave_by is not null then greatest(leave_by - runtara_now(), 0) end as leave_in_ms, asked_to_leave, slept_ms
+                case when leave_by is not null then greatest(leave_by - runtara_now(), 0) end as leave_in_ms, asked_to_leave, slept_ms,
+                heartbeat_timeout_ms, claimed_at, case when spoke then last_seen_at end as seen_at, held,
+                case when held then hold_until end as held_until, runtara_now() as now
            from runtara_instances"
     };
 }
 
 fn live(found: &PgRow) -> Answer<LiveRun> {
     let missing = |what: &str| Fault::Stored(format!("a live run has no {what}"));
+    let liveness = Liveness {
+        status: row::status(found)?,
+        heartbeat_timeout_ms: row::get::<Option<i64>>(found, "heartbeat_timeout_ms")?
+            .map(row::unsigned),
+        claimed_at: row::time(found, "claimed_at")?,
+        seen_at: row::time(found, "seen_at")?,
+        is_held: row::get(found, "held")?,
+        held_until: row::time(found, "held_until")?,
+    };
+    let now = Timestamp(row::get(found, "now")?);
     Ok(LiveRun {
         instance_id: row::instance_id(found)?,
         run_number: row::run_number(found, "run_number")?,
@@ -195,6 +212,8 @@ fn live(found: &PgRow) -> Answer<LiveRun> {
         leave_in_ms: row::get::<Option<i64>>(found, "leave_in_ms")?.map(row::unsigned),
         asked_to_leave: row::get(found, "asked_to_leave")?,
         slept_ms: row::unsigned(row::get(found, "slept_ms")?),
+        heartbeat_timeout_ms: liveness.heartbeat_timeout_ms,
+        silent_in_ms: liveness.silent_in_ms(now),
     })
 }
 

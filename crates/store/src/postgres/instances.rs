@@ -41,6 +41,11 @@ async fn insert(store: &PostgresStore, new: &NewInstance) -> Answer<Option<Times
         Due::At(at) => (Some(at.0), 0),
         Due::After(millis) => (None, row::signed(millis.min(limits::SLEEP_MAX_MS))),
     };
+    let (expires_at, expires_in_ms) = match new.expires {
+        Some(Due::At(at)) => (Some(at.0), None),
+        Some(Due::After(millis)) => (None, Some(row::signed(millis.min(limits::SLEEP_MAX_MS)))),
+        None => (None, None),
+    };
     let now: Option<i64> = sqlx::query_scalar(
         "with image as (
              select image_id, kind from runtara_images
@@ -51,8 +56,8 @@ async fn insert(store: &PostgresStore, new: &NewInstance) -> Answer<Option<Times
          made as (
              insert into runtara_instances
                     (instance_id, tenant_id, image_id, runner_kind, origin, status, due_at, max_attempts, timeout_ms,
-                     request_timeout_ms, created_at)
-             select $1, $3, image_id, kind, 'launched', 'pending', coalesce($4, runtara_now() + $13), $5, $6, $7, runtara_now()
+                     request_timeout_ms, created_at, heartbeat_timeout_ms, expires_at)
+             select $1, $3, image_id, kind, 'launched', 'pending', coalesce($4, runtara_now() + $13), $5, $6, $7, runtara_now(), $15, coalesce($16, runtara_now() + $17)
                from image
              on conflict (instance_id) do nothing
              returning instance_id, created_at
@@ -81,6 +86,9 @@ async fn insert(store: &PostgresStore, new: &NewInstance) -> Answer<Option<Times
     .bind(values)
     .bind(delay_ms)
     .bind(row::json_text(&new.settings, new.settings.is_empty())?)
+    .bind(new.heartbeat_timeout_ms.map(row::signed))
+    .bind(expires_at)
+    .bind(expires_in_ms)
     .optional_on(&store.connections)
     .await?;
     Ok(now.map(Timestamp))

@@ -17,6 +17,7 @@ mod images;
 mod instances;
 mod lanes;
 mod lists;
+mod liveness;
 mod metrics;
 mod migrate;
 mod nodes;
@@ -40,11 +41,11 @@ use runtara_domain::{
 use sqlx::postgres::PgPool;
 
 use crate::{
-    Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, EventFilter, HeldWait,
-    ImageDeletion, ImageFilter, InstanceFilter, InstanceOrder, InstanceRecord, InstanceSummary,
-    InstanceValues, LiveRun, MetricsBucket, MetricsQuery, NextDue, NodeLease, NodeStanding, Nudges,
-    Page, PageRequest, Purge, Scope, Started, StepFilter, StepSummary, Store, StoreResult,
-    StoredCheckpoint, StoredEvent, TokenOwner, WaitRequest, Waiting,
+    Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, EventFilter, Expired,
+    HeldWait, ImageDeletion, ImageFilter, InstanceFilter, InstanceOrder, InstanceRecord,
+    InstanceSummary, InstanceValues, LiveRun, MetricsBucket, MetricsQuery, NextDue, NodeLease,
+    NodeStanding, Nudges, Page, PageRequest, Purge, Scope, Started, StepFilter, StepSummary, Store,
+    StoreResult, StoredCheckpoint, StoredEvent, TokenOwner, WaitRequest, Waiting,
 };
 
 use connections::{Connections, Fetch as _, Losses};
@@ -258,6 +259,16 @@ impl Store for PostgresStore {
     async fn live_run(&self, id: &InstanceId) -> StoreResult<Option<LiveRun>> {
         let run = claims::live_run(self, id).await;
         run.map_err(|fault| fault.during("reading a live run"))
+    }
+
+    async fn expire_due(&self, limit: u32) -> StoreResult<Expired> {
+        let expired = liveness::expire(self, limit).await;
+        expired.map_err(|fault| fault.during("ending what has outlived its deadline"))
+    }
+
+    async fn lapse_silent(&self, timeout_ms: u64, limit: u32) -> StoreResult<Vec<InstanceId>> {
+        let lapsed = liveness::lapse(self, timeout_ms, limit).await;
+        lapsed.map_err(|fault| fault.during("ending what registered itself and is silent"))
     }
 
     async fn register_instance(

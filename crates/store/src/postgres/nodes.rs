@@ -15,7 +15,9 @@ pub(super) async fn renew(store: &PostgresStore, lease: NodeLease) -> Answer<Nod
         "with renewed as (
              insert into runtara_nodes as n (node_id, name, registered_at, lease_until)
              values ($1, $2, runtara_now(), runtara_now() + $3)
-             on conflict (node_id) do update set name = excluded.name, lease_until = excluded.lease_until
+             on conflict (node_id) do update
+                set name = excluded.name, lease_until = excluded.lease_until,
+                    registered_at = case when n.lease_until <= runtara_now() then runtara_now() else n.registered_at end
          )
          select count(*) from runtara_nodes where node_id <> $1",
     )

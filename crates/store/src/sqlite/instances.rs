@@ -273,6 +273,9 @@ pub(super) fn check_stands_alone(change: &Change) -> StoreResult<()> {
         | Change::Pause { .. }
         | Change::Resume
         | Change::Stop { .. }
+        | Change::Silent { .. }
+        | Change::Lapse { .. }
+        | Change::Expire
         | Change::Exit { .. } => Ok(()),
         Change::Claim { .. } | Change::Call(..) | Change::SignalArrived { .. } => Err(broken_by(
             "applying a change",

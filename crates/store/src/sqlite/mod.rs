@@ -18,6 +18,7 @@ mod images;
 mod instances;
 mod known;
 mod lists;
+mod liveness;
 mod nodes;
 mod numbered;
 #[cfg(test)]
@@ -54,11 +55,11 @@ use self::sql::Question;
 use self::tx::Tx;
 use self::writer::{Told, Writer};
 use crate::{
-    Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, Clock, EventFilter, HeldWait,
-    ImageDeletion, ImageFilter, InstanceFilter, InstanceOrder, InstanceRecord, InstanceSummary,
-    InstanceValues, LiveRun, MetricsBucket, MetricsQuery, NextDue, NodeLease, NodeStanding, Nudges,
-    Page, PageRequest, Purge, Scope, Started, StepFilter, StepSummary, Store, StoreResult,
-    StoredCheckpoint, StoredEvent, SystemClock, TokenOwner, WaitRequest, Waiting,
+    Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, Clock, EventFilter, Expired,
+    HeldWait, ImageDeletion, ImageFilter, InstanceFilter, InstanceOrder, InstanceRecord,
+    InstanceSummary, InstanceValues, LiveRun, MetricsBucket, MetricsQuery, NextDue, NodeLease,
+    NodeStanding, Nudges, Page, PageRequest, Purge, Scope, Started, StepFilter, StepSummary, Store,
+    StoreResult, StoredCheckpoint, StoredEvent, SystemClock, TokenOwner, WaitRequest, Waiting,
 };
 
 /// How long a request waits for its turn: a store that stays busy for longer is told at once, while the caller still listens.
@@ -392,6 +393,14 @@ impl Store for SqliteStore {
     async fn live_run(&self, id: &InstanceId) -> StoreResult<Option<LiveRun>> {
         let now = self.clock.now();
         self.look(runs::live_run(id, now)).await
+    }
+
+    async fn expire_due(&self, limit: u32) -> StoreResult<Expired> {
+        act!(self, 0, |tx| liveness::expire(tx, limit))
+    }
+
+    async fn lapse_silent(&self, timeout_ms: u64, limit: u32) -> StoreResult<Vec<InstanceId>> {
+        act!(self, 0, |tx| liveness::lapse(tx, timeout_ms, limit))
     }
 
     async fn register_instance(

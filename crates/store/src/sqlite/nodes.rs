@@ -28,13 +28,15 @@ pub(super) fn renew(tx: &mut Tx, lease: &NodeLease, several: bool) -> StoreResul
     }
     let mut sql = Sql::default();
     sql.then(
-        "insert into runtara_nodes (node_id, name, lease_until) values (?, ?, ?) \
+        "insert into runtara_nodes as n (node_id, name, lease_until, up_since) values (?, ?, ?, ?) \
          on conflict (node_id) do update \
-         set name = excluded.name, lease_until = excluded.lease_until",
+         set name = excluded.name, lease_until = excluded.lease_until, \
+         up_since = case when n.lease_until <= excluded.up_since then excluded.up_since else n.up_since end",
     )
     .bind(lease.node.to_string())
     .bind(lease.name.as_str())
-    .bind_time(tx.now.plus_millis(lease.lease_ms));
+    .bind_time(tx.now.plus_millis(lease.lease_ms))
+    .bind_time(tx.now);
     tx.execute(sql)?;
     Ok(NodeStanding {
         others: u32::try_from(others.len()).unwrap_or(u32::MAX),

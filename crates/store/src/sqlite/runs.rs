@@ -1,7 +1,7 @@
 //! Claims, and which runs are live.
 
 use runtara_domain::{
-    Change, InstanceId, NodeId, RunExit, RunNumber, RunnerKind, TokenHash, transition,
+    Change, InstanceId, Liveness, NodeId, RunExit, RunNumber, RunnerKind, TokenHash, transition,
 };
 use sqlx::SqliteConnection;
 
@@ -37,6 +37,8 @@ pub(super) fn due(claim: &Claim, now: Timestamp) -> StoreResult<Sql> {
     let mut sql = Sql::new(DUE);
     sql.bind_u64(CLAIMED_INPUT_BYTES as u64).bind_time(now);
     bind_kinds(&mut sql, &claim.kinds);
+    sql.push(" and (i.expires_at is null or i.expires_at > ?)")
+        .bind_time(now);
     if !claim.without_tenants.is_empty() {
         sql.push(" and i.tenant_id not in (select value from json_each(?))")
             .bind(json_text(&claim.without_tenants, false)?);
@@ -84,6 +86,8 @@ fn claim_one(tx: &mut Tx, row: &Row, node: NodeId, token: TokenHash) -> StoreRes
         settings,
         checkpoint_id: state.checkpoint_id.clone(),
         timeout_ms: state.timeout_ms,
+        heartbeat_timeout_ms: state.heartbeat_timeout_ms,
+        expires_in_ms: state.expires_at.map(|at| at.millis_since(tx.now)),
     })
 }
 
@@ -109,11 +113,13 @@ pub(super) fn next_due(kinds: &[RunnerKind], now: Timestamp) -> Question<NextDue
 }
 
 const LIVE: &str = "select i.instance_id, i.run_number, i.token, i.kind, i.live_node, i.status, \
-                    i.leave_by, i.asked_to_leave, i.slept_ms from runtara_instances i";
+                    i.leave_by, i.asked_to_leave, i.slept_ms, i.heartbeat_timeout_ms, i.claimed_at, \
+                    case when i.spoke then i.last_seen_at end, i.hold_park is not null, \
+                    i.hold_until from runtara_instances i";
 
 fn read_live(row: &Row, now: Timestamp) -> StoreResult<LiveRun> {
     let mut columns = Columns::of(row);
-    Ok(LiveRun {
+    let live = LiveRun {
         instance_id: columns.parsed()?,
         run_number: RunNumber(columns.number()?),
         token: TokenHash(columns.hash()?),
@@ -123,6 +129,21 @@ fn read_live(row: &Row, now: Timestamp) -> StoreResult<LiveRun> {
         leave_in_ms: columns.opt_time()?.map(|by| by.millis_since(now)),
         asked_to_leave: columns.flag()?,
         slept_ms: columns.number()?,
+        heartbeat_timeout_ms: None,
+        silent_in_ms: None,
+    };
+    let liveness = Liveness {
+        status: live.status,
+        heartbeat_timeout_ms: columns.opt_number()?,
+        claimed_at: columns.opt_time()?,
+        seen_at: columns.opt_time()?,
+        is_held: columns.flag()?,
+        held_until: columns.opt_time()?,
+    };
+    Ok(LiveRun {
+        heartbeat_timeout_ms: liveness.heartbeat_timeout_ms,
+        silent_in_ms: liveness.silent_in_ms(now),
+        ..live
     })
 }
 

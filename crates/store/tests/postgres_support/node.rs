@@ -55,6 +55,8 @@ impl<'a> Node<'a> {
             max_attempts: None,
             due: Due::NOW,
             request_timeout_ms: None,
+            heartbeat_timeout_ms: None,
+            expires: None,
         }
     }
 

@@ -52,6 +52,8 @@ pub(super) fn start(id: &str) -> NewInstance {
         max_attempts: None,
         due: Due::NOW,
         request_timeout_ms: None,
+        heartbeat_timeout_ms: None,
+        expires: None,
     }
 }
 

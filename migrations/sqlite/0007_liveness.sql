@@ -1,0 +1,15 @@
+-- For how long a run may be silent, and until when an instance may live at all.
+
+-- Both null where the start did not say.
+alter table runtara_instances add column heartbeat_timeout_ms integer;
+alter table runtara_instances add column expires_at integer;
+
+-- Who outlives his deadline next.
+create index runtara_instances_expires on runtara_instances (expires_at, instance_id)
+    where expires_at is not null and finished_at is null;
+-- Since when a node has had a lease without a gap.
+alter table runtara_nodes add column up_since integer not null default 0;
+
+-- Those who registered themselves and may have gone silent.
+create index runtara_instances_self on runtara_instances (instance_id)
+    where origin = 'self_registered' and status = 'running';
