@@ -73,7 +73,8 @@ impl Control {
             .await?
             .filter(|image| image.tenant_id == start.tenant_id)
             .ok_or_else(|| ControlError::image_not_found(&start.image_id))?;
-        let new = check_start(start, &image).await?;
+        let mut new = check_start(start, &image).await?;
+        new.pending_allowed = self.config.max_pending_per_tenant;
         if let Err(refused) = self.can_run(&image, &new.settings)
             && self.store.instance(&new.instance_id).await?.is_none()
         {
@@ -96,6 +97,11 @@ impl Control {
                      another tenant, image or input"
                 ),
             }),
+            Started::TooManyPending { pending } => Err(ControlError::OverLimit {
+                code: "TOO_MANY_PENDING",
+                message: too_many_pending(pending, self.config.max_pending_per_tenant),
+                passes: true,
+            }),
             Started::ImageNotFound => Err(ControlError::image_not_found(&image.image_id)),
         }
     }
@@ -115,6 +121,14 @@ impl Control {
         }
         self.check_settings(image.kind, &image.settings, settings)
     }
+}
+
+fn too_many_pending(pending: u64, allowed: Option<u64>) -> String {
+    let allowed = allowed.unwrap_or(pending);
+    format!(
+        "{pending} instances of the tenant are pending, and {allowed} may be (RUNTARA_MAX_PENDING_PER_TENANT); start it again once some of \
+         them have begun, or cancel those that are not needed"
+    )
 }
 
 async fn check_start(start: StartInstance, image: &ImageRecord) -> ControlResult<NewInstance> {
@@ -147,6 +161,7 @@ async fn check_start(start: StartInstance, image: &ImageRecord) -> ControlResult
         due: due(start.start_at, start.delay_ms)?,
         heartbeat_timeout_ms: heartbeat_timeout_ms(start.heartbeat_timeout_seconds)?,
         expires: expires(start.expires_at, start.expires_in_seconds)?,
+        pending_allowed: None,
     })
 }
 

@@ -75,6 +75,8 @@ pub struct NewInstance {
     pub heartbeat_timeout_ms: Option<u64>,
     /// When it has ended at the latest, wherever it stands; never if the start does not say.
     pub expires: Option<Due>,
+    /// How many instances of its tenant may be pending with it; any number if the operator does not say. Not kept.
+    pub pending_allowed: Option<u64>,
 }
 
 impl std::fmt::Debug for NewInstance {

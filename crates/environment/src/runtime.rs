@@ -131,6 +131,7 @@ impl EnvironmentRuntime {
                 other_core_addrs: sockets.other_core_addrs(),
                 passed_env: config.passed_env.clone(),
                 capacity: config.max_runs,
+                max_runs_per_tenant: config.max_runs_per_tenant,
                 self_registered_timeout: config.self_registered_timeout,
                 lease: LEASE,
             },
@@ -151,6 +152,8 @@ impl EnvironmentRuntime {
                 native_for_oci: config.native_for_oci,
                 data_dir: data_dir.path().to_owned(),
                 kept_for_another_try: KEPT_FOR_ANOTHER_TRY,
+                max_pending_per_tenant: config.max_pending_per_tenant,
+                max_image_bytes_per_tenant: config.max_image_bytes_per_tenant,
             },
         );
         let addr = sockets

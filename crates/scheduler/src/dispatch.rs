@@ -17,6 +17,9 @@ use crate::{Shared, launch, reconcile};
 const BATCH: usize = 32;
 /// How long to wait at most although nothing is known to be due: a safety net under the nudges.
 const SLOW_LOOK: Duration = Duration::from_secs(20);
+/// How long to wait at most while something is due whose tenant has as many runs as it may have: what becomes due in the moment between a claim
+/// and the question for the next one cannot be told from that.
+const BLOCKED_LOOK: Duration = Duration::from_millis(250);
 /// How often at most the store is asked what is due next: so much later may an instance be launched that became due meanwhile.
 const ASK_EVERY: Duration = Duration::from_millis(4);
 /// How long to wait after the store failed.
@@ -146,6 +149,7 @@ async fn claim(
         kinds: shared.config.kinds.clone(),
         tokens: offered.keys().copied().collect(),
         without_tenants,
+        running_allowed: shared.config.max_runs_per_tenant,
     };
     // A claim whose answer was lost may have used them: then they are used up.
     let claimed = shared.store.claim_due(claim).await?;
@@ -194,11 +198,24 @@ fn begin(shared: &Arc<Shared>, claimed: ClaimedRun, token: RunToken) {
         .spawn(launch::run(Arc::clone(shared), live, claimed, token));
 }
 
+/// How long until something is due that can be claimed.
+async fn next_due(shared: &Shared) -> StoreResult<Duration> {
+    let kinds = &shared.config.kinds;
+    let next = shared.store.next_due(kinds).await?;
+    let pause = |in_ms: Option<u64>, most: Duration| {
+        in_ms.map_or(most, |ms| Duration::from_millis(ms).min(most))
+    };
+    if next.in_ms == Some(0) && shared.config.max_runs_per_tenant.is_some() {
+        // It is of tenants who have no room: an end of one of their runs is told. Or it became due only just now.
+        let later = shared.store.next_due_later(kinds).await?;
+        return Ok(pause(later.in_ms, BLOCKED_LOOK));
+    }
+    Ok(pause(next.in_ms, SLOW_LOOK))
+}
+
 async fn until_next_due(shared: &Shared) -> Duration {
-    match shared.store.next_due(&shared.config.kinds).await {
-        Ok(next) => next
-            .in_ms
-            .map_or(SLOW_LOOK, |ms| Duration::from_millis(ms).min(SLOW_LOOK)),
+    match next_due(shared).await {
+        Ok(next) => next,
         Err(error) => {
             warn!(%error, "the next due time could not be told");
             AFTER_FAILURE

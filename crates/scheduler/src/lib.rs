@@ -59,6 +59,8 @@ pub struct SchedulerConfig {
     pub capacity: usize,
     /// How long the node's lease lasts. It is renewed three times as often.
     pub lease: Duration,
+    /// Most runs of one tenant at once, over all nodes; what else it has due waits. Any number if it is not said.
+    pub max_runs_per_tenant: Option<u32>,
     /// For how long an instance that registered itself may be silent before it fails; for ever if it is not said.
     pub self_registered_timeout: Option<Duration>,
     /// Further addresses at which this core answers. A run of an earlier process that was told none of them is launched anew.

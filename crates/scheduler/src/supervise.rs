@@ -268,5 +268,9 @@ pub(crate) async fn record(shared: &Shared, live: &Live, exit: RunExit) -> bool 
     }
     shared.tracker.forget(live.token);
     shared.live.remove(&live.key);
+    if shared.config.max_runs_per_tenant.is_some() {
+        // There is room for another one of its tenant.
+        shared.store.nudges().due();
+    }
     true
 }

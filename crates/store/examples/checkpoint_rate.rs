@@ -43,6 +43,7 @@ async fn runs(store: &PostgresStore, prefix: &str, count: usize) -> Result<Vec<C
             labels: Labels::default(),
             settings: RunSettings::default(),
             container: None,
+            tenant_bytes_allowed: None,
         })
         .await?;
     for n in 0..count {
@@ -62,6 +63,7 @@ async fn runs(store: &PostgresStore, prefix: &str, count: usize) -> Result<Vec<C
                 request_timeout_ms: None,
                 heartbeat_timeout_ms: None,
                 expires: None,
+                pending_allowed: None,
             })
             .await?;
     }
@@ -70,6 +72,7 @@ async fn runs(store: &PostgresStore, prefix: &str, count: usize) -> Result<Vec<C
         kinds: vec![RunnerKind::Native],
         tokens: (0..count).map(|_| RunToken::generate().hash()).collect(),
         without_tenants: Vec::new(),
+        running_allowed: None,
     };
     let claimed = store.claim_due(claim).await?;
     let caller = |run: runtara_store::ClaimedRun| Caller {

@@ -76,7 +76,13 @@ pub trait Store: Send + Sync + 'static {
 
     /// Registers an image. One of its name with the same number or a lower one leaves the list and keeps its id. If there is one with a
     /// higher number, deleted or not, that one keeps the name, and this image is known by its id alone, as if it had been replaced.
+    ///
+    /// Refused with [`runtara_domain::Refusal::TooManyImageBytes`] if its tenant would have more than is allowed; content that the tenant
+    /// has already adds nothing.
     async fn register_image(&self, image: NewImage) -> StoreResult<ImageRecord>;
+
+    /// What is kept of a tenant's images, and whether the content of one has a size between these two, both included.
+    async fn image_bytes(&self, tenant: &TenantId, sizes: (u64, u64)) -> StoreResult<ImageBytes>;
 
     /// An image that is not deleted, current or not.
     async fn image(&self, id: &ImageId) -> StoreResult<Option<ImageRecord>>;
@@ -110,7 +116,11 @@ pub trait Store: Send + Sync + 'static {
 
     // Instances: what is asked of them -----------------------------------------------------------------------------------
 
-    /// Starts an instance: it is pending and due. A repetition (same id, tenant, image and input) is told the same instance.
+    /// Starts an instance: it is pending and due. A repetition (same id, tenant, image and input) is told the same instance, also where no
+    /// more may be pending.
+    ///
+    /// How many are is counted in the same statement. On PostgreSQL starts of one tenant do not wait for each other: each that is under way
+    /// at the same moment may take the last place, so that there may be as many too many as there are connections, less one.
     async fn start_instance(&self, new: NewInstance) -> StoreResult<Started>;
 
     /// Applies a change to one instance: load, [`runtara_domain::transition()`], write.
@@ -135,6 +145,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Claims instances that are due, oldest due time first, one for each token at most. Two claimers never get one instance.
     async fn claim_due(&self, claim: Claim) -> StoreResult<Vec<ClaimedRun>>;
+
+    /// How long until another instance of these kinds is due that is not yet, as far as none of its runs is live.
+    async fn next_due_later(&self, kinds: &[runtara_domain::RunnerKind]) -> StoreResult<NextDue>;
 
     /// How long until the next instance of these kinds is due, as far as none of its runs is live.
     async fn next_due(&self, kinds: &[runtara_domain::RunnerKind]) -> StoreResult<NextDue>;

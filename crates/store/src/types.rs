@@ -95,6 +95,16 @@ pub struct NodeStanding {
     pub others: u32,
 }
 
+/// What is kept of a tenant's images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ImageBytes {
+    /// The bytes of their contents, each counted once, however many images have it. Images that were replaced or deleted count for as long
+    /// as they are kept.
+    pub bytes: u64,
+    /// Whether the content of one of them is of a size that was asked for.
+    pub has_size: bool,
+}
+
 /// Which images.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ImageFilter {
@@ -131,6 +141,11 @@ pub enum Started {
     },
     /// The image is unknown, deleted, or another tenant's.
     ImageNotFound,
+    /// As many instances of the tenant are pending as may be.
+    TooManyPending {
+        /// How many are.
+        pending: u64,
+    },
 }
 
 /// What came of a change.
@@ -166,6 +181,9 @@ pub struct Claim {
     pub tokens: Vec<TokenHash>,
     /// Not of these tenants, because they have more than their share.
     pub without_tenants: Vec<TenantId>,
+    /// So many instances of one tenant may be running at once, wherever; any number if it is not said. Those that registered themselves
+    /// count.
+    pub running_allowed: Option<u32>,
 }
 
 /// A claimed instance: what its launch needs.

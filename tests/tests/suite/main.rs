@@ -8,6 +8,7 @@ mod containers;
 mod doctor;
 mod images;
 mod limits;
+mod liveness;
 mod nobody_gets_in;
 mod nothing_is_lost;
 mod nothing_twice;

@@ -26,6 +26,7 @@ pub(crate) fn started(max_attempts: Option<u32>) -> InstanceState {
         request_timeout_ms: None,
         heartbeat_timeout_ms: Some(10_000),
         expires: None,
+        pending_allowed: None,
     };
     InstanceState::started(&new, Timestamp(0))
 }

@@ -255,6 +255,7 @@ pub(crate) struct World {
     node: NodeId,
     content: Stored,
     images: Mutex<HashMap<TenantId, ImageId>>,
+    pub(crate) max_runs_per_tenant: Option<u32>,
 }
 
 impl World {
@@ -288,6 +289,7 @@ impl World {
             node: NodeId::generate(),
             content,
             images: Mutex::default(),
+            max_runs_per_tenant: None,
         }
     }
 
@@ -309,6 +311,7 @@ impl World {
             labels: Labels::default(),
             settings: RunSettings::default(),
             container: None,
+            tenant_bytes_allowed: None,
         };
         let id = self.store.register_image(image).await.unwrap().image_id;
         self.images
@@ -333,6 +336,7 @@ impl World {
             kinds: vec![RunnerKind::Native],
             capacity,
             lease: Duration::from_secs(15),
+            max_runs_per_tenant: self.max_runs_per_tenant,
             self_registered_timeout: None,
             other_core_addrs: vec!["127.0.0.1:3".to_owned()],
         };
@@ -372,6 +376,7 @@ impl World {
             request_timeout_ms: None,
             heartbeat_timeout_ms: None,
             expires: None,
+            pending_allowed: None,
         }
     }
 

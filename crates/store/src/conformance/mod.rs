@@ -12,6 +12,7 @@ use async_trait::async_trait;
 
 use crate::Store;
 
+pub mod admission;
 pub mod bounds;
 pub mod checkpoints;
 pub mod claims;
@@ -268,6 +269,12 @@ cases! { $
         a_self_registered_instance_lapses,
         nothing_lapses_for_want_of_a_node,
     }
+    admission {
+        pending_instances_are_bounded,
+        runs_of_a_tenant_are_bounded,
+        runs_of_a_tenant_are_bounded_over_all_nodes,
+        bytes_of_images_are_bounded,
+    }
     bounds {
         the_longest_ids_serve,
         a_page_ends_by_what_its_rows_carry,
@@ -307,6 +314,7 @@ mod tests {
             ("metrics", include_str!("metrics.rs")),
             ("nodes", include_str!("nodes.rs")),
             ("liveness", include_str!("liveness.rs")),
+            ("admission", include_str!("admission.rs")),
             ("bounds", include_str!("bounds.rs")),
             ("nudges", include_str!("nudges.rs")),
         ];

@@ -102,6 +102,7 @@ impl<'a> World<'a> {
             request_timeout_ms: None,
             heartbeat_timeout_ms: None,
             expires: None,
+            pending_allowed: None,
         }
     }
 
@@ -130,6 +131,7 @@ impl<'a> World<'a> {
             kinds: KINDS.to_vec(),
             tokens: (0..tokens).map(|_| RunToken::generate().hash()).collect(),
             without_tenants: Vec::new(),
+            running_allowed: None,
         }
     }
 

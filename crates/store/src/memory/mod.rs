@@ -28,10 +28,11 @@ pub use model::{Model, Told};
 
 use crate::{
     Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, Clock, EventFilter, Expired,
-    HeldWait, ImageDeletion, ImageFilter, InstanceFilter, InstanceOrder, InstanceRecord,
-    InstanceSummary, InstanceValues, LiveRun, MetricsBucket, MetricsQuery, NextDue, NodeLease,
-    NodeStanding, Nudges, Page, PageRequest, Purge, Scope, Started, StepFilter, StepSummary, Store,
-    StoreError, StoreResult, StoredCheckpoint, StoredEvent, TokenOwner, WaitRequest, Waiting,
+    HeldWait, ImageBytes, ImageDeletion, ImageFilter, InstanceFilter, InstanceOrder,
+    InstanceRecord, InstanceSummary, InstanceValues, LiveRun, MetricsBucket, MetricsQuery, NextDue,
+    NodeLease, NodeStanding, Nudges, Page, PageRequest, Purge, Scope, Started, StepFilter,
+    StepSummary, Store, StoreError, StoreResult, StoredCheckpoint, StoredEvent, TokenOwner,
+    WaitRequest, Waiting,
 };
 
 /// A [`Model`] behind a lock. What it knows is gone with it.
@@ -114,7 +115,11 @@ impl Store for MemoryStore {
     }
 
     async fn register_image(&self, image: NewImage) -> StoreResult<ImageRecord> {
-        self.with(|model, now| model.register_image(image, now))
+        Ok(self.with(|model, now| model.register_image(image, now))??)
+    }
+
+    async fn image_bytes(&self, tenant: &TenantId, sizes: (u64, u64)) -> StoreResult<ImageBytes> {
+        self.with(|model, _| model.image_bytes(tenant, sizes))
     }
 
     async fn image(&self, id: &ImageId) -> StoreResult<Option<ImageRecord>> {
@@ -180,6 +185,10 @@ impl Store for MemoryStore {
 
     async fn next_due(&self, kinds: &[RunnerKind]) -> StoreResult<NextDue> {
         self.with(|model, now| model.next_due(kinds, now))
+    }
+
+    async fn next_due_later(&self, kinds: &[RunnerKind]) -> StoreResult<NextDue> {
+        self.with(|model, now| model.next_due_later(kinds, now))
     }
 
     async fn live_runs(

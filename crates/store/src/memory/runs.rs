@@ -1,6 +1,8 @@
 //! Runs: who is due, who claims, what lives where.
 
-use runtara_domain::{Change, InstanceId, NodeId, RunnerKind, Timestamp, TokenHash, transition};
+use runtara_domain::{
+    Change, InstanceId, NodeId, RunnerKind, Status, TenantId, Timestamp, TokenHash, transition,
+};
 
 use super::model::{Instance, Model};
 use crate::{CLAIMED_INPUT_BYTES, Claim, ClaimedRun, LiveRun, NextDue, TokenOwner};
@@ -41,7 +43,17 @@ impl Model {
             .collect();
         let mut tokens = claim.tokens.iter();
         let mut claimed = Vec::new();
-        for ((due_at, id), token) in due.into_iter().zip(tokens.by_ref()) {
+        for (due_at, id) in due {
+            let tenant = &self.instances[&id].state.tenant_id;
+            let has_room = claim
+                .running_allowed
+                .is_none_or(|allowed| self.running(tenant) < allowed as usize);
+            if !has_room {
+                continue;
+            }
+            let Some(token) = tokens.next() else {
+                break;
+            };
             let change = Change::Claim {
                 node: claim.node,
                 token: *token,
@@ -53,6 +65,13 @@ impl Model {
             claimed.push(self.claimed(&id, *token, due_at, now));
         }
         claimed
+    }
+
+    fn running(&self, tenant: &TenantId) -> usize {
+        let states = self.instances.values().map(|instance| &instance.state);
+        states
+            .filter(|state| state.status == Status::Running && state.tenant_id == *tenant)
+            .count()
     }
 
     fn claimed(
@@ -90,6 +109,16 @@ impl Model {
         let next = self.with_due_time(kinds).first().map(|(due_at, _)| *due_at);
         NextDue {
             in_ms: next.map(|due_at| due_at.millis_since(now)),
+        }
+    }
+
+    /// See [`crate::Store::next_due_later`].
+    #[must_use]
+    pub fn next_due_later(&self, kinds: &[RunnerKind], now: Timestamp) -> NextDue {
+        let all = self.with_due_time(kinds);
+        let next = all.iter().find(|(due_at, _)| *due_at > now);
+        NextDue {
+            in_ms: next.map(|(due_at, _)| due_at.millis_since(now)),
         }
     }
 

@@ -8,6 +8,7 @@ use crate::{CLAIMED_INPUT_BYTES, Claim, ClaimedRun, LiveRun, NextDue, TokenOwner
 use super::PostgresStore;
 use super::connections::Fetch as _;
 use super::error::{Answer, Fault};
+use super::limited;
 use super::row::{self, image_columns, last_checkpoint};
 
 /// How long an instance `i` has stood where it stands.
@@ -20,6 +21,14 @@ macro_rules! time_in_status {
 /// Everything that the claim of a row writes: `Change::Claim` of the domain. Parameters: node, tokens, largest input.
 macro_rules! claim_picked {
     ($picked:literal) => {
+        claim_picked!(
+            $picked,
+            "",
+            "claimed c
+               join runtara_images m on m.image_id = c.image_id"
+        )
+    };
+    ($picked:literal, $columns:literal, $claimed:literal) => {
         concat!(
             "with ",
             $picked,
@@ -50,8 +59,10 @@ macro_rules! claim_picked {
              select c.instance_id, c.owner, c.run_number, c.token_hash, c.checkpoint_id, c.timeout_ms, c.heartbeat_timeout_ms, c.expires_in_ms, c.due_at,
                     case when length(b.input) <= $3 then b.input end as input, b.env, b.args, b.settings, ",
             image_columns!(),
-            "  from claimed c
-               join runtara_images m on m.image_id = c.image_id
+            $columns,
+            "  from ",
+            $claimed,
+            "
                left join runtara_instance_inputs b on b.instance_id = c.instance_id
               order by c.n"
         )
@@ -107,7 +118,83 @@ pub(super) const CLAIM_WITHOUT: &str = claim_picked!(
      )"
 );
 
-fn words(kinds: &[RunnerKind]) -> Vec<&'static str> {
+/// Claim of which each tenant has only so many run at once (`$5`): of the first that are due it takes, in their order, those for which there is
+/// room. The first row says how many it has looked at.
+pub(super) const CLAIM_WITHIN: &str = claim_picked!(
+    "due as (
+         select instance_id, tenant_id, due_at from runtara_instances
+          where due_at <= runtara_now() and live_node is null and runner_kind = any($4::text[])
+            and (expires_at is null or expires_at > runtara_now())
+          order by due_at, instance_id
+          limit 4 * cardinality($2::bytea[])
+     ),
+     rooms as (
+         select t.tenant_id,
+                $5::bigint - (select count(*) from (select from runtara_instances r
+                                                     where r.tenant_id = t.tenant_id and r.status = 'running' limit $5) r)
+                    as room
+           from (select distinct tenant_id from due) t
+     ),
+     allowed as (
+         select d.instance_id
+           from (select *, row_number() over (partition by tenant_id order by due_at, instance_id) as nth from due) d
+           join rooms r on r.tenant_id = d.tenant_id and d.nth <= r.room
+          order by d.due_at, d.instance_id
+          limit cardinality($2::bytea[])
+     ),
+     picked as (
+         select i.instance_id, i.due_at
+           from runtara_instances i
+          where i.instance_id = any(array(select instance_id from allowed))
+            and i.due_at <= runtara_now() and i.live_node is null
+          order by i.due_at, i.instance_id
+            for update skip locked
+     )",
+    ", s.seen",
+    "(select count(*) as seen from due) s
+       left join claimed c on true
+       left join runtara_images m on m.image_id = c.image_id"
+);
+
+/// The same where more is due than that looks at: it hops from tenant to tenant as `CLAIM_WITHOUT` does, so that a tenant that has no room is
+/// left out with all it has.
+pub(super) const CLAIM_WITHIN_WITHOUT: &str = claim_picked!(
+    "recursive tenants as (
+         (select tenant_id from runtara_instances
+           where due_at is not null and live_node is null
+           order by tenant_id limit 1)
+         union all
+         select (select i.tenant_id from runtara_instances i
+                  where i.due_at is not null and i.live_node is null and i.tenant_id > t.tenant_id
+                  order by i.tenant_id limit 1)
+           from tenants t where t.tenant_id is not null
+     ),
+     candidates as (
+         select due.instance_id
+           from (select tenant_id from tenants where tenant_id <> all($5::text[]) limit 10000) t
+          cross join lateral (
+               select i.instance_id, i.due_at from runtara_instances i
+                where i.tenant_id = t.tenant_id and i.due_at <= runtara_now() and i.live_node is null
+                  and i.runner_kind = any($4::text[]) and (i.expires_at is null or i.expires_at > runtara_now())
+                order by i.due_at, i.instance_id
+                limit least(cardinality($2::bytea[]),
+                            $6::bigint - (select count(*) from (select from runtara_instances r
+                                                                 where r.tenant_id = t.tenant_id and r.status = 'running'
+                                                                 limit $6) r))) due
+          order by due.due_at, due.instance_id
+          limit cardinality($2::bytea[])
+     ),
+     picked as (
+         select i.instance_id, i.due_at
+           from runtara_instances i
+          where i.instance_id = any(array(select instance_id from candidates))
+            and i.due_at <= runtara_now() and i.live_node is null
+          order by i.due_at, i.instance_id
+            for update skip locked
+     )"
+);
+
+pub(super) fn words(kinds: &[RunnerKind]) -> Vec<&'static str> {
     kinds.iter().map(|kind| kind.as_str()).collect()
 }
 
@@ -115,6 +202,9 @@ fn words(kinds: &[RunnerKind]) -> Vec<&'static str> {
 pub(super) async fn claim(store: &PostgresStore, claim: Claim) -> Answer<Vec<ClaimedRun>> {
     if claim.tokens.is_empty() || claim.kinds.is_empty() {
         return Ok(Vec::new());
+    }
+    if let Some(allowed) = claim.running_allowed {
+        return limited::claim(store, claim, allowed).await;
     }
     let plain = claim.without_tenants.is_empty();
     let tokens: Vec<Vec<u8>> = claim.tokens.iter().map(|token| token.0.to_vec()).collect();
@@ -138,7 +228,7 @@ pub(super) async fn claim(store: &PostgresStore, claim: Claim) -> Answer<Vec<Cla
     Ok(claimed)
 }
 
-fn claimed(found: &PgRow) -> Answer<ClaimedRun> {
+pub(super) fn claimed(found: &PgRow) -> Answer<ClaimedRun> {
     Ok(ClaimedRun {
         token: required_token(found)?,
         instance_id: row::instance_id(found)?,
@@ -168,6 +258,21 @@ pub(super) async fn next_due(store: &PostgresStore, kinds: &[RunnerKind]) -> Ans
     let in_ms: Option<i64> = sqlx::query_scalar(
         "select greatest(due_at - runtara_now(), 0) from runtara_instances
           where due_at is not null and live_node is null and runner_kind = any($1::text[])
+          order by due_at, instance_id limit 1",
+    )
+    .bind(words(kinds))
+    .optional_on(&store.connections)
+    .await?;
+    Ok(NextDue {
+        in_ms: in_ms.map(row::unsigned),
+    })
+}
+
+/// How long until something is due that is not yet, along `runtara_instances_due`.
+pub(super) async fn next_due_later(store: &PostgresStore, kinds: &[RunnerKind]) -> Answer<NextDue> {
+    let in_ms: Option<i64> = sqlx::query_scalar(
+        "select due_at - runtara_now() from runtara_instances
+          where due_at > runtara_now() and live_node is null and runner_kind = any($1::text[])
           order by due_at, instance_id limit 1",
     )
     .bind(words(kinds))

@@ -16,6 +16,7 @@ mod herald;
 mod images;
 mod instances;
 mod lanes;
+mod limited;
 mod lists;
 mod liveness;
 mod metrics;
@@ -42,10 +43,11 @@ use sqlx::postgres::PgPool;
 
 use crate::{
     Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, EventFilter, Expired,
-    HeldWait, ImageDeletion, ImageFilter, InstanceFilter, InstanceOrder, InstanceRecord,
-    InstanceSummary, InstanceValues, LiveRun, MetricsBucket, MetricsQuery, NextDue, NodeLease,
-    NodeStanding, Nudges, Page, PageRequest, Purge, Scope, Started, StepFilter, StepSummary, Store,
-    StoreResult, StoredCheckpoint, StoredEvent, TokenOwner, WaitRequest, Waiting,
+    HeldWait, ImageBytes, ImageDeletion, ImageFilter, InstanceFilter, InstanceOrder,
+    InstanceRecord, InstanceSummary, InstanceValues, LiveRun, MetricsBucket, MetricsQuery, NextDue,
+    NodeLease, NodeStanding, Nudges, Page, PageRequest, Purge, Scope, Started, StepFilter,
+    StepSummary, Store, StoreResult, StoredCheckpoint, StoredEvent, TokenOwner, WaitRequest,
+    Waiting,
 };
 
 use connections::{Connections, Fetch as _, Losses};
@@ -168,6 +170,11 @@ impl Store for PostgresStore {
         registered.map_err(|fault| fault.during("registering an image"))
     }
 
+    async fn image_bytes(&self, tenant: &TenantId, sizes: (u64, u64)) -> StoreResult<ImageBytes> {
+        let kept = images::bytes(self, tenant, sizes).await;
+        kept.map_err(|fault| fault.during("adding up the images of a tenant"))
+    }
+
     async fn image(&self, id: &ImageId) -> StoreResult<Option<ImageRecord>> {
         let found = images::by_id(self, id).await;
         found.map_err(|fault| fault.during("reading an image"))
@@ -244,6 +251,11 @@ impl Store for PostgresStore {
     async fn next_due(&self, kinds: &[RunnerKind]) -> StoreResult<NextDue> {
         let next = claims::next_due(self, kinds).await;
         next.map_err(|fault| fault.during("looking for what is due next"))
+    }
+
+    async fn next_due_later(&self, kinds: &[RunnerKind]) -> StoreResult<NextDue> {
+        let next = claims::next_due_later(self, kinds).await;
+        next.map_err(|fault| fault.during("looking for what is due later"))
     }
 
     async fn live_runs(

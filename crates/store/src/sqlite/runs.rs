@@ -27,7 +27,7 @@ const DUE: &str = concat!(
      and i.kind in (?, ?, ?)"
 );
 
-fn bind_kinds(sql: &mut Sql, kinds: &[RunnerKind]) {
+pub(super) fn bind_kinds(sql: &mut Sql, kinds: &[RunnerKind]) {
     for at in 0..3 {
         sql.bind(kinds.get(at).or(kinds.first()).map(|kind| kind.as_str()));
     }
@@ -48,10 +48,30 @@ pub(super) fn due(claim: &Claim, now: Timestamp) -> StoreResult<Sql> {
     Ok(sql)
 }
 
+/// What [`claim_one`] reads, of one instance.
+pub(super) fn due_by_id(id: &InstanceId) -> Sql {
+    const BY_ID: &str = concat!(
+        "select ",
+        state_columns!(),
+        ", ",
+        image_columns!(),
+        ", case when length(n.input) <= ? then n.input end, n.env, n.args, n.settings \
+         from runtara_instances i \
+         cross join runtara_images m on m.image_id = i.image_id \
+         left join runtara_inputs n on n.instance = i.id where i.instance_id = ?"
+    );
+    let mut sql = Sql::new(BY_ID);
+    sql.bind_u64(CLAIMED_INPUT_BYTES as u64).bind(id.as_str());
+    sql
+}
+
 /// Gives runs to instances that are due.
 pub(super) fn claim(tx: &mut Tx, claim: &Claim) -> StoreResult<Vec<ClaimedRun>> {
     if claim.kinds.is_empty() || claim.tokens.is_empty() {
         return Ok(Vec::new());
+    }
+    if let Some(allowed) = claim.running_allowed {
+        return super::limited::claim(tx, claim, allowed);
     }
     let sql = due(claim, tx.now)?;
     let rows = tx.rows(&sql, "looking for instances that are due")?;
@@ -62,7 +82,12 @@ pub(super) fn claim(tx: &mut Tx, claim: &Claim) -> StoreResult<Vec<ClaimedRun>> 
     Ok(claimed)
 }
 
-fn claim_one(tx: &mut Tx, row: &Row, node: NodeId, token: TokenHash) -> StoreResult<ClaimedRun> {
+pub(super) fn claim_one(
+    tx: &mut Tx,
+    row: &Row,
+    node: NodeId,
+    token: TokenHash,
+) -> StoreResult<ClaimedRun> {
     let (found, mut columns) = read_with(row)?;
     let image = read_image(&mut columns)?;
     let input = columns.opt_bytes()?;
@@ -105,6 +130,23 @@ pub(super) fn next_due_sql(kinds: &[RunnerKind]) -> Sql {
 pub(super) fn next_due(kinds: &[RunnerKind], now: Timestamp) -> Question<NextDue> {
     let sql = next_due_sql(kinds);
     Question::new(sql, "looking for the next due time", move |row| {
+        let due = row.map(|row| Columns::of(row).time()).transpose()?;
+        Ok(NextDue {
+            in_ms: due.map(|due| due.millis_since(now)),
+        })
+    })
+}
+
+/// Served by `runtara_instances_due`.
+pub(super) fn next_due_later(kinds: &[RunnerKind], now: Timestamp) -> Question<NextDue> {
+    let mut sql = Sql::new(
+        "select i.due_at from runtara_instances i indexed by runtara_instances_due \
+         where i.due_at > ? and i.live_node is null and i.kind in (?, ?, ?) \
+         order by i.due_at, i.instance_id limit 1",
+    );
+    sql.bind_time(now);
+    bind_kinds(&mut sql, kinds);
+    Question::new(sql, "looking for what is due later", move |row| {
         let due = row.map(|row| Columns::of(row).time()).transpose()?;
         Ok(NextDue {
             in_ms: due.map(|due| due.millis_since(now)),

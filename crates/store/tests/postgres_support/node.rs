@@ -36,6 +36,7 @@ impl<'a> Node<'a> {
             labels: Labels::default(),
             settings: RunSettings::default(),
             container: None,
+            tenant_bytes_allowed: None,
         };
         store.register_image(image).await.unwrap();
         node
@@ -57,6 +58,7 @@ impl<'a> Node<'a> {
             request_timeout_ms: None,
             heartbeat_timeout_ms: None,
             expires: None,
+            pending_allowed: None,
         }
     }
 

@@ -270,6 +270,7 @@ impl<'a> Player<'a> {
             },
             request_timeout_ms: (*labels == 3).then_some(9_000),
             heartbeat_timeout_ms: (*labels % 2 == 1).then_some(10_000),
+            pending_allowed: (*labels == 1).then_some(2),
             expires: (*labels == 2).then_some(Due::After(300_000)),
         };
         let answer = self.store.start_instance(new).await;
@@ -295,6 +296,7 @@ impl<'a> Player<'a> {
                 .filter(|n| without & (1 << n) != 0)
                 .map(owner)
                 .collect(),
+            running_allowed: (most == 2).then_some(2),
         };
         let claimed = match self.store.claim_due(claim).await {
             Ok(claimed) => claimed,
