@@ -150,7 +150,9 @@ fn an_instance_ends_by_its_deadline_wherever_it_stands(ground: Ground) {
         let refused = run.post("/resume", &json!({}));
         assert!(refused.text().contains("overall deadline"), "{refused}");
         assert_eq!(run.status()["status"], "failed");
-        run.wait_until_no_process();
+        if found["run_number"] != 0 {
+            run.wait_until_no_process();
+        }
     }
     assert!(began.elapsed() >= Duration::from_secs(6));
 }

@@ -8,6 +8,9 @@ mod faults;
 mod files;
 mod images;
 mod liveness;
+#[path = "../../../store/tests/postgres_support/mod.rs"]
+mod postgres_support;
+mod throng;
 mod world;
 
 use std::time::Duration;

@@ -131,6 +131,11 @@ impl FakeRunner {
         self.runs.lock().unwrap().get(key).cloned()
     }
 
+    /// The launches after so many.
+    pub(crate) fn launches_after(&self, count: usize) -> Vec<RunKey> {
+        self.launches.borrow()[count..].to_vec()
+    }
+
     /// Waits until there were so many launches, and gives the last of them.
     pub(crate) async fn launched(&self, count: usize) -> RunKey {
         let mut launches = self.launches.subscribe();
@@ -319,6 +324,10 @@ impl World {
             .unwrap()
             .insert(tenant.clone(), id.clone());
         id
+    }
+
+    pub(crate) async fn image_id(&self, tenant: &str) -> ImageId {
+        self.image_of(&TenantId::new(tenant).unwrap()).await
     }
 
     pub(crate) fn scheduler(&self, capacity: usize) -> Scheduler {
