@@ -1,9 +1,11 @@
 //! Many thousand due instances keep nobody else waiting, on the stores that have to find what is due among them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use runtara_domain::{ExitCause, Status};
+use runtara_runner::RunKey;
 use runtara_scheduler::Scheduler;
 use runtara_store::Store;
 use runtara_store::sqlite::{SqliteOptions, SqliteStore};
@@ -145,6 +147,21 @@ async fn end_runs(world: &World, throng: Throng) -> std::convert::Infallible {
     }
 }
 
+async fn until_each_had_a_turn(world: &World, throng: Throng) {
+    let mut tenants = BTreeSet::new();
+    let mut seen = 0;
+    while tenants.len() < throng.tenants {
+        let launched = world.runner.launches_after(seen);
+        seen += launched.len();
+        let tenant = |key: RunKey| {
+            let mut parts = key.instance_id.as_str().split('-');
+            parts.nth(1).map(str::to_owned)
+        };
+        tenants.extend(launched.into_iter().filter_map(tenant));
+        sleep(WORK).await;
+    }
+}
+
 async fn others_come_within_a_second(store: Arc<dyn Store>, throng: Throng) {
     let mut world = World::over(Arc::clone(&store)).await;
     // Thousands of runs come and go, and nobody looks at their files.
@@ -156,9 +173,12 @@ async fn others_come_within_a_second(store: Arc<dyn Store>, throng: Throng) {
             .max_runs_per_tenant
             .map_or(ROOM, |most| most as usize);
         world.runner.launched(full).await;
+        // Once each of the throng has had its first turn, which is as much theirs as that of anybody else.
+        until_each_had_a_turn(&world, throng).await;
         let mut waits = Vec::new();
         for number in 0..NEW {
             let tenant = format!("new-{number}");
+            let _registered = world.image_id(&tenant).await;
             let began = Instant::now();
             let id = world.start_for(&tenant, &format!("{tenant}-first")).await;
             world
