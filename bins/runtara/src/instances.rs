@@ -264,6 +264,10 @@ fn facts(instance: &Instance, now: i64) -> Vec<(&'static str, Option<Cell>)> {
             time(instance.heartbeat_at_ms).filter(|_| !instance.status.is_end()),
         ),
         ("due", time(instance.due_at_ms)),
+        (
+            "ends by",
+            time(instance.expires_at_ms).filter(|_| !instance.status.is_end()),
+        ),
         ("run", instance.run_number.map(|run| run.to_string().into())),
         (
             "retries",

@@ -11,7 +11,7 @@ use crate::live::until_end;
 use crate::screen::Screen;
 use crate::settings::SettingsArgs;
 use crate::text::{printable, printable_lines};
-use crate::values::{duration, exact_moment, json_from, pair, variable};
+use crate::values::{duration, exact_moment, json_from, pair, rfc3339, variable};
 
 /// Start an instance of an image
 #[derive(Debug, Args)]
@@ -43,6 +43,15 @@ pub(crate) struct StartArgs {
     /// Launches without progress that are allowed, the first included
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_attempts: Option<u32>,
+    /// Longest silence of a run: without a call to the environment for so long it is ended and launched again; 10s and more
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    heartbeat_timeout: Option<Duration>,
+    /// The instance fails at this moment if it has not ended, such as 2030-01-01T08:00:00Z
+    #[arg(long, value_name = "MOMENT", value_parser = exact_moment, conflicts_with = "expires_in")]
+    expires_at: Option<i64>,
+    /// The instance fails after this time if it has not ended
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    expires_in: Option<Duration>,
     /// Makes repeated starts without an id the same start
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
@@ -99,9 +108,11 @@ fn request(args: StartArgs, image_id: String, input: Option<Value>) -> StartRequ
     request.instance_id = args.id;
     request.input = input;
     // Half a second is not none: the wire knows whole seconds.
-    request.timeout_seconds = args
-        .timeout
-        .map(|timeout| timeout.as_millis().div_ceil(1000) as u64);
+    let whole_seconds = |time: Duration| time.as_millis().div_ceil(1000) as u64;
+    request.timeout_seconds = args.timeout.map(whole_seconds);
+    request.heartbeat_timeout_seconds = args.heartbeat_timeout.map(whole_seconds);
+    request.expires_at = args.expires_at.map(rfc3339);
+    request.expires_in_seconds = args.expires_in.map(whole_seconds);
     request.env = args.env.into_iter().collect();
     request.labels = args.labels.into_iter().collect();
     request.start_at_ms = args.at;
@@ -178,7 +189,7 @@ mod tests {
     fn everything_typed_is_asked_for() {
         let args = parse(
             "runtara start --image orders --id o-1 --env A=1 --env B=2=3 --label t=s --delay 1m --timeout 1500ms \
-             --max-attempts 2 --idempotency-key k --memory 256M --cpus 0.5 --pids 5 --open-files 6 --writable 1G \
+             --max-attempts 2 --heartbeat-timeout 10500ms --expires-at 2030-01-01T08:00:00.5Z --idempotency-key k --memory 256M --cpus 0.5 --pids 5 --open-files 6 --writable 1G \
              --network pasta --read-only --wait=10s -- -v x",
         );
         assert_eq!(args.wait, Some(Some(Duration::from_secs(10))));
@@ -194,6 +205,11 @@ mod tests {
                 request.max_attempts
             ),
             (Some(60_000), Some(2), Some(2))
+        );
+        assert_eq!(request.heartbeat_timeout_seconds, Some(11));
+        assert_eq!(
+            request.expires_at.as_deref(),
+            Some("2030-01-01T08:00:00.5Z")
         );
         assert_eq!(request.args, ["-v", "x"]);
         assert_eq!(request.idempotency_key.as_deref(), Some("k"));

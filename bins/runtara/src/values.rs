@@ -4,6 +4,8 @@ use std::io::Read as _;
 use std::time::Duration;
 
 use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::failure::Failure;
 use crate::text::{now_ms, parse_moment};
@@ -101,6 +103,14 @@ pub(crate) fn moment(text: &str) -> Result<i64, String> {
 pub(crate) fn exact_moment(text: &str) -> Result<i64, String> {
     parse_moment(text)
         .ok_or_else(|| format!("{text:?} is no time, wanted is one like 2026-08-01T12:00:00Z"))
+}
+
+/// A point in time, in milliseconds since the epoch, as RFC 3339 has it.
+pub(crate) fn rfc3339(at_ms: i64) -> String {
+    let moment = OffsetDateTime::from_unix_timestamp_nanos(i128::from(at_ms) * 1_000_000);
+    let text = moment.ok().and_then(|moment| moment.format(&Rfc3339).ok());
+    // What was read by `exact_moment` is in the range of both.
+    text.unwrap_or_default()
 }
 
 /// Reads `key=value`.

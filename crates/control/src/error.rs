@@ -35,6 +35,16 @@ pub enum ControlError {
         /// What was found and what was wanted.
         message: String,
     },
+    /// A tenant has as much as the operator allows it.
+    #[error("{message}")]
+    OverLimit {
+        /// A code for programs.
+        code: &'static str,
+        /// What there is, what is allowed, and what to do.
+        message: String,
+        /// Whether the same may be accepted a little later although nobody does anything about it.
+        passes: bool,
+    },
     /// The store is away, or the server is busy beyond its bounds; the same may be asked again.
     #[error("the environment cannot do that now: {message}")]
     Unavailable {
@@ -84,6 +94,10 @@ impl ControlError {
                 code: "WRONG_STATE",
                 message: format!("Cannot {operation} instance in '{status}' state"),
             },
+            StoreError::Refused(refusal @ Refusal::Expired { .. }) => Self::Refused {
+                code: "EXPIRED",
+                message: refusal.to_string(),
+            },
             StoreError::Refused(Refusal::NoImage) => Self::Refused {
                 code: "NO_IMAGE",
                 message: format!("Instance '{id}' has no associated image"),
@@ -96,6 +110,11 @@ impl ControlError {
 impl From<StoreError> for ControlError {
     fn from(error: StoreError) -> Self {
         match error {
+            StoreError::Refused(refusal @ Refusal::TooManyImageBytes { .. }) => Self::OverLimit {
+                code: "TOO_MANY_IMAGE_BYTES",
+                message: refusal.to_string(),
+                passes: false,
+            },
             StoreError::Refused(refusal) => Self::Refused {
                 code: "REFUSED",
                 message: refusal.to_string(),

@@ -60,6 +60,10 @@ pub struct ControlConfig {
     /// How long what was made of an image is kept if its client went away before it was ready: a client that waits for less time than that
     /// takes, and asks again, finds it made.
     pub kept_for_another_try: Duration,
+    /// Most instances of one tenant that are pending; any number if it is not said.
+    pub max_pending_per_tenant: Option<u64>,
+    /// Most bytes of all images of one tenant, each content counted once; any number if it is not said.
+    pub max_image_bytes_per_tenant: Option<u64>,
 }
 
 /// The operations of the environment protocol.

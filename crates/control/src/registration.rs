@@ -4,11 +4,14 @@ use std::io;
 use std::pin::pin;
 use std::time::Duration;
 
-use runtara_domain::{ImageContent, ImageId, ImageRecord, NewImage, RunSettings, RunnerKind};
+use runtara_domain::{
+    ImageContent, ImageId, ImageRecord, NewImage, Refusal, RunSettings, RunnerKind, TenantId,
+};
 use runtara_images::{
     BlobError, Candidate, ChosenKind, Detected, KindRules, Pin, Stored, Upload, check_kind,
 };
 use runtara_runner::{AskedSettings, ImageFiles, PrepareError, describe};
+use runtara_store::StoreError;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -43,6 +46,31 @@ impl Control {
     #[must_use]
     pub fn max_image_bytes(&self) -> u64 {
         self.blobs.max_bytes()
+    }
+
+    /// Refuses content of about this size (the least and the most that it may be) which a tenant has no room for, as far as that is known
+    /// before its row is made. Content that the tenant may have already is let through.
+    ///
+    /// # Errors
+    /// [`ControlError::OverLimit`] (`TOO_MANY_IMAGE_BYTES`).
+    pub async fn check_image_room(
+        &self,
+        tenant: &TenantId,
+        (least, most): (u64, u64),
+    ) -> ControlResult<()> {
+        let Some(allowed) = self.config.max_image_bytes_per_tenant else {
+            return Ok(());
+        };
+        let images = self.store.image_bytes(tenant, (least, most)).await?;
+        if images.has_size || images.bytes.saturating_add(least) <= allowed {
+            return Ok(());
+        }
+        let refusal = Refusal::TooManyImageBytes {
+            kept: images.bytes,
+            size: least,
+            allowed,
+        };
+        Err(StoreError::Refused(refusal).into())
     }
 
     fn choose_kind(
@@ -206,6 +234,16 @@ impl ImageRegistration {
         let stored = upload.finish(request.expected).await.map_err(of_blob)?;
         let (content, pins) = pinned(&stored, base);
         let held = (stored.pin, pins);
+        let tenant = request.tenant_id.clone();
+        // Before it is made ready, which takes its time; and once more with its row.
+        let room = control
+            .check_image_room(&tenant, (stored.size, stored.size))
+            .await;
+        if let Err(refused) = room {
+            drop(held);
+            control.remove_refused(content).await;
+            return Err(refused);
+        }
         let mut trying = pin!(control.try_out(chosen.kind, content, &nobody_waits));
         let (tried, is_wanted) = tokio::select! {
             biased;
@@ -251,8 +289,19 @@ impl ImageRegistration {
             labels: request.labels,
             settings: request.settings,
             container,
+            tenant_bytes_allowed: control.config.max_image_bytes_per_tenant,
         };
-        let registered = control.store.register_image(image).await?;
+        let registered = match control.store.register_image(image).await {
+            Ok(registered) => registered,
+            Err(error) => {
+                let is_refused = matches!(error, StoreError::Refused(_));
+                drop(held);
+                if is_refused {
+                    control.remove_refused(content).await;
+                }
+                return Err(error.into());
+            }
+        };
         tracing::info!(
             tenant = %registered.tenant_id,
             image = %registered.image_id,

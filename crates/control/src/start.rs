@@ -41,6 +41,12 @@ pub struct StartInstance {
     pub start_at: Option<Timestamp>,
     /// How much later than now it is due, in milliseconds.
     pub delay_ms: Option<u64>,
+    /// For how long each of its runs may be silent, in seconds.
+    pub heartbeat_timeout_seconds: Option<u64>,
+    /// When it has ended at the latest.
+    pub expires_at: Option<Timestamp>,
+    /// How much later than now it has ended at the latest, in seconds.
+    pub expires_in_seconds: Option<u64>,
 }
 
 /// What came of a start.
@@ -67,7 +73,8 @@ impl Control {
             .await?
             .filter(|image| image.tenant_id == start.tenant_id)
             .ok_or_else(|| ControlError::image_not_found(&start.image_id))?;
-        let new = check_start(start, &image).await?;
+        let mut new = check_start(start, &image).await?;
+        new.pending_allowed = self.config.max_pending_per_tenant;
         if let Err(refused) = self.can_run(&image, &new.settings)
             && self.store.instance(&new.instance_id).await?.is_none()
         {
@@ -90,6 +97,11 @@ impl Control {
                      another tenant, image or input"
                 ),
             }),
+            Started::TooManyPending { pending } => Err(ControlError::OverLimit {
+                code: "TOO_MANY_PENDING",
+                message: too_many_pending(pending, self.config.max_pending_per_tenant),
+                passes: true,
+            }),
             Started::ImageNotFound => Err(ControlError::image_not_found(&image.image_id)),
         }
     }
@@ -109,6 +121,14 @@ impl Control {
         }
         self.check_settings(image.kind, &image.settings, settings)
     }
+}
+
+fn too_many_pending(pending: u64, allowed: Option<u64>) -> String {
+    let allowed = allowed.unwrap_or(pending);
+    format!(
+        "{pending} instances of the tenant are pending, and {allowed} may be (RUNTARA_MAX_PENDING_PER_TENANT); start it again once some of \
+         them have begun, or cancel those that are not needed"
+    )
 }
 
 async fn check_start(start: StartInstance, image: &ImageRecord) -> ControlResult<NewInstance> {
@@ -139,6 +159,9 @@ async fn check_start(start: StartInstance, image: &ImageRecord) -> ControlResult
         timeout_ms: timeout_ms(start.timeout_seconds)?,
         max_attempts: check_attempts(start.max_attempts)?,
         due: due(start.start_at, start.delay_ms)?,
+        heartbeat_timeout_ms: heartbeat_timeout_ms(start.heartbeat_timeout_seconds)?,
+        expires: expires(start.expires_at, start.expires_in_seconds)?,
+        pending_allowed: None,
     })
 }
 
@@ -222,6 +245,58 @@ fn timeout_ms(seconds: Option<u64>) -> ControlResult<u64> {
         })
 }
 
+fn heartbeat_timeout_ms(seconds: Option<u64>) -> ControlResult<Option<u64>> {
+    let Some(seconds) = seconds else {
+        return Ok(None);
+    };
+    let (least, most) = (
+        limits::HEARTBEAT_TIMEOUT_MIN_MS,
+        limits::HEARTBEAT_TIMEOUT_MAX_MS,
+    );
+    let allowed = seconds
+        .checked_mul(1_000)
+        .filter(|ms| (least..=most).contains(ms));
+    match allowed {
+        Some(ms) => Ok(Some(ms)),
+        None => Err(ControlError::invalid(
+            "INVALID_HEARTBEAT_TIMEOUT",
+            format!(
+                "heartbeat_timeout_seconds is {seconds}; {} to {} are allowed (signs of life are noted each {} s, so a shorter silence could \
+                 not be told from none)",
+                least / 1_000,
+                most / 1_000,
+                limits::SIGN_OF_LIFE_MS / 1_000
+            ),
+        )),
+    }
+}
+
+/// When it ends at the latest. A time that is over already is accepted: the start may be the repetition of one that was made in time.
+fn expires(at: Option<Timestamp>, in_seconds: Option<u64>) -> ControlResult<Option<Due>> {
+    let invalid = |message: String| Err(ControlError::invalid("INVALID_EXPIRY", message));
+    let latest =
+        Timestamp::from_system(std::time::SystemTime::now()).plus_millis(limits::SLEEP_MAX_MS);
+    match (at, in_seconds) {
+        (Some(_), Some(_)) => {
+            invalid("expires_at and expires_in_seconds are both given; give one of them".to_owned())
+        }
+        (Some(at), None) if at > latest => invalid(format!(
+            "expires_at is {at} ms since the epoch; at most {latest} is allowed"
+        )),
+        (Some(at), None) => Ok(Some(Due::At(at))),
+        (None, Some(seconds)) => {
+            let most = limits::SLEEP_MAX_MS / 1_000;
+            if !(1..=most).contains(&seconds) {
+                return invalid(format!(
+                    "expires_in_seconds is {seconds}; 1 to {most} are allowed"
+                ));
+            }
+            Ok(Some(Due::After(seconds * 1_000)))
+        }
+        (None, None) => Ok(None),
+    }
+}
+
 fn check_attempts(attempts: Option<u32>) -> ControlResult<Option<u32>> {
     match attempts {
         Some(found) if !(1..=limits::MAX_ATTEMPTS_MAX).contains(&found) => {
@@ -284,5 +359,21 @@ mod tests {
         assert!(timeout_ms(Some(u64::MAX)).is_err());
         assert_eq!(timeout_ms(None).unwrap(), 3_600_000);
         assert!(check_attempts(Some(0)).is_err());
+        for (seconds, accepted) in [
+            (Some(9), None),
+            (Some(10), Some(Some(10_000))),
+            (Some(u64::MAX), None),
+            (None, Some(None)),
+        ] {
+            assert_eq!(heartbeat_timeout_ms(seconds).ok(), accepted, "{seconds:?}");
+        }
+        assert!(expires(Some(Timestamp(1)), Some(1)).is_err());
+        assert!(expires(Some(Timestamp(i64::MAX)), None).is_err());
+        assert!(expires(None, Some(0)).is_err());
+        assert!(expires(None, Some(u64::MAX)).is_err());
+        let over = expires(Some(Timestamp(1)), None).unwrap();
+        assert_eq!(over, Some(Due::At(Timestamp(1))), "it may be a repetition");
+        let after = expires(None, Some(2)).unwrap();
+        assert_eq!(after, Some(Due::After(2_000)));
     }
 }

@@ -32,6 +32,7 @@ async fn running(store: &LossyStore) -> Caller {
         labels: Labels::default(),
         settings: RunSettings::default(),
         container: None,
+        tenant_bytes_allowed: None,
     };
     let image = store.register_image(image).await.unwrap();
     let instance_id = InstanceId::new("order-7").unwrap();
@@ -48,6 +49,9 @@ async fn running(store: &LossyStore) -> Caller {
         max_attempts: None,
         due: Due::NOW,
         request_timeout_ms: None,
+        heartbeat_timeout_ms: None,
+        expires: None,
+        pending_allowed: None,
     };
     store.start_instance(new).await.unwrap();
     let token = RunToken::generate().hash();
@@ -59,6 +63,7 @@ async fn running(store: &LossyStore) -> Caller {
         kinds: vec![RunnerKind::Native],
         tokens: vec![token],
         without_tenants: Vec::new(),
+        running_allowed: None,
     };
     assert_eq!(store.claim_due(claim).await.unwrap().len(), 1);
     Caller {

@@ -53,7 +53,7 @@ pub enum ExitCause {
 /// What else had a hand in the end of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndedBy {
-    /// We ended it because its running time was over.
+    /// We ended it because its running time was over, or its instance's overall deadline.
     Deadline,
     /// We ended it because somebody asked for a stop.
     Stop,
@@ -126,7 +126,7 @@ impl RunExit {
             }
         };
         match self.ended_by {
-            Some(EndedBy::Deadline) => text.push_str(", because its running time was over"),
+            Some(EndedBy::Deadline) => text.push_str(", because its time was over"),
             Some(EndedBy::OutOfMemory) => {
                 text.push_str(", because it was out of memory");
                 text.push_str(&self.describe_memory());

@@ -51,6 +51,9 @@ pub struct NewImage {
     pub settings: RunSettings,
     /// What its content says of itself, if it is a container image: JSON text.
     pub container: Option<String>,
+    /// How many bytes the images of its tenant may have together with it, each content counted once; any number if the operator does not
+    /// say. Not kept.
+    pub tenant_bytes_allowed: Option<u64>,
 }
 
 /// What a runner makes a program of.

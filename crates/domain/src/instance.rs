@@ -71,6 +71,12 @@ pub struct NewInstance {
     pub due: Due,
     /// How long its client waits for an answer, in milliseconds, where the start says so in `env`.
     pub request_timeout_ms: Option<u64>,
+    /// For how long a run may be silent before it is ended, in milliseconds; for ever if the start does not say.
+    pub heartbeat_timeout_ms: Option<u64>,
+    /// When it has ended at the latest, wherever it stands; never if the start does not say.
+    pub expires: Option<Due>,
+    /// How many instances of its tenant may be pending with it; any number if the operator does not say. Not kept.
+    pub pending_allowed: Option<u64>,
 }
 
 impl std::fmt::Debug for NewInstance {
@@ -227,6 +233,10 @@ pub struct InstanceState {
     pub timeout_ms: u64,
     /// How long its client waits for an answer, where the start said so.
     pub request_timeout_ms: Option<u64>,
+    /// For how long a run may be silent, in milliseconds, where the start said so.
+    pub heartbeat_timeout_ms: Option<u64>,
+    /// When it fails if it has not ended, wherever it stands, where the start said so.
+    pub expires_at: Option<Timestamp>,
     /// When it was started.
     pub created_at: Timestamp,
     /// When its first run was claimed or registered itself.
@@ -257,6 +267,8 @@ impl InstanceState {
             due_at: Some(new.due.of_start_at(now)),
             timeout_ms: new.timeout_ms,
             request_timeout_ms: new.request_timeout_ms,
+            heartbeat_timeout_ms: new.heartbeat_timeout_ms,
+            expires_at: new.expires.map(|expires| expires.of_start_at(now)),
             image_id: Some(new.image_id.clone()),
             attempts: Attempts {
                 max_attempts: new.max_attempts,
@@ -300,6 +312,8 @@ impl InstanceState {
             attempts: Attempts::default(),
             timeout_ms: limits::RUN_TIMEOUT_MS,
             request_timeout_ms: None,
+            heartbeat_timeout_ms: None,
+            expires_at: None,
             created_at,
             started_at: None,
             finished_at: None,

@@ -34,6 +34,7 @@ mod image;
 mod instance;
 mod labels;
 pub mod limits;
+mod liveness;
 mod network;
 mod node;
 mod platform;
@@ -65,6 +66,7 @@ pub use instance::{
     Attempts, Due, Hold, InstanceState, NewInstance, Origin, Pending, PendingSignal, RunMarks,
 };
 pub use labels::{LabelError, LabelFilter, Labels};
+pub use liveness::{Liveness, silence_allowed_ms};
 pub use network::{NetworkMode, UnknownNetworkMode};
 pub use node::NodeKey;
 pub use platform::{Platform, UnknownPlatform};

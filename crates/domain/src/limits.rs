@@ -77,6 +77,11 @@ pub const LEAVE_MS: u64 = 10_000;
 /// A sign of life is noted only if the last one that was is at least so old, in milliseconds: so that a run that calls often does
 /// not have its row written for each call that changes nothing else. Who judges by signs of life must allow for as much.
 pub const SIGN_OF_LIFE_MS: u64 = 5_000;
+/// Shortest time for which a run may be told to be silent at most, in milliseconds: a shorter one could not be told from the gaps between
+/// the signs of life that are noted.
+pub const HEARTBEAT_TIMEOUT_MIN_MS: u64 = 2 * SIGN_OF_LIFE_MS;
+/// Longest one, in milliseconds: as for a running time.
+pub const HEARTBEAT_TIMEOUT_MAX_MS: u64 = RUN_TIMEOUT_MAX_MS;
 /// Longest held call unless the client's own time-out asks for less, in milliseconds.
 pub const HOLD_MS: u64 = 10_000;
 /// Longest grace period of a stop, in milliseconds (an hour).

@@ -39,6 +39,28 @@ pub enum Refusal {
         /// Where the instance stands.
         status: Status,
     },
+    /// The overall deadline of the instance is over, so there is nothing for which it could be resumed.
+    #[error(
+        "cannot resume an instance whose overall deadline is over: it was to end by {} ms since the epoch (expires_at of its start); start another one \
+         for what is left to be done", at.0
+    )]
+    Expired {
+        /// The deadline.
+        at: crate::Timestamp,
+    },
+    /// The content of an image would take a tenant over what its images may have together.
+    #[error(
+        "the tenant's images have {kept} bytes, and the {size} of this one would take them over the {allowed} that the operator allows together \
+         (RUNTARA_MAX_IMAGE_BYTES_PER_TENANT); delete images that are not needed"
+    )]
+    TooManyImageBytes {
+        /// What is kept of the tenant's images, each content once.
+        kept: u64,
+        /// The size of this one.
+        size: u64,
+        /// How much they may have.
+        allowed: u64,
+    },
     /// The instance has no image that could be launched.
     #[error("the instance registered itself and has no associated image")]
     NoImage,

@@ -113,9 +113,10 @@ words! {
         Completed = "completed",
         /// Failed: the program said so.
         ApplicationError = "application_error",
-        /// Failed: its running time was over.
+        /// Failed: its running time was over, or its overall deadline.
         Timeout = "timeout",
-        /// Failed: its process lived but was silent for too long.
+        /// Suspended: its run lived but was silent for too long, and it is due again after a pause. Failed: that happened too often; or it
+        /// registered itself, and nothing was heard of it any more.
         HeartbeatTimeout = "heartbeat_timeout",
         /// Cancelled.
         Cancelled = "cancelled",

@@ -135,6 +135,8 @@ impl EnvironmentRuntime {
                 passed_env: config.passed_env.clone(),
                 capacity: config.max_runs,
                 weights: config.node.weights.clone(),
+                max_runs_per_tenant: config.max_runs_per_tenant,
+                self_registered_timeout: config.self_registered_timeout,
             },
             SchedulerParts {
                 store: Arc::clone(&store),
@@ -161,6 +163,8 @@ impl EnvironmentRuntime {
                 native_for_oci: config.native_for_oci,
                 data_dir: data_dir.path().to_owned(),
                 kept_for_another_try: KEPT_FOR_ANOTHER_TRY,
+                max_pending_per_tenant: config.max_pending_per_tenant,
+                max_image_bytes_per_tenant: config.max_image_bytes_per_tenant,
             },
         );
         let addr = sockets

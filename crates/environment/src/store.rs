@@ -29,6 +29,7 @@ pub(crate) async fn open(
     if url.is_sqlite() {
         let options = SqliteOptions::new(url.expose())?
             .statement_timeout(config.database_timeout)
+            .claims_by_tenant(config.max_runs_per_tenant.is_some())
             .nudges(nudges);
         return Ok(Arc::new(SqliteStore::open(options).await?));
     }

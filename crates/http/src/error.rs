@@ -9,6 +9,8 @@ use serde_json::json;
 
 /// How long a caller should wait before it asks again when the store is away, in seconds.
 pub(crate) const RETRY_AFTER: &str = "2";
+/// The same where it asks for more than a limit allows that others leave again.
+const RETRY_AFTER_LIMIT: &str = "5";
 
 /// An error as it goes over the wire: `{"success": false, "error": "…", "code": "…"}`. `success` stands in every error body because
 /// published clients read some refusals as ordinary answers in which it must be present.
@@ -63,8 +65,13 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let body = json!({ "success": false, "error": self.message, "code": self.code });
         let mut response = (self.status, axum::Json(body)).into_response();
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            let value = HeaderValue::from_static(RETRY_AFTER);
+        let retry_after = match self.status {
+            StatusCode::SERVICE_UNAVAILABLE => Some(RETRY_AFTER),
+            StatusCode::TOO_MANY_REQUESTS => Some(RETRY_AFTER_LIMIT),
+            _ => None,
+        };
+        if let Some(seconds) = retry_after {
+            let value = HeaderValue::from_static(seconds);
             response.headers_mut().insert(header::RETRY_AFTER, value);
         }
         response
@@ -86,6 +93,13 @@ impl From<ControlError> for ApiError {
             }
             ControlError::Refused { code, .. } => Self::new(StatusCode::CONFLICT, code, message),
             ControlError::Invalid { code, .. } => Self::new(StatusCode::BAD_REQUEST, code, message),
+            ControlError::OverLimit { code, passes, .. } => {
+                let status = match passes {
+                    true => StatusCode::TOO_MANY_REQUESTS,
+                    false => StatusCode::PAYLOAD_TOO_LARGE,
+                };
+                Self::new(status, code, message)
+            }
             ControlError::Unavailable { .. } => Self::unavailable(message),
             _ => Self::internal(),
         }

@@ -56,6 +56,12 @@ pub struct Instance {
     /// When it must have a run, where a time is set.
     #[serde(default)]
     pub due_at_ms: Option<i64>,
+    /// When it fails if it has not ended, where its start said so.
+    #[serde(default)]
+    pub expires_at_ms: Option<i64>,
+    /// For how many milliseconds a run may be silent, where its start said so.
+    #[serde(default)]
+    pub heartbeat_timeout_ms: Option<u64>,
     /// How often it was launched.
     #[serde(default)]
     pub run_number: Option<u64>,

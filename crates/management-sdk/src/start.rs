@@ -52,6 +52,16 @@ pub struct StartRequest {
     /// Launches without progress that are allowed, the first included.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_attempts: Option<u32>,
+    /// For how many seconds a run may be silent, that is, make no call of the instance protocol, before it is ended and launched again; at least
+    /// 10. A program that never speaks that protocol is silent from its beginning.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heartbeat_timeout_seconds: Option<u64>,
+    /// When the instance has ended at the latest, wherever it stands: a time such as `2030-01-31T08:00:00Z` (RFC 3339).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<String>,
+    /// After how many seconds it has, instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_in_seconds: Option<u64>,
     /// Arguments of the program.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub args: Vec<String>,
@@ -144,6 +154,27 @@ impl StartRequest {
     #[must_use]
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.max_attempts = Some(attempts);
+        self
+    }
+
+    /// Bounds for how long a run may be silent. It counts in whole seconds and is rounded up; the server allows 10 s and more.
+    #[must_use]
+    pub fn heartbeat_timeout(mut self, timeout: Duration) -> Self {
+        self.heartbeat_timeout_seconds = Some(whole_seconds(timeout));
+        self
+    }
+
+    /// Ends the instance at this time at the latest, such as `2030-01-31T08:00:00Z`, wherever it stands.
+    #[must_use]
+    pub fn expires_at(mut self, moment: impl Into<String>) -> Self {
+        self.expires_at = Some(moment.into());
+        self
+    }
+
+    /// Ends the instance after this time at the latest, wherever it stands. It counts in whole seconds and is rounded up.
+    #[must_use]
+    pub fn expires_in(mut self, time: Duration) -> Self {
+        self.expires_in_seconds = Some(whole_seconds(time));
         self
     }
 

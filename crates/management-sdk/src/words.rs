@@ -103,6 +103,8 @@ words! {
         WaitingSignal = "waiting_signal",
         /// Its run crashed; it is due again after a pause.
         Crashed = "crashed",
+        /// Its run was silent for too long; it is due again after a pause.
+        HeartbeatTimeout = "heartbeat_timeout",
         /// Its run ended through no fault of its own; it is due again.
         Interrupted = "interrupted",
     }
@@ -117,7 +119,7 @@ words! {
         ApplicationError = "application_error",
         /// It crashed.
         Crashed = "crashed",
-        /// Its running time was over.
+        /// Its running time was over, or its overall deadline.
         Timeout = "timeout",
         /// It was silent for too long.
         HeartbeatTimeout = "heartbeat_timeout",

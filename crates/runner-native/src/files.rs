@@ -223,6 +223,9 @@ fn program(config: &NativeConfig, places: &Places, spec: &LaunchSpec) -> io::Res
         oom_score_adj: config.oom_score_adj,
         nice: config.nice,
         timeout_ms: u64::try_from(spec.timeout.as_millis()).unwrap_or(u64::MAX),
+        expires_in_ms: spec
+            .expires_in
+            .map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
         made_within_ms: None,
         log_cap_bytes: config.log_cap_bytes,
     })

@@ -117,6 +117,10 @@ impl Launch<'_> {
             oom_score_adj: None,
             nice: None,
             timeout_ms,
+            expires_in_ms: self
+                .spec
+                .expires_in
+                .map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
             made_within_ms: None,
             log_cap_bytes: self.config.log_cap_bytes,
         })

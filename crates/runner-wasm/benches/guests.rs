@@ -145,6 +145,7 @@ impl Ours {
             token: RunToken::generate(),
             core_addr: "127.0.0.1:8001".to_owned(),
             timeout: Duration::from_secs(60),
+            expires_in: None,
         };
         let began = Instant::now();
         let key = spec.key.clone();

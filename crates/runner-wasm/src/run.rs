@@ -49,7 +49,8 @@ struct Ending {
 /// What it has used so far.
 #[derive(Debug, Clone, Copy)]
 struct Used {
-    began: Instant,
+    /// When its program began; it may wait for its turn before.
+    began: Option<Instant>,
     computed: Duration,
     memory_peak_bytes: u64,
 }
@@ -64,7 +65,7 @@ impl WasmRun {
                 slept: watch::Sender::new(Duration::ZERO),
                 exit: watch::Sender::new(None),
                 used: Mutex::new(Used {
-                    began: Instant::now(),
+                    began: None,
                     computed: Duration::ZERO,
                     memory_peak_bytes: 0,
                 }),
@@ -80,7 +81,7 @@ impl Shared {
         Usage {
             cpu_usec: whole(used.computed),
             memory_peak_bytes: used.memory_peak_bytes,
-            running_ms: whole(used.began.elapsed()) / 1000,
+            running_ms: used.began.map_or(0, |began| whole(began.elapsed()) / 1000),
         }
     }
 
@@ -89,7 +90,7 @@ impl Shared {
         self.used
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .began = Instant::now();
+            .began = Some(Instant::now());
     }
 
     fn note(&self, computed: Duration, memory_peak_bytes: u64) {
@@ -191,6 +192,8 @@ pub(crate) struct Launched {
     pub(crate) outputs: Arc<Outputs>,
     pub(crate) memory_bytes: u64,
     pub(crate) timeout: Duration,
+    /// When it is ended whatever it does, if its instance has an overall deadline.
+    pub(crate) expiry: Option<Instant>,
 }
 
 impl Launched {
@@ -229,7 +232,7 @@ impl Launched {
             Ok(place) => Ok(place),
             Err(_) => tokio::select! {
                 biased;
-                by = told_to_end(shared, None) => Err(by),
+                by = told_to_end(shared, None, self.expiry) => Err(by),
                 place = door.pause(places.acquire_many(self.image.places)) => {
                     Ok(place.expect("the places are as long there as their runner"))
                 }
@@ -252,7 +255,7 @@ impl Launched {
             };
             tokio::select! {
                 biased;
-                by = told_to_end(shared, Some(self.timeout)) => Err(by),
+                by = told_to_end(shared, Some(self.timeout), self.expiry) => Err(by),
                 ended = guest => Ok(ended),
             }
         };
@@ -321,13 +324,17 @@ async fn with_outputs(key: &RunKey, directory: RunDirectory, mut exit: RunExit) 
 }
 
 /// Waits until the guest is to be dropped, and says on whose wish.
-async fn told_to_end(shared: &Shared, timeout: Option<Duration>) -> EndedBy {
+async fn told_to_end(
+    shared: &Shared,
+    timeout: Option<Duration>,
+    expiry: Option<Instant>,
+) -> EndedBy {
     let (mut ending, mut slept) = (shared.ending.subscribe(), shared.slept.subscribe());
     let began = Instant::now();
     loop {
         let slept_so_far = *slept.borrow_and_update();
         let over = timeout.and_then(|most| began.checked_add(most.saturating_add(slept_so_far)));
-        let deadline = over.map(|at| Ending {
+        let deadline = over.into_iter().chain(expiry).min().map(|at| Ending {
             by: EndedBy::Deadline,
             at,
         });
@@ -392,6 +399,17 @@ mod tests {
         WasmRun::new(key, true)
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn an_overall_deadline_is_moved_by_nothing() {
+        let run = run();
+        run.set_slept(Duration::from_secs(3600)).await.unwrap();
+        let expiry = Some(Instant::now() + Duration::from_millis(10));
+        for timeout in [None, Some(Duration::from_secs(1))] {
+            let end = told_to_end(&run.shared, timeout, expiry).await;
+            assert_eq!(end, EndedBy::Deadline);
+        }
+    }
+
     #[tokio::test]
     async fn a_task_that_panics_leaves_a_run_that_is_lost() {
         let run = run();
@@ -408,7 +426,7 @@ mod tests {
     async fn the_earlier_end_counts_and_time_that_was_slept_does_not() {
         let run = run();
         run.set_slept(Duration::from_secs(3600)).await.unwrap();
-        let end = told_to_end(&run.shared, Some(Duration::from_millis(1)));
+        let end = told_to_end(&run.shared, Some(Duration::from_millis(1)), None);
         run.terminate(Duration::from_secs(60), EndedBy::Stop)
             .await
             .unwrap();

@@ -265,6 +265,9 @@ impl Runner for WasmRunner {
             outputs,
             memory_bytes,
             timeout: spec.timeout,
+            expiry: spec
+                .expires_in
+                .and_then(|left| std::time::Instant::now().checked_add(left)),
         };
         let (shared, runs, key) = (Arc::clone(&run.shared), Arc::clone(&self.runs), spec.key);
         lock(&runs).live.insert(key.clone(), Arc::clone(&shared));

@@ -124,6 +124,7 @@ mod tests {
             token: RunToken::generate(),
             core_addr: "127.0.0.1:8001".to_owned(),
             timeout: Duration::from_secs(1),
+            expires_in: None,
         }
     }
 

@@ -99,6 +99,8 @@ pub struct LaunchSpec {
     pub core_addr: String,
     /// How long its program may run from the moment at which it was started, held sleeps not counted.
     pub timeout: Duration,
+    /// How long it is from now until it is ended whatever it does, held sleeps counted, if its instance has an overall deadline.
+    pub expires_in: Option<Duration>,
 }
 
 impl std::fmt::Debug for LaunchSpec {

@@ -39,6 +39,8 @@ struct Calls {
     open: watch::Sender<usize>,
     /// `None` until the run is announced.
     our_fault: Option<bool>,
+    /// When a call of it began or ended last, or it was announced.
+    heard: Instant,
 }
 
 impl Runs {
@@ -50,6 +52,7 @@ impl Runs {
                 number: *next,
                 open: watch::Sender::new(0),
                 our_fault: None,
+                heard: Instant::now(),
             }
         })
     }
@@ -87,7 +90,10 @@ impl CallTracker {
 
     /// Announces a run. With `our_fault`, it may have called in vain while nobody listened.
     pub fn announce(&self, token: TokenHash, our_fault: bool) {
-        self.lock().of(token).our_fault.get_or_insert(our_fault);
+        let mut runs = self.lock();
+        let calls = runs.of(token);
+        calls.our_fault.get_or_insert(our_fault);
+        calls.heard = Instant::now();
     }
 
     /// Notes that a run has begun a call. The guard is to be told how the call was answered. If it is dropped untold, its
@@ -99,6 +105,7 @@ impl CallTracker {
         let mut runs = self.lock();
         let calls = runs.of(token);
         calls.open.send_modify(|open| *open += 1);
+        calls.heard = Instant::now();
         CallGuard {
             tracker: self.clone(),
             token,
@@ -139,6 +146,23 @@ impl CallTracker {
             *answered = HashSet::new();
         } else if answered.len() < ANSWERED {
             answered.insert(token);
+        }
+    }
+
+    /// For how long nothing was heard of a run: since its last call began or ended, whatever came of it, or it was announced, or
+    /// [`CallTracker::excuse_silence`] was asked for. For no time while a call of it is open, or if it is not known.
+    #[must_use]
+    pub fn unheard(&self, token: TokenHash) -> Duration {
+        let runs = self.lock();
+        let calls = runs.calls.get(&token);
+        let idle = calls.filter(|calls| *calls.open.borrow() == 0);
+        idle.map_or(Duration::ZERO, |calls| calls.heard.elapsed())
+    }
+
+    /// Has the silence of a run begin anew: it may have called in vain, or its calls may not have been read yet.
+    pub fn excuse_silence(&self, token: TokenHash) {
+        if let Some(calls) = self.lock().calls.get_mut(&token) {
+            calls.heard = Instant::now();
         }
     }
 
@@ -209,6 +233,7 @@ impl CallGuard {
         }
         calls.our_fault = calls.our_fault.map(|before| self.leaves_our_fault(before));
         calls.open.send_modify(|open| *open -= 1);
+        calls.heard = Instant::now();
         let is_announced = calls.our_fault.is_some();
         if !is_announced && *calls.open.borrow() == 0 {
             entry.remove();
@@ -326,6 +351,27 @@ mod tests {
         assert!(!tracker.excuses(TOKEN));
         tracker.begin(TOKEN, false).failed();
         assert!(tracker.excuses(TOKEN));
+    }
+
+    #[test]
+    fn a_call_is_heard_when_it_begins_and_when_it_ends() {
+        let tracker = CallTracker::new();
+        let pause = Duration::from_millis(20);
+        assert_eq!(tracker.unheard(TOKEN), Duration::ZERO, "nobody knows it");
+        tracker.announce(TOKEN, false);
+        std::thread::sleep(pause);
+        assert!(tracker.unheard(TOKEN) >= pause);
+        let open = tracker.begin(TOKEN, true);
+        std::thread::sleep(pause);
+        assert_eq!(tracker.unheard(TOKEN), Duration::ZERO, "it is open");
+        let before_end = Instant::now();
+        open.failed();
+        assert!(tracker.unheard(TOKEN) <= before_end.elapsed());
+        std::thread::sleep(pause);
+        assert!(tracker.unheard(TOKEN) >= pause);
+        let excused = Instant::now();
+        tracker.excuse_silence(TOKEN);
+        assert!(tracker.unheard(TOKEN) <= excused.elapsed());
     }
 
     #[tokio::test]

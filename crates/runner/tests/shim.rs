@@ -28,6 +28,7 @@ fn program(work: &Path, command: &str) -> Program {
         oom_score_adj: None,
         nice: None,
         timeout_ms: 60_000,
+        expires_in_ms: None,
         made_within_ms: None,
         log_cap_bytes: 4096,
     }

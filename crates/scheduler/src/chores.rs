@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::{Shared, run_files};
 
@@ -17,6 +17,10 @@ pub(crate) fn start(shared: &Arc<Shared>) {
     let (ten_minutes, hour) = (Duration::from_secs(600), Duration::from_secs(3_600));
     every(shared, "images", ten_minutes, remove_unneeded_images);
     every(shared, "orphans", hour, remove_orphans);
+    if let Some(timeout) = shared.config.self_registered_timeout {
+        let period = (timeout / 10).clamp(Duration::from_secs(1), Duration::from_secs(30));
+        every(shared, "silent instances", period, lapse_silent);
+    }
     every(shared, "run files", ten_minutes, remove_unneeded_files);
 }
 
@@ -43,6 +47,28 @@ fn every<F>(
             }
         }
     });
+}
+
+/// Fails instances that registered themselves and are silent. The store sees to it that none is failed for want of a node; so it is safe
+/// for any of them to ask.
+async fn lapse_silent(shared: Arc<Shared>) -> Result<(), Failure> {
+    const ONCE: u32 = 100;
+    let Some(timeout) = shared.config.self_registered_timeout else {
+        return Ok(());
+    };
+    let timeout_ms = u64::try_from(timeout.as_millis())?;
+    loop {
+        let lapsed = shared.store.lapse_silent(timeout_ms, ONCE).await?;
+        if !lapsed.is_empty() {
+            info!(
+                instances = lapsed.len(),
+                "instances that registered themselves were silent for too long"
+            );
+        }
+        if lapsed.len() < ONCE as usize || shared.closing.is_cancelled() {
+            return Ok(());
+        }
+    }
 }
 
 async fn refresh_counts(shared: Arc<Shared>) -> Result<(), Failure> {

@@ -17,14 +17,21 @@ use crate::{Shared, launch, lease, reconcile};
 const BATCH: usize = 32;
 /// How long to wait at most although nothing is known to be due: a safety net under the nudges.
 const SLOW_LOOK: Duration = Duration::from_secs(20);
+/// How long to wait at most while something is due whose tenant has as many runs as it may have: what becomes due in the moment between a claim
+/// and the question for the next one cannot be told from that.
+const BLOCKED_LOOK: Duration = Duration::from_millis(250);
 /// How often at most the store is asked what is due next: so much later may an instance be launched that became due meanwhile.
 const ASK_EVERY: Duration = Duration::from_millis(4);
 /// How long to wait after the store failed.
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
 /// How often at most a claim leaves out tenants.
 const FAIR_EVERY: Duration = Duration::from_millis(250);
+/// How often at least, so that nobody new waits for a second.
+const FAIR_EVERY_AT_LEAST: Duration = Duration::from_millis(400);
 /// Most tenants that a claim leaves out, but for those of one batch; beyond it a new round begins.
 const MOST_SERVED: usize = 1_000;
+/// Most tenants of whom it is remembered that they were served.
+const MOST_KNOWN: usize = 4_000;
 
 /// Dispatches until the scheduler closes.
 pub(crate) async fn run(shared: Arc<Shared>) {
@@ -84,15 +91,19 @@ async fn claim_and_launch(
         } => {}
     }
     let _comparing = shared.claiming.lock().await;
-    if let Some(served) = fairness.left_out() {
+    if fairness.wants_others() {
         let began = Instant::now();
-        let wanted = room(shared);
-        let tenants = claim(shared, tokens, wanted, served).await?;
-        let filled = tenants.len() == wanted;
-        fairness.claimed_for_others(tenants, began);
-        if filled {
-            return Ok(true);
+        for left_out in fairness.left_out() {
+            let wanted = room(shared);
+            let tenants = claim(shared, tokens, wanted, left_out.tenants).await?;
+            let filled = tenants.len() == wanted;
+            fairness.claimed_for_others(tenants, left_out.ends_round);
+            if filled {
+                fairness.pause(began);
+                return Ok(true);
+            }
         }
+        fairness.pause(began);
     }
     let wanted = room(shared);
     let tenants = claim(shared, tokens, wanted, Vec::new()).await?;
@@ -109,38 +120,78 @@ fn room(shared: &Shared) -> usize {
 /// Sees to it that tenants with many due instances do not keep the others waiting.
 ///
 /// It goes in rounds. Whoever is claimed for while more is due than there is room for has been served in this round; a claim from time
-/// to time leaves out all who were. When it finds nothing everybody has had a turn, and the next round begins.
+/// to time leaves out all who were. When it finds nothing everybody has had a turn, and the next round begins. Before it goes another claim, for
+/// those only who have not been served in any round: a round of a thousand tenants takes its time, and is no reason for somebody new to wait
+/// for his first turn.
 #[derive(Default)]
 struct Fairness {
+    /// Who was served in this round.
     served: BTreeSet<TenantId>,
+    /// Who was served in this one or one before, since there was room for all.
+    known: BTreeSet<TenantId>,
     next: Option<Instant>,
 }
 
+/// Whom a claim leaves out.
+struct LeftOut {
+    tenants: Vec<TenantId>,
+    /// Whether everybody has had a turn if it finds nothing.
+    ends_round: bool,
+}
+
 impl Fairness {
-    /// The tenants that are to be left out of a claim, if it is time for one.
-    fn left_out(&self) -> Option<Vec<TenantId>> {
-        let is_time = self.next.is_none_or(|next| Instant::now() >= next);
-        (is_time && !self.served.is_empty()).then(|| self.served.iter().cloned().collect())
+    /// Whether it is time for claims that leave out somebody, and there is somebody.
+    fn wants_others(&self) -> bool {
+        !self.known.is_empty() && self.next.is_none_or(|next| Instant::now() >= next)
     }
 
-    /// Notes what a claim has found that left out those who were served.
-    fn claimed_for_others(&mut self, tenants: Vec<TenantId>, began: Instant) {
-        // It reads over all that is due of those whom it leaves out: that must not become what the store is busy with.
-        let pause = FAIR_EVERY.max(began.elapsed() * 20);
-        self.next = Some(Instant::now() + pause);
-        if tenants.is_empty() || self.served.len() >= MOST_SERVED {
+    /// Whom the claims leave out that are to be made now, one after the other.
+    fn left_out(&self) -> Vec<LeftOut> {
+        let leave_out = |tenants: &BTreeSet<TenantId>, ends_round| LeftOut {
+            tenants: tenants.iter().cloned().collect(),
+            ends_round,
+        };
+        let mut claims = Vec::new();
+        if self.known.len() > self.served.len() {
+            claims.push(leave_out(&self.known, false));
+        }
+        if !self.served.is_empty() {
+            claims.push(leave_out(&self.served, true));
+        }
+        claims
+    }
+
+    /// Notes what a claim has found that left out somebody.
+    fn claimed_for_others(&mut self, tenants: Vec<TenantId>, ends_round: bool) {
+        if (ends_round && tenants.is_empty()) || self.served.len() >= MOST_SERVED {
             self.served.clear();
         }
+        self.serve(tenants);
+    }
+
+    fn serve(&mut self, tenants: Vec<TenantId>) {
+        if self.known.len() >= MOST_KNOWN {
+            self.known = self.served.clone();
+        }
+        self.known.extend(tenants.iter().cloned());
         self.served.extend(tenants);
+    }
+
+    /// Has the next of these claims wait for so long that they are not what the store is busy with: they may read over all that is due of
+    /// those whom they leave out.
+    fn pause(&mut self, began: Instant) {
+        let pause = (began.elapsed() * 10).clamp(FAIR_EVERY, FAIR_EVERY_AT_LEAST);
+        self.next = Some(Instant::now() + pause);
     }
 
     /// Notes what a claim has found that left out nobody.
     fn claimed(&mut self, filled: bool, tenants: Vec<TenantId>) {
         if filled {
-            self.served.extend(tenants);
+            self.serve(tenants);
         } else {
             // There was room for all.
             self.served.clear();
+            self.known.clear();
         }
     }
 }
@@ -158,6 +209,7 @@ async fn claim(
         kinds: shared.config.kinds.clone(),
         tokens: offered.keys().copied().collect(),
         without_tenants,
+        running_allowed: shared.config.max_runs_per_tenant,
     };
     // A claim whose answer was lost may have used them: then they are used up.
     let claimed = shared.store.claim_due(claim).await?;
@@ -207,11 +259,24 @@ fn begin(shared: &Arc<Shared>, claimed: ClaimedRun, token: RunToken) {
         .spawn(launch::run(Arc::clone(shared), live, claimed, token));
 }
 
+/// How long until something is due that can be claimed.
+async fn next_due(shared: &Shared) -> StoreResult<Duration> {
+    let kinds = &shared.config.kinds;
+    let next = shared.store.next_due(kinds).await?;
+    let pause = |in_ms: Option<u64>, most: Duration| {
+        in_ms.map_or(most, |ms| Duration::from_millis(ms).min(most))
+    };
+    if next.in_ms == Some(0) && shared.config.max_runs_per_tenant.is_some() {
+        // It is of tenants who have no room: an end of one of their runs is told. Or it became due only just now.
+        let later = shared.store.next_due_later(kinds).await?;
+        return Ok(pause(later.in_ms, BLOCKED_LOOK));
+    }
+    Ok(pause(next.in_ms, SLOW_LOOK))
+}
+
 async fn until_next_due(shared: &Shared) -> Duration {
-    match shared.store.next_due(&shared.config.kinds).await {
-        Ok(next) => next
-            .in_ms
-            .map_or(SLOW_LOOK, |ms| Duration::from_millis(ms).min(SLOW_LOOK)),
+    match next_due(shared).await {
+        Ok(next) => next,
         Err(error) => {
             warn!(%error, "the next due time could not be told");
             AFTER_FAILURE

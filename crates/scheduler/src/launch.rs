@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use runtara_domain::{ImageContent, ImageDigest, RunExit, RunToken, RunnerKind};
 use runtara_images::BlobStore;
@@ -72,6 +72,10 @@ async fn launch(
     claimed: ClaimedRun,
     token: RunToken,
 ) -> Result<(), NotLaunched> {
+    // By the store's clock, as of the claim; what is done to make it ready comes off it.
+    let expiry = claimed
+        .expires_in_ms
+        .and_then(|left| Instant::now().checked_add(Duration::from_millis(left)));
     let kind = claimed.image.kind;
     let runner = shared
         .runners
@@ -121,6 +125,7 @@ async fn launch(
         token,
         core_addr: shared.config.core_addr.clone(),
         timeout: Duration::from_millis(claimed.timeout_ms),
+        expires_in: expiry.map(|at| at.saturating_duration_since(Instant::now())),
     };
     // In this order: whoever ends all runs because the lease is lost waits for those that begin.
     live.begins();
@@ -142,6 +147,10 @@ async fn launch(
         error: error.reason,
     })?;
     live.set_run(run);
+    if claimed.heartbeat_timeout_ms.is_some() {
+        // So that its minder learns how long it may be silent.
+        live.look();
+    }
     info!(image = %claimed.image.image_id, "launched");
     Ok(())
 }

@@ -4,6 +4,8 @@
 //! |---|---|---|
 //! | `dispatch` | claims due instances while there is room, and launches them | a nudge, the earliest due time, room |
 //! | `supervise` | minds one run: tells it to leave, waits for its exit, records it | a nudge about the run, its exit |
+//! | `silence` | has a run ended that is silent for too long | its row, through `supervise` |
+//! | `expiry` | ends instances that outlive their overall deadline | the earliest deadline, a nudge |
 //! | `reconcile` | compares the rows that say "live here" with the runs in memory | the start, store errors, slowly always |
 //! | `lease` | keeps the lease, ends all runs if it is lost while there are other nodes, and takes over those of nodes that lost theirs | its period, the ends of leases |
 //! | `chores` | keeps the counts, and the disk | their periods |
@@ -13,16 +15,19 @@
 
 mod chores;
 mod dispatch;
+mod expiry;
 mod launch;
 mod lease;
 mod live;
 mod reconcile;
 mod run_files;
+mod silence;
 mod supervise;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use runtara_domain::{NodeId, RunnerKind};
 use runtara_images::BlobStore;
@@ -59,6 +64,10 @@ pub struct SchedulerConfig {
     pub capacity: usize,
     /// How much room a run takes by its kind; 1 if nothing is said.
     pub weights: HashMap<RunnerKind, usize>,
+    /// Most runs of one tenant at once, over all nodes; what else it has due waits. Any number if it is not said.
+    pub max_runs_per_tenant: Option<u32>,
+    /// For how long an instance that registered itself may be silent before it fails; for ever if it is not said.
+    pub self_registered_timeout: Option<Duration>,
     /// Further addresses at which this core answers. A run of an earlier process that was told none of them is launched anew.
     pub other_core_addrs: Vec<String>,
 }
@@ -150,6 +159,7 @@ impl Scheduler {
                 shared.tasks.spawn(lease::keep(Arc::clone(&shared)));
                 shared.tasks.spawn(lease::take_over(Arc::clone(&shared)));
                 shared.tasks.spawn(dispatch::run(Arc::clone(&shared)));
+                shared.tasks.spawn(expiry::run(Arc::clone(&shared)));
                 shared.tasks.spawn(reconcile::run(Arc::clone(&shared)));
                 let pass_nudges = supervise::pass_nudges(Arc::clone(&shared));
                 shared.minders.spawn(pass_nudges);

@@ -12,6 +12,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::Shared;
 use crate::live::Live;
+use crate::silence::Silence;
 
 /// How long the open calls of a run that has exited may take to be answered.
 const LAST_CALLS: Duration = Duration::from_secs(10);
@@ -167,6 +168,7 @@ struct Minder<'a> {
     /// When it is killed. The row says how long that is from now by the store's clock, which may be set back; a run is never given more
     /// time than it was.
     leave_at: Option<Instant>,
+    silence: Silence,
 }
 
 impl<'a> Minder<'a> {
@@ -177,13 +179,21 @@ impl<'a> Minder<'a> {
             asked: false,
             slept_ms: 0,
             leave_at: None,
+            silence: Silence::default(),
         }
     }
 
     /// Reads the row and does what it wants of the run; says when to look again.
     async fn look(&mut self, shared: &Shared) -> Option<Instant> {
         match shared.store.live_run(&self.live.key.instance_id).await {
-            Ok(Some(row)) if row.run_number == self.live.key.run_number => self.follow(&row).await,
+            Ok(Some(row)) if row.run_number == self.live.key.run_number => {
+                let leave_at = self.follow(&row).await;
+                if row.leave_in_ms.is_some() {
+                    return leave_at;
+                }
+                let (live, run) = (self.live, self.run);
+                self.silence.follow(shared, live, run, &row).await
+            }
             Ok(_) => {
                 // The row has no such run: it was given up for lost, and another may follow it.
                 self.terminate(Duration::ZERO, EndedBy::Host).await;
@@ -191,6 +201,7 @@ impl<'a> Minder<'a> {
             }
             Err(error) => {
                 debug!(%error, "the row of a run could not be read");
+                Silence::excuse(shared, self.live.token);
                 Some(Instant::now() + LOOK_AGAIN)
             }
         }
@@ -266,5 +277,9 @@ pub(crate) async fn record(shared: &Shared, live: &Live, exit: RunExit) -> bool 
     }
     shared.tracker.forget(live.token);
     shared.live.remove(&live.key);
+    if shared.config.max_runs_per_tenant.is_some() {
+        // There is room for another one of its tenant.
+        shared.store.nudges().due();
+    }
     true
 }

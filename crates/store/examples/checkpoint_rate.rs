@@ -43,6 +43,7 @@ async fn runs(store: &PostgresStore, prefix: &str, count: usize) -> Result<Vec<C
             labels: Labels::default(),
             settings: RunSettings::default(),
             container: None,
+            tenant_bytes_allowed: None,
         })
         .await?;
     for n in 0..count {
@@ -60,6 +61,9 @@ async fn runs(store: &PostgresStore, prefix: &str, count: usize) -> Result<Vec<C
                 max_attempts: None,
                 due: Due::NOW,
                 request_timeout_ms: None,
+                heartbeat_timeout_ms: None,
+                expires: None,
+                pending_allowed: None,
             })
             .await?;
     }
@@ -72,6 +76,7 @@ async fn runs(store: &PostgresStore, prefix: &str, count: usize) -> Result<Vec<C
         kinds: vec![RunnerKind::Native],
         tokens: (0..count).map(|_| RunToken::generate().hash()).collect(),
         without_tenants: Vec::new(),
+        running_allowed: None,
     };
     let claimed = store.claim_due(claim).await?;
     let caller = |run: runtara_store::ClaimedRun| Caller {

@@ -88,6 +88,9 @@ fn new_instance(id: String, tenant: &TenantId, image: &ImageId) -> Result<NewIns
         max_attempts: None,
         due: Due::NOW,
         request_timeout_ms: None,
+        heartbeat_timeout_ms: None,
+        expires: None,
+        pending_allowed: None,
     })
 }
 
@@ -175,6 +178,7 @@ async fn measure(directory: &Path, time: Duration) -> Result<()> {
         labels: Labels::default(),
         settings: RunSettings::default(),
         container: None,
+        tenant_bytes_allowed: None,
     };
     let image = store.register_image(image).await?.image_id;
     for number in 0..64 {
@@ -191,6 +195,7 @@ async fn measure(directory: &Path, time: Duration) -> Result<()> {
         kinds: vec![RunnerKind::Native],
         tokens: (0..64).map(|_| RunToken::generate().hash()).collect(),
         without_tenants: Vec::new(),
+        running_allowed: None,
     };
     let runs = store.claim_due(claim).await?;
     let callers: Vec<_> = runs

@@ -93,7 +93,13 @@ pub trait Store: Send + Sync + 'static {
 
     /// Registers an image. One of its name with the same number or a lower one leaves the list and keeps its id. If there is one with a
     /// higher number, deleted or not, that one keeps the name, and this image is known by its id alone, as if it had been replaced.
+    ///
+    /// Refused with [`runtara_domain::Refusal::TooManyImageBytes`] if its tenant would have more than is allowed; content that the tenant
+    /// has already adds nothing.
     async fn register_image(&self, image: NewImage) -> StoreResult<ImageRecord>;
+
+    /// What is kept of a tenant's images, and whether the content of one has a size between these two, both included.
+    async fn image_bytes(&self, tenant: &TenantId, sizes: (u64, u64)) -> StoreResult<ImageBytes>;
 
     /// An image that is not deleted, current or not.
     async fn image(&self, id: &ImageId) -> StoreResult<Option<ImageRecord>>;
@@ -127,12 +133,16 @@ pub trait Store: Send + Sync + 'static {
 
     // Instances: what is asked of them -----------------------------------------------------------------------------------
 
-    /// Starts an instance: it is pending and due. A repetition (same id, tenant, image and input) is told the same instance.
+    /// Starts an instance: it is pending and due. A repetition (same id, tenant, image and input) is told the same instance, also where no
+    /// more may be pending.
+    ///
+    /// How many are is counted in the same statement. On PostgreSQL starts of one tenant do not wait for each other: each that is under way
+    /// at the same moment may take the last place, so that there may be as many too many as there are connections, less one.
     async fn start_instance(&self, new: NewInstance) -> StoreResult<Started>;
 
     /// Applies a change to one instance: load, [`runtara_domain::transition()`], write.
     ///
-    /// For cancel, pause, resume, stop and exit. A resume also needs the image: [`runtara_domain::Refusal::NoImage`].
+    /// For cancel, pause, resume, stop, silence, expiry and exit. A resume also needs the image: [`runtara_domain::Refusal::NoImage`].
     /// What calls and claims bring with them has methods of its own; those changes are refused here.
     async fn change(&self, id: &InstanceId, change: Change) -> StoreResult<Changed>;
 
@@ -154,6 +164,9 @@ pub trait Store: Send + Sync + 'static {
     /// whose lease is over, or that is being drained, gets none.
     async fn claim_due(&self, claim: Claim) -> StoreResult<Vec<ClaimedRun>>;
 
+    /// How long until another instance of these kinds is due that is not yet, as far as none of its runs is live.
+    async fn next_due_later(&self, kinds: &[runtara_domain::RunnerKind]) -> StoreResult<NextDue>;
+
     /// How long until the next instance of these kinds is due, as far as none of its runs is live.
     async fn next_due(&self, kinds: &[runtara_domain::RunnerKind]) -> StoreResult<NextDue>;
 
@@ -167,6 +180,19 @@ pub trait Store: Send + Sync + 'static {
 
     /// The live run of one instance, if it has one.
     async fn live_run(&self, id: &InstanceId) -> StoreResult<Option<LiveRun>>;
+
+    // Instances: what is silent or over ------------------------------------------------------------------------------------
+
+    /// Ends instances whose overall deadline is over ([`Change::Expire`]), at most `limit`, the earliest deadlines first, each as one
+    /// change of its own. Several nodes may ask at once.
+    async fn expire_due(&self, limit: u32) -> StoreResult<Expired>;
+
+    /// Ends instances that registered themselves and gave no sign of life for so long ([`Change::Lapse`]), at most `limit`, each as one
+    /// change of its own, and says which. Several nodes may ask at once.
+    ///
+    /// They may have called a node that was not there. So none is ended before it is as long as an instance may be silent since the lease of
+    /// a node was over, and since each that is on the list has come to be on it.
+    async fn lapse_silent(&self, timeout_ms: u64, limit: u32) -> StoreResult<Vec<InstanceId>>;
 
     // Instances: what their runs say -------------------------------------------------------------------------------------
 

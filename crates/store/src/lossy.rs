@@ -15,12 +15,12 @@ use runtara_domain::{
 };
 
 use crate::{
-    Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, EventFilter, HeldWait,
-    ImageDeletion, ImageFilter, InstanceFilter, InstanceOrder, InstanceRecord, InstanceSummary,
-    InstanceValues, LiveRun, MetricsBucket, MetricsQuery, NextDue, NodeLease, NodeRecord,
-    NodeRemoval, NodeStanding, Nudges, Page, PageRequest, Purge, Scope, Started, StepFilter,
-    StepSummary, Store, StoreError, StoreResult, StoredCheckpoint, StoredEvent, TokenOwner,
-    WaitRequest, Waiting,
+    Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, EventFilter, Expired,
+    HeldWait, ImageBytes, ImageDeletion, ImageFilter, InstanceFilter, InstanceOrder,
+    InstanceRecord, InstanceSummary, InstanceValues, LiveRun, MetricsBucket, MetricsQuery, NextDue,
+    NodeLease, NodeRecord, NodeRemoval, NodeStanding, Nudges, Page, PageRequest, Purge, Scope,
+    Started, StepFilter, StepSummary, Store, StoreError, StoreResult, StoredCheckpoint,
+    StoredEvent, TokenOwner, WaitRequest, Waiting,
 };
 
 /// Another store, of whose methods some do what they are asked and then lose the answer.
@@ -100,8 +100,12 @@ passing! {
     nodes() -> Vec<NodeRecord>;
     drain_node(node: NodeId, hand_over_after_ms: Option<u64>) -> bool;
     remove_node(node: NodeId) -> NodeRemoval;
+    next_due_later(kinds: &[RunnerKind]) -> NextDue;
+    expire_due(limit: u32) -> Expired;
+    lapse_silent(timeout_ms: u64, limit: u32) -> Vec<InstanceId>;
     next_registration() -> RegistrationNumber;
     register_image(image: NewImage) -> ImageRecord;
+    image_bytes(tenant: &TenantId, sizes: (u64, u64)) -> ImageBytes;
     image(id: &ImageId) -> Option<ImageRecord>;
     image_even_deleted(id: &ImageId) -> Option<ImageRecord>;
     image_by_name(tenant: &TenantId, name: &ImageName) -> Option<ImageRecord>;

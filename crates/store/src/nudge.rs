@@ -16,6 +16,7 @@ pub struct Nudges(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     due: Notify,
+    expiry: Notify,
     runs: Notify,
     runs_to_look_at: Mutex<HashSet<InstanceId>>,
     missed: Notify,
@@ -40,6 +41,9 @@ impl Nudges {
         if state.due_at.is_some() && state.live_node.is_none() {
             self.due();
         }
+        if state.expires_at.is_some() && state.status == Status::Pending {
+            self.0.expiry.notify_one();
+        }
         let run = &state.run;
         if state.live_node.is_some() && (run.leave_by.is_some() || run.slept_ms > 0) {
             self.look_at_run(&state.instance_id);
@@ -55,6 +59,11 @@ impl Nudges {
     /// Waits until an instance may be due earlier than thought.
     pub async fn due_came(&self) {
         self.0.due.notified().await;
+    }
+
+    /// Waits until an instance may outlive its overall deadline earlier than thought.
+    pub async fn expiry_came(&self) {
+        self.0.expiry.notified().await;
     }
 
     /// Says that whoever minds the live run of an instance should look at it.

@@ -77,6 +77,16 @@ impl<T> Page<T> {
     }
 }
 
+/// What is kept of a tenant's images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ImageBytes {
+    /// The bytes of their contents, each counted once, however many images have it. Images that were replaced or deleted count for as long
+    /// as they are kept.
+    pub bytes: u64,
+    /// Whether the content of one of them is of a size that was asked for.
+    pub has_size: bool,
+}
+
 /// Which images.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ImageFilter {
@@ -113,6 +123,11 @@ pub enum Started {
     },
     /// The image is unknown, deleted, or another tenant's.
     ImageNotFound,
+    /// As many instances of the tenant are pending as may be.
+    TooManyPending {
+        /// How many are.
+        pending: u64,
+    },
 }
 
 /// What came of a change.
@@ -148,6 +163,9 @@ pub struct Claim {
     pub tokens: Vec<TokenHash>,
     /// Not of these tenants, because they have more than their share.
     pub without_tenants: Vec<TenantId>,
+    /// So many instances of one tenant may be running at once, wherever; any number if it is not said. Those that registered themselves
+    /// count.
+    pub running_allowed: Option<u32>,
 }
 
 /// A claimed instance: what its launch needs.
@@ -177,6 +195,10 @@ pub struct ClaimedRun {
     pub checkpoint_id: Option<CheckpointId>,
     /// How long the run may take, in milliseconds.
     pub timeout_ms: u64,
+    /// For how long the run may be silent, in milliseconds, where the start said so.
+    pub heartbeat_timeout_ms: Option<u64>,
+    /// How long it is until the overall deadline of its instance, in milliseconds by the store's clock, if it has one.
+    pub expires_in_ms: Option<u64>,
 }
 
 impl std::fmt::Debug for ClaimedRun {
@@ -197,6 +219,15 @@ pub const CLAIMED_INPUT_BYTES: usize = 64 * 1024;
 pub struct NextDue {
     /// Milliseconds from now by the store's clock, 0 if one is due already; `None` if none has a due time.
     pub in_ms: Option<u64>,
+}
+
+/// Which instances outlived their overall deadline, and when the next one does.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Expired {
+    /// Those that failed for it now.
+    pub instances: Vec<InstanceId>,
+    /// Milliseconds from now by the store's clock until the next one, 0 if there are more already; `None` if none has a deadline.
+    pub next_in_ms: Option<u64>,
 }
 
 /// A run that is recorded as live, and what is wanted of it.
@@ -220,6 +251,11 @@ pub struct LiveRun {
     pub asked_to_leave: bool,
     /// Milliseconds that it slept in held calls.
     pub slept_ms: u64,
+    /// For how long it may be silent, in milliseconds, where the start said so.
+    pub heartbeat_timeout_ms: Option<u64>,
+    /// Milliseconds until it was silent for too long, if it stays silent from now on; `None` if it may be silent for ever. See
+    /// [`runtara_domain::Liveness::silent_in_ms`].
+    pub silent_in_ms: Option<u64>,
 }
 
 /// What a wait is for, within its instance.

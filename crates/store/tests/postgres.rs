@@ -39,6 +39,7 @@ async fn runs(store: &PostgresStore, count: usize) -> Vec<Caller> {
         kinds: vec![RunnerKind::Native],
         tokens,
         without_tenants: Vec::new(),
+        running_allowed: None,
     };
     let claimed = store.claim_due(claim).await.unwrap();
     assert_eq!(claimed.len(), count, "every instance is due");

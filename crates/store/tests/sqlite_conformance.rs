@@ -22,7 +22,8 @@ async fn sqlite() -> Sqlite {
     let clock = Arc::new(ManualClock::at(Timestamp(1_700_000_000_000)));
     let options = SqliteOptions::at(directory.path().join("store.db"))
         .clock(clock.clone())
-        .several_nodes();
+        .several_nodes()
+        .claims_by_tenant(true);
     let store = SqliteStore::open(options).await.unwrap();
     Sqlite {
         clock,

@@ -4,10 +4,12 @@
 //! (plans of queries, totals over a million rows, atomicity of single changes under each interleaving) is proved by the tests of the
 //! store; fuzzed bodies and archives by those of the crates that read them.
 
+mod admission;
 mod containers;
 mod doctor;
 mod images;
 mod limits;
+mod liveness;
 mod nobody_gets_in;
 mod nodes;
 mod nothing_is_lost;

@@ -30,6 +30,10 @@ pub(super) fn exited(
     next.state.run.leave_by = None;
     next.state.run.asked_to_leave = false;
     if state.status != Status::Running {
+        if state.reason == Some(Reason::HeartbeatTimeout) {
+            // That was a crash, and has been counted as one.
+            return Ok(next);
+        }
         // It could be launched, and left in good order: what comes of the next run has nothing to do with what came before this one.
         next.state.attempts.backoff = 0;
         return Ok(next);
@@ -45,6 +49,9 @@ pub(super) fn exited(
         Verdict::Complete => next.complete(exit.output.clone(), now),
         Verdict::Fail(reason) => {
             let error = match reason {
+                Reason::Timeout if ended_by_expiry(state, exit, now) => {
+                    format!("{}; {}", expiry(state), exit.describe())
+                }
                 Reason::Timeout => format!(
                     "timed out: the run took longer than its {} ms; {}",
                     state.timeout_ms,
@@ -62,4 +69,19 @@ pub(super) fn exited(
             _ => next.interrupt(&exit.describe(), now),
         },
     })
+}
+
+/// Whether a run that was ended for want of time had not used up its own: then it was the time of its instance. Both clocks are asked, for the
+/// one by which its deadline was kept is another than that of the store.
+fn ended_by_expiry(state: &InstanceState, exit: &RunExit, now: Timestamp) -> bool {
+    let has_time = exit.usage.running_ms < state.timeout_ms;
+    state.expires_at.is_some() && (has_time || state.is_expired(now))
+}
+
+/// Says that the overall deadline was over.
+pub(super) fn expiry(state: &InstanceState) -> String {
+    let at = state.expires_at.map_or(0, |at| at.0);
+    format!(
+        "expired: the overall deadline of the instance, {at} ms since the epoch (expires_at of its start), was over"
+    )
 }

@@ -2,6 +2,7 @@
 
 mod calls;
 mod exits;
+mod liveness;
 mod outcome;
 mod relaunch;
 mod requests;
@@ -10,6 +11,7 @@ use bytes::Bytes;
 
 use self::calls::call_of_run;
 use self::exits::exited;
+use self::liveness::{expire, lapse, silent};
 use self::requests::{cancel, pause, resume, signal_arrived, stop};
 use crate::{
     CheckpointId, Fence, Hold, InstanceState, NewEvent, NodeId, Origin, Reason, Refusal, RunExit,
@@ -52,6 +54,22 @@ pub enum Change {
         /// Its id.
         signal_id: SignalId,
     },
+    /// Nothing was heard of a run for long: it is ended if that is longer than its instance allows.
+    Silent {
+        /// Which run.
+        run_number: RunNumber,
+        /// For how long the server that minds it has heard nothing of it, in milliseconds: no call of it has begun or ended there, it was not
+        /// launched or found again, and no call is open. The run counts as silent for no longer, whatever its row says: of what
+        /// was before, that server does not know whether a call could not be answered.
+        unheard_ms: u64,
+    },
+    /// Nothing was heard of an instance that registered itself: it failed if that is longer than the operator allows.
+    Lapse {
+        /// For how long it may be silent, in milliseconds.
+        timeout_ms: u64,
+    },
+    /// The overall deadline of an instance may be over: then it fails, wherever it stands.
+    Expire,
     /// The process of a run is gone.
     Exit {
         /// Which run.
@@ -209,6 +227,12 @@ fn decide(state: &InstanceState, change: &Change, now: Timestamp) -> Result<Tran
         Change::Resume => resume(state, now),
         Change::Stop { grace_ms, reason } => stop(state, *grace_ms, reason, now),
         Change::SignalArrived { signal_id } => signal_arrived(state, signal_id, now),
+        Change::Silent {
+            run_number,
+            unheard_ms,
+        } => silent(state, *run_number, *unheard_ms, now),
+        Change::Lapse { timeout_ms } => Ok(lapse(state, *timeout_ms, now)),
+        Change::Expire => Ok(expire(state, now)),
         Change::Exit {
             run_number,
             exit,
@@ -232,7 +256,7 @@ fn claim(
 ) -> Result<Transition, Refusal> {
     let due = state.due_at.is_some_and(|due| due <= now) && state.live_node.is_none();
     // The process of an instance that registered itself is not ours to launch, whatever it said about its wake.
-    let due = due && state.origin == Origin::Launched;
+    let due = due && state.origin == Origin::Launched && !state.is_expired(now);
     if !due || !matches!(state.status, Status::Pending | Status::Suspended) {
         return Err(wrong_state("claim", state));
     }

@@ -65,7 +65,36 @@ impl Transition {
     }
 
     /// Counts a crash and has the instance launched again after a pause, or ends it if that has happened too often.
-    pub(super) fn crash(mut self, exit: &RunExit, now: Timestamp) -> Self {
+    pub(super) fn crash(self, exit: &RunExit, now: Timestamp) -> Self {
+        let crash = Crash {
+            cause: exit.describe(),
+            reason: Reason::Crashed,
+            ran_ms: exit.usage.running_ms,
+            silent_ms: None,
+        };
+        self.crashed(&crash, now)
+    }
+
+    /// The same for a run that was silent for so long, which is more than is allowed.
+    pub(super) fn silenced(self, silent_ms: u64, allowed_ms: u64, now: Timestamp) -> Self {
+        let spoke = if self.state.run.spoke {
+            "made no call of the instance protocol"
+        } else {
+            "never spoke the instance protocol, and made no call of it"
+        };
+        let claimed_at = self.state.run.claimed_at;
+        let crash = Crash {
+            cause: format!(
+                "its process lived, but {spoke} for {silent_ms} ms, longer than its heartbeat timeout of {allowed_ms} ms"
+            ),
+            reason: Reason::HeartbeatTimeout,
+            ran_ms: claimed_at.map_or(0, |at| now.millis_since(at)),
+            silent_ms: Some(silent_ms),
+        };
+        self.crashed(&crash, now)
+    }
+
+    fn crashed(mut self, crash: &Crash, now: Timestamp) -> Self {
         let attempts = &mut self.state.attempts;
         attempts.crash_count += 1;
         attempts.relaunches += 1;
@@ -74,27 +103,41 @@ impl Transition {
             let error = if crashes > 1 {
                 format!(
                     "crashed {crashes} times without progress; the last time: {}",
-                    exit.describe()
+                    crash.cause
                 )
             } else {
-                exit.describe()
+                crash.cause.clone()
             };
-            return self.fail(Reason::Crashed, &error, now);
+            return self.fail(crash.reason, &error, now);
         }
-        if exit.usage.running_ms > limits::BACKOFF_RESET_MS {
+        if crash.ran_ms > limits::BACKOFF_RESET_MS {
             self.state.attempts.backoff = 0;
         }
         let due = next_attempt(&mut self.state, limits::BACKOFF_MAX_MS, now);
-        let payload = json!({
+        let mut payload = json!({
             "run": self.state.run_number.0,
             "crash_count": crashes,
             "max_attempts": allowed,
-            "cause": exit.describe(),
+            "cause": crash.cause,
             "due_at_ms": due.0,
         });
-        self.suspend(Some(Reason::Crashed), Some(due))
+        if let Some(silent_ms) = crash.silent_ms {
+            payload["reason"] = json!(crash.reason);
+            payload["silent_ms"] = json!(silent_ms);
+        }
+        self.suspend(Some(crash.reason), Some(due))
             .record(NewEvent::by_server(subtype::CRASHED, &payload))
     }
+}
+
+/// What is told of a crash.
+struct Crash {
+    cause: String,
+    reason: Reason,
+    /// For how long the run ran.
+    ran_ms: u64,
+    /// For how long it was silent, if it was ended for that.
+    silent_ms: Option<u64>,
 }
 
 /// A pause that has doubled so often.

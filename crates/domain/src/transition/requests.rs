@@ -102,6 +102,9 @@ pub(super) fn resume(state: &InstanceState, now: Timestamp) -> Result<Transition
     if state.origin == Origin::SelfRegistered {
         return Err(Refusal::NoImage);
     }
+    if let Some(at) = state.expires_at.filter(|at| *at <= now) {
+        return Err(Refusal::Expired { at });
+    }
     if state.status.is_end() {
         next.state.finished_at = None;
         next.state.has_error = false;

@@ -42,6 +42,11 @@ pub(crate) enum Happening {
     Stop,
     Signal,
     OtherSignal,
+    Silence,
+    SilenceUnheard,
+    SilenceOfAnother,
+    Lapse,
+    Expire,
     ExitZero,
     ExitOne,
     ExitOneByOurFault,
@@ -57,7 +62,7 @@ pub(crate) enum Happening {
 }
 
 impl Happening {
-    pub(crate) const ALL: [Self; 44] = {
+    pub(crate) const ALL: [Self; 49] = {
         use Happening as H;
         [
             H::Claim,
@@ -92,6 +97,11 @@ impl Happening {
             H::Stop,
             H::Signal,
             H::OtherSignal,
+            H::Silence,
+            H::SilenceUnheard,
+            H::SilenceOfAnother,
+            H::Lapse,
+            H::Expire,
             H::ExitZero,
             H::ExitOne,
             H::ExitOneByOurFault,
@@ -106,6 +116,17 @@ impl Happening {
             H::ExitOfAnother,
         ]
     };
+
+    /// When it happens in the table: all of it now, but what comes of long silence or a long life an hour later.
+    pub(crate) fn moment(self, now: Timestamp) -> Timestamp {
+        use Happening as H;
+        match self {
+            H::Silence | H::SilenceUnheard | H::SilenceOfAnother | H::Lapse | H::Expire => {
+                now.plus_millis(3_600_000)
+            }
+            _ => now,
+        }
+    }
 
     pub(crate) fn is_exit(self) -> bool {
         self >= Self::ExitZero
@@ -258,6 +279,20 @@ impl Happening {
             H::OtherSignal => Change::SignalArrived {
                 signal_id: signal("other"),
             },
+            H::Silence => Change::Silent {
+                run_number: state.run_number,
+                unheard_ms: u64::MAX,
+            },
+            H::SilenceUnheard => Change::Silent {
+                run_number: state.run_number,
+                unheard_ms: 14_999,
+            },
+            H::SilenceOfAnother => Change::Silent {
+                run_number: state.run_number.next(),
+                unheard_ms: u64::MAX,
+            },
+            H::Lapse => Change::Lapse { timeout_ms: 10_000 },
+            H::Expire => Change::Expire,
             _ => unreachable!("calls and exits were made above"),
         }
     }

@@ -92,10 +92,16 @@ fn fits(status: Status, reason: Option<Reason>, due: bool) -> bool {
     match (status, reason) {
         (Status::Pending | Status::Running, reason) => reason.is_none(),
         (Status::Suspended, None) => due,
-        (Status::Suspended, Some(R::Sleeping | R::Crashed | R::Interrupted)) => due,
+        (
+            Status::Suspended,
+            Some(R::Sleeping | R::Crashed | R::Interrupted | R::HeartbeatTimeout),
+        ) => due,
         (Status::Suspended, Some(R::Paused | R::WaitingSignal)) => true,
         (Status::Completed, Some(R::Completed)) | (Status::Cancelled, Some(R::Cancelled)) => true,
-        (Status::Failed, Some(R::ApplicationError | R::Timeout | R::Crashed)) => true,
+        (
+            Status::Failed,
+            Some(R::ApplicationError | R::Timeout | R::Crashed | R::HeartbeatTimeout),
+        ) => true,
         _ => false,
     }
 }
@@ -113,6 +119,7 @@ fn broken_law_of_steps(
     let registers = happening == H::Register && before.origin == Origin::SelfRegistered;
     let begins = happening == H::Claim || registers;
     let left = before.status == Status::Running && after.status != Status::Running;
+    let launched = before.origin == Origin::Launched;
     let is_call = matches!(change, Change::Call(..));
     let interrupted = left && after.reason == Some(Reason::Interrupted);
     // It may go on so for months.
@@ -175,6 +182,18 @@ fn broken_law_of_steps(
         "a run that ends its own work has little time to leave": implies(
             is_call && left && before.live_node.is_some(), after.run.leave_by.is_some()
         );
+        "what has not been heard of for less than it may be silent goes on":
+            implies(happening == H::SilenceUnheard, !next.applied);
+        "who is over his deadline is not launched": implies(
+            happening == H::Claim, before.expires_at.is_none_or(|at| at > now)
+        );
+        "who is over his deadline ends": implies(
+            happening == H::Expire && before.expires_at.is_some_and(|at| at <= now), is_end
+        );
+        "who is not, or has ended, is left alone by it": implies(
+            happening == H::Expire && (was_end || before.expires_at.is_none_or(|at| at > now)), !next.applied
+        );
+        "only what registered itself lapses": implies(happening == H::Lapse && launched, !next.applied);
         "progress forgets crashes": implies(
             after.run.stored_new && !before.run.stored_new, after.attempts.crash_count == 0
         );
@@ -212,6 +231,8 @@ fn same_identity(before: &InstanceState, after: &InstanceState) -> bool {
         && before.created_at == after.created_at
         && before.timeout_ms == after.timeout_ms
         && before.request_timeout_ms == after.request_timeout_ms
+        && before.heartbeat_timeout_ms == after.heartbeat_timeout_ms
+        && before.expires_at == after.expires_at
         && before.attempts.max_attempts == after.attempts.max_attempts
 }
 

@@ -1,11 +1,13 @@
 //! Long random histories.
 
 use proptest::prelude::*;
-use runtara_domain::{Change, InstanceState, Status, TimeInStates, Timestamp, limits, transition};
+use runtara_domain::{
+    Change, InstanceState, Reason, Refusal, Status, TimeInStates, Timestamp, limits, transition,
+};
 
 use crate::changes::Happening;
 use crate::laws::step;
-use crate::reachable::{self_registered, started};
+use crate::reachable::{self_registered, started, started_to_end_by};
 
 fn histories() -> impl Strategy<Value = Vec<(Happening, u64)>> {
     let happenings = proptest::sample::select(Happening::ALL.to_vec());
@@ -63,6 +65,7 @@ proptest! {
     fn the_laws_hold_through_any_history(history in histories(), attempts in proptest::option::of(1..5_u32)) {
         play(started(attempts), &history);
         play(self_registered(), &history);
+        play(started_to_end_by(Timestamp(2_000_000)), &history);
     }
 
     #[test]
@@ -269,4 +272,65 @@ fn pauses_double_up_to_a_minute() {
             "{n}: {found} beside {plain}"
         );
     }
+}
+
+/// A run that lives and is silent is ended as one that crashes: after pauses that double, and at last for good. Its exit, which comes
+/// later, counts for nothing more.
+#[test]
+fn silence_is_a_crash() {
+    let mut state = started(None);
+    let mut now = Timestamp(0);
+    let mut pauses = Vec::new();
+    for run in 1..=limits::MAX_ATTEMPTS {
+        for happening in [Happening::Claim, Happening::Register] {
+            state = step(&state, happening, now).unwrap().state;
+        }
+        let early = step(&state, Happening::Silence, now.plus_millis(14_999)).unwrap();
+        assert!(!early.applied, "a call may not be noted for five seconds");
+        now = now.plus_millis(15_000);
+        let ended = step(&state, Happening::Silence, now).unwrap();
+        let payload: serde_json::Value =
+            serde_json::from_slice(ended.events[0].payload.as_ref().unwrap_or(&"{}".into()))
+                .unwrap_or_default();
+        state = ended.state;
+        assert_eq!(state.reason, Some(Reason::HeartbeatTimeout), "run {run}");
+        assert_eq!(state.run.leave_by, Some(now), "its process is ended");
+        if let Some(due) = state.due_at {
+            assert_eq!(payload["silent_ms"], 15_000, "{payload}");
+            pauses.push(due.millis_since(now) / limits::BACKOFF_MS);
+        }
+        state = step(&state, Happening::ExitKilled, now).unwrap().state;
+        now = state.due_at.unwrap_or(now);
+    }
+    assert_eq!(state.status, Status::Failed);
+    assert_eq!(pauses, [1, 2]);
+}
+
+/// An instance whose overall deadline is over is neither launched nor resumed any more.
+#[test]
+fn who_has_expired_does_not_come_back() {
+    let deadline = Timestamp(60_000);
+    let pending = started_to_end_by(deadline);
+    assert!(step(&pending, Happening::Claim, deadline).is_err());
+    let expired = step(&pending, Happening::Expire, deadline).unwrap().state;
+    assert_eq!(
+        (expired.status, expired.reason),
+        (Status::Failed, Some(Reason::Timeout))
+    );
+    assert_eq!(
+        step(&expired, Happening::Resume, deadline),
+        Err(Refusal::Expired { at: deadline })
+    );
+    let running = step(&pending, Happening::Claim, Timestamp(1))
+        .unwrap()
+        .state;
+    let cut = step(&running, Happening::ExitTimeout, Timestamp(59_990)).unwrap();
+    let runtara_domain::ResultChange::Set { error, .. } = cut.result else {
+        panic!("an end has a result");
+    };
+    let error = error.unwrap_or_default();
+    assert!(
+        error.starts_with("expired: the overall deadline"),
+        "{error}"
+    );
 }

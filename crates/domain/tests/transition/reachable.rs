@@ -24,8 +24,19 @@ pub(crate) fn started(max_attempts: Option<u32>) -> InstanceState {
         max_attempts,
         due: Due::NOW,
         request_timeout_ms: None,
+        heartbeat_timeout_ms: Some(10_000),
+        expires: None,
+        pending_allowed: None,
     };
     InstanceState::started(&new, Timestamp(0))
+}
+
+/// The same with an overall deadline.
+pub(crate) fn started_to_end_by(at: Timestamp) -> InstanceState {
+    InstanceState {
+        expires_at: Some(at),
+        ..started(None)
+    }
 }
 
 pub(crate) fn self_registered() -> InstanceState {
@@ -62,6 +73,7 @@ fn kind_of(state: &InstanceState, now: Timestamp) -> String {
         state.has_error,
         state.waiting_for.is_some(),
         state.started_at.is_some(),
+        state.is_expired(now),
     );
     format!(
         "{:?} {:?} {due:?} {hold:?} {pending:?} {shown:?} {leaving:?} {counts:?} {end:?}",
@@ -105,6 +117,7 @@ fn the_laws_hold_in_every_reachable_state() {
     for (start, least) in [
         (started(None), 1_000),
         (started(Some(1)), 500),
+        (started_to_end_by(Timestamp(500_000)), 1_000),
         (self_registered(), 50),
     ] {
         // An instance that registers itself is pending for no longer than its registration takes.

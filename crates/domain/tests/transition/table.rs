@@ -6,7 +6,7 @@ use runtara_domain::{InstanceState, Refusal, Timestamp, Transition, transition};
 
 use crate::changes::Happening as H;
 use crate::laws::step;
-use crate::reachable::{self_registered, started};
+use crate::reachable::{self_registered, started, started_to_end_by};
 
 const NOW: Timestamp = Timestamp(1_000_000);
 
@@ -21,6 +21,8 @@ fn after(start: InstanceState, happenings: &[H]) -> InstanceState {
 
 fn situations() -> Vec<(&'static str, InstanceState)> {
     let new = || started(None);
+    let late = NOW.plus_millis(60_000);
+    let limited = |more: &[H]| after(started_to_end_by(late), more);
     let run = |more: &[H]| after(new(), &[&[H::Claim, H::Register], more].concat());
     vec![
         ("pending", new()),
@@ -61,6 +63,20 @@ fn situations() -> Vec<(&'static str, InstanceState)> {
         (
             "itself, failed",
             after(self_registered(), &[H::Register, H::Fail]),
+        ),
+        ("pending, to end by a time", limited(&[])),
+        ("running, to end by a time", limited(&[H::Claim])),
+        (
+            "sleeping, leaving, to end by a time",
+            limited(&[H::Claim, H::Sleep]),
+        ),
+        (
+            "paused, to end by a time",
+            limited(&[H::Claim, H::Suspend, H::ExitZero]),
+        ),
+        (
+            "failed, to end by a time",
+            limited(&[H::Claim, H::Fail, H::ExitOne]),
         ),
     ]
 }
@@ -123,6 +139,7 @@ fn name(refusal: &Refusal) -> &'static str {
         Refusal::TenantMismatch => "another tenant",
         Refusal::CheckpointUnknown { .. } => "checkpoint unknown",
         Refusal::NoImage => "no image",
+        Refusal::Expired { .. } => "expired",
         _ => "else",
     }
 }
@@ -133,7 +150,8 @@ fn table() -> String {
         let _ = writeln!(table, "{situation}");
         let mut rows: Vec<(String, Vec<String>)> = Vec::new();
         for happening in H::ALL {
-            let decided = transition(&state, &happening.change(&state, NOW), NOW);
+            let now = happening.moment(NOW);
+            let decided = transition(&state, &happening.change(&state, now), now);
             let cell = cell(&state, decided);
             let happening = format!("{happening:?}");
             match rows.iter_mut().find(|(known, _)| *known == cell) {

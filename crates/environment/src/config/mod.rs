@@ -84,6 +84,14 @@ pub struct Config {
     pub node: NodeSettings,
     /// The room for runs: so many of weight 1 at once.
     pub max_runs: usize,
+    /// Most runs of one tenant at once, over all nodes.
+    pub max_runs_per_tenant: Option<u32>,
+    /// Most pending instances of one tenant.
+    pub max_pending_per_tenant: Option<u64>,
+    /// Most bytes of all images of one tenant, each content counted once.
+    pub max_image_bytes_per_tenant: Option<u64>,
+    /// For how long an instance that registered itself may be silent.
+    pub self_registered_timeout: Option<Duration>,
     /// Largest content of an image, in bytes.
     pub max_image_bytes: u64,
     /// Most bytes of all layers of a container image, unpacked.
@@ -191,6 +199,22 @@ impl Config {
             node_name: reader.text("RUNTARA_NODE_NAME").unwrap_or_else(host_name),
             node: NodeSettings::read(reader),
             max_runs: reader.number("RUNTARA_MAX_RUNS", 1_000, 1, 1_000_000) as usize,
+            max_runs_per_tenant: reader
+                .optional_number("RUNTARA_MAX_RUNS_PER_TENANT", 1, 1_000_000)
+                .map(|most| most as u32),
+            max_pending_per_tenant: reader.optional_number(
+                "RUNTARA_MAX_PENDING_PER_TENANT",
+                1,
+                1_000_000_000,
+            ),
+            max_image_bytes_per_tenant: reader.optional_number(
+                "RUNTARA_MAX_IMAGE_BYTES_PER_TENANT",
+                1,
+                1 << 60,
+            ),
+            self_registered_timeout: reader
+                .optional_number("RUNTARA_SELF_REGISTERED_TIMEOUT", 10, 4_294_967_295)
+                .map(Duration::from_secs),
             max_image_bytes: reader.number("RUNTARA_MAX_IMAGE_BYTES", 2 << 30, 1, 1 << 50),
             max_unpacked_image_bytes: reader.number(
                 "RUNTARA_MAX_UNPACKED_IMAGE_BYTES",

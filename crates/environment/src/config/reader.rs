@@ -69,6 +69,21 @@ impl<'a> Reader<'a> {
         parsed
     }
 
+    /// A number that need not be given.
+    pub(super) fn optional_number(
+        &mut self,
+        name: &'static str,
+        least: u64,
+        most: u64,
+    ) -> Option<u64> {
+        let wanted = format!("a whole number from {least} to {most}, or nothing");
+        let found = self.parsed(name, &wanted)?;
+        if !(least..=most).contains(&found) {
+            self.problem(name, format!("found {found}; {wanted} is wanted"));
+        }
+        Some(found)
+    }
+
     pub(super) fn number(
         &mut self,
         name: &'static str,

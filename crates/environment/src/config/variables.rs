@@ -88,6 +88,26 @@ pub const VARIABLES: &[Variable] = &[
         "oci=1,native=1,wasm=1",
         "how many of them one run of each kind counts for",
     ),
+    variable(
+        "RUNTARA_MAX_RUNS_PER_TENANT",
+        "- (any number)",
+        "most runs of one tenant at once, over all nodes; what else it has due waits",
+    ),
+    variable(
+        "RUNTARA_MAX_PENDING_PER_TENANT",
+        "- (any number)",
+        "most instances of one tenant that wait for their first run; a further start is refused",
+    ),
+    variable(
+        "RUNTARA_MAX_IMAGE_BYTES_PER_TENANT",
+        "- (any number)",
+        "most bytes of all images of one tenant, each content counted once",
+    ),
+    variable(
+        "RUNTARA_SELF_REGISTERED_TIMEOUT",
+        "- (for ever)",
+        "seconds, 10 and more, for which an instance that registered itself may be silent before it fails",
+    ),
     variable("RUNTARA_MAX_IMAGE_BYTES", "2147483648", "largest image"),
     variable(
         "RUNTARA_MAX_UNPACKED_IMAGE_BYTES",

@@ -63,6 +63,8 @@ impl World {
             kinds: vec![RunnerKind::Wasm],
             capacity: usize::try_from(guests).unwrap(),
             weights: Default::default(),
+            max_runs_per_tenant: None,
+            self_registered_timeout: None,
             other_core_addrs: Vec::new(),
         };
         let parts = SchedulerParts {
@@ -115,6 +117,7 @@ impl World {
             labels: Labels::default(),
             settings: RunSettings::default(),
             container: None,
+            tenant_bytes_allowed: None,
         };
         self.store.register_image(image).await.unwrap().image_id
     }
@@ -133,6 +136,9 @@ impl World {
             max_attempts: None,
             due: Due::NOW,
             request_timeout_ms: None,
+            heartbeat_timeout_ms: None,
+            expires: None,
+            pending_allowed: None,
         };
         match self.store.start_instance(new).await.unwrap() {
             Started::New(state) => state.instance_id,

@@ -17,6 +17,8 @@ use runtara_store::{InstanceFilter, InstanceOrder, InstanceSummary, Page};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::page::{OrderedBy, PageInfo, labels, page_request, time};
 use super::settings::settings;
@@ -41,6 +43,10 @@ pub(super) struct StartBody {
     start_at_ms: Option<i64>,
     delay_ms: Option<u64>,
     max_attempts: Option<u32>,
+    heartbeat_timeout_seconds: Option<u64>,
+    /// RFC 3339.
+    expires_at: Option<String>,
+    expires_in_seconds: Option<u64>,
     limits: Option<Box<RawValue>>,
     network: Option<String>,
     allowed_hosts: Option<Vec<String>>,
@@ -84,7 +90,25 @@ fn start_of(
         max_attempts: body.max_attempts,
         start_at: body.start_at_ms.map(Timestamp),
         delay_ms: body.delay_ms,
+        heartbeat_timeout_seconds: body.heartbeat_timeout_seconds,
+        expires_at: body.expires_at.as_deref().map(moment).transpose()?,
+        expires_in_seconds: body.expires_in_seconds,
     })
+}
+
+/// The time that a text of RFC 3339 names; of a part of a millisecond the whole one that ends with it.
+fn moment(text: &str) -> Result<Timestamp, ApiError> {
+    let parsed = OffsetDateTime::parse(text, &Rfc3339).map_err(|error| {
+        let found: String = text.chars().take(64).collect();
+        ApiError::bad_request(
+            "INVALID_EXPIRY",
+            format!("expires_at is {found:?}, and a time such as 2030-01-31T08:00:00Z is wanted (RFC 3339): {error}"),
+        )
+    })?;
+    let nanos = parsed.unix_timestamp_nanos();
+    let millis = nanos.div_euclid(1_000_000) + i128::from(nanos.rem_euclid(1_000_000) > 0);
+    // RFC 3339 has four digits for a year: far from what 64 bits hold.
+    Ok(Timestamp(i64::try_from(millis).unwrap_or(i64::MAX)))
 }
 
 /// `POST /instances`
@@ -146,6 +170,10 @@ struct StatusAnswer {
     #[serde(skip_serializing_if = "Option::is_none")]
     due_at_ms: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at_ms: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    heartbeat_timeout_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     input: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     output: Option<String>,
@@ -206,6 +234,8 @@ impl From<InstanceView> for StatusAnswer {
             finished_at_ms: state.finished_at.map(|at| at.0),
             heartbeat_at_ms: state.last_seen_at.map(|at| at.0),
             due_at_ms: state.due_at.map(|at| at.0),
+            expires_at_ms: state.expires_at.map(|at| at.0),
+            heartbeat_timeout_ms: state.heartbeat_timeout_ms,
             input: values.input.map(shown_input).map(encode),
             output: values.output.map(encode),
             error: values.error,

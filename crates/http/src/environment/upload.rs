@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
 use multer::{Constraints, Field, Multipart, SizeLimit};
 use runtara_control::{ImageRegistration, RegisterImage};
-use runtara_domain::{ImageDigest, limits};
+use runtara_domain::{ImageDigest, TenantId, limits};
 use serde_json::value::RawValue;
 
 use super::EnvironmentState;
@@ -126,6 +126,8 @@ struct FormReader<'a> {
     state: &'a EnvironmentState,
     feed: Feed,
     form: Form,
+    /// How long the whole body is, if its sender says so.
+    length: Option<u64>,
     /// How much has come of parts that are not known.
     unknown: usize,
 }
@@ -194,6 +196,8 @@ impl FormReader<'_> {
             return Err(twice("binary"));
         }
         self.form.has_content = true;
+        let tenant = self.form.texts.get("tenant_id");
+        let tenant = tenant.and_then(|text| TenantId::new(text.as_str()).ok());
         while let Some(piece) = self.chunk(&mut field).await? {
             if piece.is_empty() {
                 continue;
@@ -201,7 +205,14 @@ impl FormReader<'_> {
             // Begun with the first of the content: a client that sends none yet takes no place of those who do.
             let content = match &mut self.form.content {
                 Some(content) => content,
-                none => none.insert(self.state.control.begin_image().await?),
+                none => {
+                    // What cannot be kept need not be read whole.
+                    if let (Some(tenant), Some(length)) = (&tenant, self.length) {
+                        let sizes = (length.saturating_sub(BESIDE_BYTES), length);
+                        self.state.control.check_image_room(tenant, sizes).await?;
+                    }
+                    none.insert(self.state.control.begin_image().await?)
+                }
             };
             content.write(&piece).await?;
         }
@@ -242,6 +253,9 @@ async fn read_form(
         state,
         feed,
         form: Form::default(),
+        length: headers
+            .get(header::CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok()?.parse().ok()),
         unknown: 0,
     };
     reader.read(multipart).await

@@ -198,6 +198,8 @@ impl World {
                     .collect::<BTreeMap<_, _>>(),
                 native_for_oci: false,
                 data_dir: directory.path().to_owned(),
+                max_pending_per_tenant: None,
+                max_image_bytes_per_tenant: None,
                 kept_for_another_try,
             },
         );
@@ -302,6 +304,7 @@ impl World {
             kinds: RunnerKind::ALL.to_vec(),
             tokens: (0..9).map(|_| RunToken::generate().hash()).collect(),
             without_tenants: Vec::new(),
+            running_allowed: None,
         };
         self.store.claim_due(claim).await.unwrap()
     }

@@ -108,6 +108,7 @@ impl Stage {
             token: RunToken::generate(),
             core_addr: "127.0.0.1:1".to_owned(),
             timeout: PATIENCE,
+            expires_in: None,
         }
     }
 

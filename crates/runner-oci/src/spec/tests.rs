@@ -277,6 +277,7 @@ fn launch(env: &[(&str, &str)], passed: &[(&str, &str)]) -> LaunchSpec {
         token: RunToken::generate(),
         core_addr: "127.0.0.1:8001".to_owned(),
         timeout: Duration::from_secs(1),
+        expires_in: None,
     }
 }
 

@@ -169,6 +169,7 @@ impl Stage {
             oom_score_adj: None,
             nice: None,
             timeout_ms: u64::try_from(self.timeout.as_millis()).unwrap(),
+            expires_in_ms: None,
             made_within_ms: Some(u64::try_from(self.made_within.as_millis()).unwrap()),
             log_cap_bytes: 1 << 20,
         };

@@ -56,6 +56,10 @@ pub struct Program {
     /// How long it may run, in milliseconds, from the moment at which it was started: executed, or said to be started by whoever makes its
     /// container. Time slept in held calls and time the machine was suspended are not counted.
     pub timeout_ms: u64,
+    /// How long it may live at most from the moment at which its shim began with it, in milliseconds, held sleeps counted: the overall
+    /// deadline of its instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_in_ms: Option<u64>,
     /// How long its container may take to be made, in milliseconds, if not as long as usual (300 s). Beyond it the run was not launched,
     /// through the host's fault.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -490,6 +494,7 @@ mod tests {
             oom_score_adj: None,
             nice: None,
             timeout_ms: 1,
+            expires_in_ms: None,
             made_within_ms: None,
             log_cap_bytes: 1,
         };

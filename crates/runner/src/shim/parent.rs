@@ -131,7 +131,9 @@ struct Parent<'a> {
     /// When its program was there: running time begins with it, not with what was done to make it ready.
     began: Instant,
     timeout: Duration,
-    /// When the running time is over, as far as is known: held sleeps may have moved it.
+    /// When the overall deadline of its instance is over, if it has one. Nothing moves it.
+    expiry: Option<Instant>,
+    /// When the one or the other is over, as far as is known: held sleeps may have moved the running time.
     deadline: Instant,
     ending: Option<Ending>,
     cgroup: Option<Cgroup>,
@@ -154,6 +156,10 @@ impl Remains {
     }
 }
 
+fn earlier(one: Instant, other: Option<Instant>) -> Instant {
+    other.map_or(one, |other| one.min(other))
+}
+
 /// The run is being ended.
 struct Ending {
     by: EndedBy,
@@ -172,7 +178,11 @@ impl<'a> Parent<'a> {
         // It was possible when the server started. If it is not any more, the run is told by its processes alone.
         let cgroup = program.cgroup.clone();
         let mut cgroup = cgroup.and_then(|path| Cgroup::make(path).ok());
-        let made_by = after(Instant::now(), program.made_within());
+        let now = Instant::now();
+        let made_by = after(now, program.made_within());
+        let expiry = program
+            .expires_in_ms
+            .map(|ms| after(now, Duration::from_millis(ms)));
         let wishes = Wishes::new(ready.signals(), made_by);
         let begun = match &program.container {
             None => beginning::start_process(&program, cgroup.as_ref(), &ready),
@@ -217,7 +227,8 @@ impl<'a> Parent<'a> {
             _writers: [stdout.writer, stderr.writer],
             began,
             timeout,
-            deadline: after(began, timeout),
+            expiry,
+            deadline: earlier(after(began, timeout), expiry),
             ending: None,
             cgroup,
             contained,
@@ -340,7 +351,8 @@ impl<'a> Parent<'a> {
     fn look_at_the_time(&mut self) {
         let now = Instant::now();
         if self.ending.is_none() && now >= self.deadline {
-            self.deadline = after(self.began, self.timeout.saturating_add(self.slept()));
+            let timeout = after(self.began, self.timeout.saturating_add(self.slept()));
+            self.deadline = earlier(timeout, self.expiry);
             if now >= self.deadline {
                 self.ending = Some(Ending {
                     by: EndedBy::Deadline,

@@ -7,6 +7,10 @@ mod fairness;
 mod faults;
 mod files;
 mod images;
+mod liveness;
+#[path = "../../../store/tests/postgres_support/mod.rs"]
+mod postgres_support;
+mod throng;
 mod world;
 
 use std::time::Duration;

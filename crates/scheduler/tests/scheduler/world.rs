@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ pub(crate) struct FakeRun {
     /// Whether the scheduler has told it to leave.
     told: watch::Sender<bool>,
     stubborn: bool,
+    /// For how long it says that it has run.
+    pub(crate) ran_ms: AtomicU64,
 }
 
 impl FakeRun {
@@ -92,7 +94,10 @@ impl Run for FakeRun {
     }
 
     async fn usage(&self) -> Result<Usage, RunnerError> {
-        Ok(Usage::default())
+        Ok(Usage {
+            running_ms: self.ran_ms.load(Ordering::SeqCst),
+            ..Usage::default()
+        })
     }
 }
 
@@ -124,6 +129,11 @@ pub(crate) struct FakeRunner {
 impl FakeRunner {
     pub(crate) fn run(&self, key: &RunKey) -> Option<Arc<FakeRun>> {
         self.runs.lock().unwrap().get(key).cloned()
+    }
+
+    /// The launches after so many.
+    pub(crate) fn launches_after(&self, count: usize) -> Vec<RunKey> {
+        self.launches.borrow()[count..].to_vec()
     }
 
     /// Waits until there were so many launches, and gives the last of them.
@@ -192,6 +202,7 @@ impl Runner for FakeRunner {
             exit: watch::Sender::new(None),
             told: watch::Sender::new(false),
             stubborn: self.stubborn.load(Ordering::SeqCst),
+            ran_ms: AtomicU64::new(3_600_000),
         });
         self.runs
             .lock()
@@ -249,6 +260,7 @@ pub(crate) struct World {
     node: NodeId,
     content: Stored,
     images: Mutex<HashMap<TenantId, ImageId>>,
+    pub(crate) max_runs_per_tenant: Option<u32>,
 }
 
 impl World {
@@ -282,6 +294,7 @@ impl World {
             node: NodeId::generate(),
             content,
             images: Mutex::default(),
+            max_runs_per_tenant: None,
         }
     }
 
@@ -303,6 +316,7 @@ impl World {
             labels: Labels::default(),
             settings: RunSettings::default(),
             container: None,
+            tenant_bytes_allowed: None,
         };
         let id = self.store.register_image(image).await.unwrap().image_id;
         self.images
@@ -310,6 +324,10 @@ impl World {
             .unwrap()
             .insert(tenant.clone(), id.clone());
         id
+    }
+
+    pub(crate) async fn image_id(&self, tenant: &str) -> ImageId {
+        self.image_of(&TenantId::new(tenant).unwrap()).await
     }
 
     pub(crate) fn scheduler(&self, capacity: usize) -> Scheduler {
@@ -327,6 +345,8 @@ impl World {
             kinds: vec![RunnerKind::Native],
             capacity,
             weights: Default::default(),
+            max_runs_per_tenant: self.max_runs_per_tenant,
+            self_registered_timeout: None,
             other_core_addrs: vec!["127.0.0.1:3".to_owned()],
         };
         let parts = SchedulerParts {
@@ -346,8 +366,12 @@ impl World {
     }
 
     pub(crate) async fn start_for(&self, tenant: &str, id: &str) -> InstanceId {
+        self.start_as(self.new_instance(tenant, id).await).await
+    }
+
+    pub(crate) async fn new_instance(&self, tenant: &str, id: &str) -> NewInstance {
         let tenant_id = TenantId::new(tenant).unwrap();
-        let new = NewInstance {
+        NewInstance {
             instance_id: InstanceId::new(id).unwrap(),
             image_id: self.image_of(&tenant_id).await,
             tenant_id,
@@ -360,7 +384,13 @@ impl World {
             max_attempts: None,
             due: Due::NOW,
             request_timeout_ms: None,
-        };
+            heartbeat_timeout_ms: None,
+            expires: None,
+            pending_allowed: None,
+        }
+    }
+
+    pub(crate) async fn start_as(&self, new: NewInstance) -> InstanceId {
         match self.store.start_instance(new).await.unwrap() {
             Started::New(state) => state.instance_id,
             other => panic!("{other:?}"),

@@ -56,6 +56,7 @@ pub fn new_image(tenant: &TenantId, name: &str, content: &[u8]) -> NewImage {
         labels: Labels::default(),
         settings: RunSettings::default(),
         container: None,
+        tenant_bytes_allowed: None,
     }
 }
 

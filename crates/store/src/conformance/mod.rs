@@ -12,6 +12,7 @@ use async_trait::async_trait;
 
 use crate::Store;
 
+pub mod admission;
 pub mod bounds;
 pub mod checkpoints;
 pub mod claims;
@@ -19,6 +20,7 @@ pub mod differential;
 pub mod events;
 pub mod images;
 pub mod instances;
+pub mod liveness;
 pub mod make;
 pub mod metrics;
 pub mod nodes;
@@ -262,6 +264,22 @@ cases! { $
         a_database_has_an_id,
         a_closed_store_is_away,
     }
+    liveness {
+        a_silent_run_is_ended,
+        silence_at_last_fails,
+        any_call_is_a_sign_of_life,
+        an_instance_ends_by_its_deadline,
+        what_is_over_is_not_claimed,
+        a_resume_leaves_the_deadline,
+        a_self_registered_instance_lapses,
+        nothing_lapses_for_want_of_a_node,
+    }
+    admission {
+        pending_instances_are_bounded,
+        runs_of_a_tenant_are_bounded,
+        runs_of_a_tenant_are_bounded_over_all_nodes,
+        bytes_of_images_are_bounded,
+    }
     bounds {
         the_longest_ids_serve,
         a_page_ends_by_what_its_rows_carry,
@@ -300,6 +318,8 @@ mod tests {
             ("instances", include_str!("instances.rs")),
             ("metrics", include_str!("metrics.rs")),
             ("nodes", include_str!("nodes.rs")),
+            ("liveness", include_str!("liveness.rs")),
+            ("admission", include_str!("admission.rs")),
             ("bounds", include_str!("bounds.rs")),
             ("nudges", include_str!("nudges.rs")),
         ];

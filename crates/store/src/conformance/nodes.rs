@@ -252,6 +252,8 @@ pub async fn nodes_are_listed(harness: &dyn Harness) {
         ..lease
     };
     world.store.renew_node(renewed).await.unwrap();
+    // It had no lease in between, so it has joined anew.
+    expected.registered_at = world.now();
     world.advance(16_000).await;
     (expected.used, expected.address) = (4, None);
     (expected.lease_in_ms, expected.drain_in_ms) = (-1_000, Some(0));

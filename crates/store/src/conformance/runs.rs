@@ -396,6 +396,8 @@ pub async fn live_runs_say_what_is_wanted_of_them(harness: &dyn Harness) {
         leave_in_ms: None,
         asked_to_leave: false,
         slept_ms: 0,
+        heartbeat_timeout_ms: None,
+        silent_in_ms: None,
     };
     assert_eq!(
         world.store.live_run(run.id()).await.unwrap(),

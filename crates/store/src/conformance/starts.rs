@@ -14,6 +14,8 @@ pub async fn a_start_is_pending_and_due(harness: &dyn Harness) {
         labels: labels(&[("team", "billing")]),
         max_attempts: Some(5),
         request_timeout_ms: Some(9_000),
+        heartbeat_timeout_ms: Some(30_000),
+        expires: Some(Due::After(60_000)),
         timeout_ms: 77_000,
         ..world.new_instance("order-1")
     };

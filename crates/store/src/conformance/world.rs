@@ -96,6 +96,9 @@ impl<'a> World<'a> {
             max_attempts: None,
             due: Due::NOW,
             request_timeout_ms: None,
+            heartbeat_timeout_ms: None,
+            expires: None,
+            pending_allowed: None,
         }
     }
 
@@ -124,6 +127,7 @@ impl<'a> World<'a> {
             kinds: KINDS.to_vec(),
             tokens: (0..tokens).map(|_| RunToken::generate().hash()).collect(),
             without_tenants: Vec::new(),
+            running_allowed: None,
         }
     }
 

@@ -1,16 +1,16 @@
 //! Registered programs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use runtara_domain::{
-    Cursor, ImageDigest, ImageId, ImageName, ImageRecord, NewImage, RegistrationNumber, TenantId,
-    Timestamp,
+    Cursor, ImageDigest, ImageId, ImageName, ImageRecord, NewImage, Refusal, RegistrationNumber,
+    TenantId, Timestamp,
 };
 
 use super::Model;
 use super::lists::cut;
 use super::model::Image;
-use crate::{ImageDeletion, ImageFilter, Page, PageRequest, PageStart};
+use crate::{ImageBytes, ImageDeletion, ImageFilter, Page, PageRequest, PageStart};
 
 /// Up to how many instances are counted that keep an image.
 const COUNTED_USERS: usize = 1_000;
@@ -23,9 +23,29 @@ impl Model {
     }
 
     /// See [`crate::Store::register_image`].
-    pub fn register_image(&mut self, new: NewImage, now: Timestamp) -> ImageRecord {
+    ///
+    /// # Errors
+    /// [`Refusal::TooManyImageBytes`].
+    pub fn register_image(
+        &mut self,
+        new: NewImage,
+        now: Timestamp,
+    ) -> Result<ImageRecord, Refusal> {
         if let Some(known) = self.images.get(&new.image_id) {
-            return known.record.clone();
+            return Ok(known.record.clone());
+        }
+        let contents = self.contents_of(&new.tenant_id);
+        let kept = contents.values().sum();
+        if let Some(allowed) = new.tenant_bytes_allowed
+            && !contents.contains_key(&new.digest)
+            && new.size.saturating_add(kept) > allowed
+        {
+            let size = new.size;
+            return Err(Refusal::TooManyImageBytes {
+                kept,
+                size,
+                allowed,
+            });
         }
         let mut current = true;
         for image in self.images.values_mut() {
@@ -57,7 +77,25 @@ impl Model {
             deleted: false,
         };
         self.images.insert(record.image_id.clone(), image);
-        record
+        Ok(record)
+    }
+
+    /// The sizes of a tenant's contents.
+    fn contents_of(&self, tenant: &TenantId) -> BTreeMap<ImageDigest, u64> {
+        let images = self.images.values().map(|image| &image.record);
+        let own = images.filter(|record| record.tenant_id == *tenant);
+        own.map(|record| (record.digest, record.size)).collect()
+    }
+
+    /// See [`crate::Store::image_bytes`].
+    #[must_use]
+    pub fn image_bytes(&self, tenant: &TenantId, sizes: (u64, u64)) -> ImageBytes {
+        let contents = self.contents_of(tenant);
+        let is_of_size = |size: &u64| (sizes.0..=sizes.1).contains(size);
+        ImageBytes {
+            bytes: contents.values().sum(),
+            has_size: contents.values().any(is_of_size),
+        }
     }
 
     /// See [`crate::Store::image`].

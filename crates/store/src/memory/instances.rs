@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use runtara_domain::{
-    Change, InstanceId, InstanceState, NewInstance, Refusal, SignalId, Timestamp, transition,
+    Change, InstanceId, InstanceState, NewInstance, Refusal, SignalId, Status, Timestamp,
+    transition,
 };
 
 use super::model::{Instance, Model, Told};
@@ -26,6 +27,15 @@ impl Model {
             |image: &super::model::Image| !image.deleted && image.record.tenant_id == new.tenant_id;
         if !self.images.get(&new.image_id).is_some_and(is_of_tenant) {
             return Started::ImageNotFound;
+        }
+        if let Some(allowed) = new.pending_allowed {
+            let states = self.instances.values().map(|instance| &instance.state);
+            let of_tenant = states.filter(|state| state.tenant_id == new.tenant_id);
+            let pending = of_tenant.filter(|state| state.status == Status::Pending);
+            let pending = pending.count() as u64;
+            if pending >= allowed {
+                return Started::TooManyPending { pending };
+            }
         }
         let state = InstanceState::started(&new, now);
         let instance = Instance {

@@ -8,6 +8,7 @@ mod calls;
 mod images;
 mod instances;
 mod lists;
+mod liveness;
 mod model;
 mod nodes;
 mod runs;
@@ -26,12 +27,12 @@ use runtara_domain::{
 pub use model::{Model, Told};
 
 use crate::{
-    Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, Clock, EventFilter, HeldWait,
-    ImageDeletion, ImageFilter, InstanceFilter, InstanceOrder, InstanceRecord, InstanceSummary,
-    InstanceValues, LiveRun, MetricsBucket, MetricsQuery, NextDue, NodeLease, NodeRecord,
-    NodeRemoval, NodeStanding, Nudges, Page, PageRequest, Purge, Scope, Started, StepFilter,
-    StepSummary, Store, StoreError, StoreResult, StoredCheckpoint, StoredEvent, TokenOwner,
-    WaitRequest, Waiting,
+    Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, Clock, EventFilter, Expired,
+    HeldWait, ImageBytes, ImageDeletion, ImageFilter, InstanceFilter, InstanceOrder,
+    InstanceRecord, InstanceSummary, InstanceValues, LiveRun, MetricsBucket, MetricsQuery, NextDue,
+    NodeLease, NodeRecord, NodeRemoval, NodeStanding, Nudges, Page, PageRequest, Purge, Scope,
+    Started, StepFilter, StepSummary, Store, StoreError, StoreResult, StoredCheckpoint,
+    StoredEvent, TokenOwner, WaitRequest, Waiting,
 };
 
 /// A [`Model`] behind a lock. What it knows is gone with it.
@@ -128,7 +129,11 @@ impl Store for MemoryStore {
     }
 
     async fn register_image(&self, image: NewImage) -> StoreResult<ImageRecord> {
-        self.with(|model, now| model.register_image(image, now))
+        Ok(self.with(|model, now| model.register_image(image, now))??)
+    }
+
+    async fn image_bytes(&self, tenant: &TenantId, sizes: (u64, u64)) -> StoreResult<ImageBytes> {
+        self.with(|model, _| model.image_bytes(tenant, sizes))
     }
 
     async fn image(&self, id: &ImageId) -> StoreResult<Option<ImageRecord>> {
@@ -196,6 +201,10 @@ impl Store for MemoryStore {
         self.with(|model, now| model.next_due(kinds, now))
     }
 
+    async fn next_due_later(&self, kinds: &[RunnerKind]) -> StoreResult<NextDue> {
+        self.with(|model, now| model.next_due_later(kinds, now))
+    }
+
     async fn live_runs(
         &self,
         node: NodeId,
@@ -207,6 +216,14 @@ impl Store for MemoryStore {
 
     async fn live_run(&self, id: &InstanceId) -> StoreResult<Option<LiveRun>> {
         self.with(|model, now| model.live_run(id, now))
+    }
+
+    async fn expire_due(&self, limit: u32) -> StoreResult<Expired> {
+        self.with(|model, now| model.expire_due(limit, now))
+    }
+
+    async fn lapse_silent(&self, timeout_ms: u64, limit: u32) -> StoreResult<Vec<InstanceId>> {
+        self.with(|model, now| model.lapse_silent(timeout_ms, limit, now))
     }
 
     async fn register_instance(

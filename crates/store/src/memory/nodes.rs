@@ -19,7 +19,9 @@ impl Model {
         let lasted = before.is_some_and(|node| node.lasts(now));
         let drain_by = before.and_then(|node| node.drain_by);
         let node = Node {
-            registered_at: before.map_or(now, |node| node.registered_at),
+            registered_at: before
+                .filter(|node| node.lasts(now))
+                .map_or(now, |node| node.registered_at),
             lease_until: now.plus_millis(lease.lease_ms),
             lease: lease.clone(),
             drain_by,

@@ -1,6 +1,8 @@
 //! Runs: who is due, who claims, what lives where.
 
-use runtara_domain::{Change, InstanceId, NodeId, RunnerKind, Timestamp, TokenHash, transition};
+use runtara_domain::{
+    Change, InstanceId, NodeId, RunnerKind, Status, TenantId, Timestamp, TokenHash, transition,
+};
 
 use super::model::{Instance, Model};
 use crate::{CLAIMED_INPUT_BYTES, Claim, ClaimedRun, LiveRun, NextDue, TokenOwner};
@@ -37,13 +39,25 @@ impl Model {
             .with_due_time(&claim.kinds)
             .into_iter()
             .filter(|(due_at, instance)| {
-                *due_at <= now && !claim.without_tenants.contains(&instance.state.tenant_id)
+                *due_at <= now
+                    && !instance.state.is_expired(now)
+                    && !claim.without_tenants.contains(&instance.state.tenant_id)
             })
             .map(|(due_at, instance)| (due_at, instance.state.instance_id.clone()))
             .collect();
         let mut tokens = claim.tokens.iter();
         let mut claimed = Vec::new();
-        for ((due_at, id), token) in due.into_iter().zip(tokens.by_ref()) {
+        for (due_at, id) in due {
+            let tenant = &self.instances[&id].state.tenant_id;
+            let has_room = claim
+                .running_allowed
+                .is_none_or(|allowed| self.running(tenant) < allowed as usize);
+            if !has_room {
+                continue;
+            }
+            let Some(token) = tokens.next() else {
+                break;
+            };
             let change = Change::Claim {
                 node: claim.node,
                 token: *token,
@@ -52,12 +66,25 @@ impl Model {
             let decided = transition(&instance.state, &change, now)
                 .expect("an instance that is due can be claimed");
             self.apply(&id, decided, now, |_| {});
-            claimed.push(self.claimed(&id, *token, due_at));
+            claimed.push(self.claimed(&id, *token, due_at, now));
         }
         claimed
     }
 
-    fn claimed(&self, id: &InstanceId, token: TokenHash, due_at: Timestamp) -> ClaimedRun {
+    fn running(&self, tenant: &TenantId) -> usize {
+        let states = self.instances.values().map(|instance| &instance.state);
+        states
+            .filter(|state| state.status == Status::Running && state.tenant_id == *tenant)
+            .count()
+    }
+
+    fn claimed(
+        &self,
+        id: &InstanceId,
+        token: TokenHash,
+        due_at: Timestamp,
+        now: Timestamp,
+    ) -> ClaimedRun {
         let instance = &self.instances[id];
         let state = &instance.state;
         let image = state.image_id.as_ref().and_then(|id| self.images.get(id));
@@ -75,6 +102,8 @@ impl Model {
             settings: instance.settings.clone(),
             checkpoint_id: state.checkpoint_id.clone(),
             timeout_ms: state.timeout_ms,
+            heartbeat_timeout_ms: state.heartbeat_timeout_ms,
+            expires_in_ms: state.expires_at.map(|at| at.millis_since(now)),
         }
     }
 
@@ -84,6 +113,16 @@ impl Model {
         let next = self.with_due_time(kinds).first().map(|(due_at, _)| *due_at);
         NextDue {
             in_ms: next.map(|due_at| due_at.millis_since(now)),
+        }
+    }
+
+    /// See [`crate::Store::next_due_later`].
+    #[must_use]
+    pub fn next_due_later(&self, kinds: &[RunnerKind], now: Timestamp) -> NextDue {
+        let all = self.with_due_time(kinds);
+        let next = all.iter().find(|(due_at, _)| *due_at > now);
+        NextDue {
+            in_ms: next.map(|(due_at, _)| due_at.millis_since(now)),
         }
     }
 
@@ -99,6 +138,8 @@ impl Model {
             leave_in_ms: state.run.leave_by.map(|by| by.millis_since(now)),
             asked_to_leave: state.run.asked_to_leave,
             slept_ms: state.run.slept_ms,
+            heartbeat_timeout_ms: state.heartbeat_timeout_ms,
+            silent_in_ms: state.liveness().silent_in_ms(now),
         })
     }
 

@@ -1,6 +1,6 @@
 //! Runs: who takes what is due, and what is recorded as live.
 
-use runtara_domain::{InstanceId, NodeId, RunnerKind, TokenHash};
+use runtara_domain::{InstanceId, Liveness, NodeId, RunnerKind, Timestamp, TokenHash};
 use sqlx::postgres::PgRow;
 
 use crate::{CLAIMED_INPUT_BYTES, Claim, ClaimedRun, LiveRun, NextDue, TokenOwner};
@@ -8,6 +8,7 @@ use crate::{CLAIMED_INPUT_BYTES, Claim, ClaimedRun, LiveRun, NextDue, TokenOwner
 use super::PostgresStore;
 use super::connections::Fetch as _;
 use super::error::{Answer, Fault};
+use super::limited;
 use super::row::{self, image_columns, last_checkpoint};
 
 /// How long an instance `i` has stood where it stands.
@@ -23,6 +24,14 @@ macro_rules! time_in_status {
 /// Parameters: node, tokens, largest input.
 macro_rules! claim_picked {
     ($picked:literal) => {
+        claim_picked!(
+            $picked,
+            "",
+            "claimed c
+               join runtara_images m on m.image_id = c.image_id"
+        )
+    };
+    ($picked:literal, $columns:literal, $claimed:literal) => {
         concat!(
             "with ",
             $picked,
@@ -48,13 +57,15 @@ macro_rules! claim_picked {
               returning i.instance_id, i.tenant_id as owner, i.image_id, i.run_number, i.token_hash, ",
             last_checkpoint!(),
             " as checkpoint_id,
-                        i.timeout_ms, p.due_at, p.n
+                        i.timeout_ms, i.heartbeat_timeout_ms, case when i.expires_at is not null then greatest(i.expires_at - runtara_now(), 0) end as expires_in_ms, p.due_at, p.n
              )
-             select c.instance_id, c.owner, c.run_number, c.token_hash, c.checkpoint_id, c.timeout_ms, c.due_at,
+             select c.instance_id, c.owner, c.run_number, c.token_hash, c.checkpoint_id, c.timeout_ms, c.heartbeat_timeout_ms, c.expires_in_ms, c.due_at,
                     case when length(b.input) <= $3 then b.input end as input, b.env, b.args, b.settings, ",
             image_columns!(),
-            "  from claimed c
-               join runtara_images m on m.image_id = c.image_id
+            $columns,
+            "  from ",
+            $claimed,
+            "
                left join runtara_instance_inputs b on b.instance_id = c.instance_id
               order by c.n"
         )
@@ -68,6 +79,7 @@ pub(super) const CLAIM: &str = claim_picked!(
           where due_at <= runtara_now() and live_node is null and runner_kind = any($4::text[])
             and exists (select from runtara_nodes
                          where node_id = $1 and lease_until > runtara_now() and drain_by is null and not removed)
+            and (expires_at is null or expires_at > runtara_now())
           order by due_at, instance_id
           limit cardinality($2::bytea[])
             for update skip locked
@@ -93,7 +105,7 @@ pub(super) const CLAIM_WITHOUT: &str = claim_picked!(
           cross join lateral (
                select i.instance_id, i.due_at from runtara_instances i
                 where i.tenant_id = t.tenant_id and i.due_at <= runtara_now() and i.live_node is null
-                  and i.runner_kind = any($4::text[])
+                  and i.runner_kind = any($4::text[]) and (i.expires_at is null or i.expires_at > runtara_now())
                 order by i.due_at, i.instance_id
                 limit cardinality($2::bytea[])) due
           order by due.due_at, due.instance_id
@@ -106,13 +118,94 @@ pub(super) const CLAIM_WITHOUT: &str = claim_picked!(
             and i.due_at <= runtara_now() and i.live_node is null
             and exists (select from runtara_nodes
                          where node_id = $1 and lease_until > runtara_now() and drain_by is null and not removed)
+            and (i.expires_at is null or i.expires_at > runtara_now())
           order by i.due_at, i.instance_id
           limit cardinality($2::bytea[])
             for update skip locked
      )"
 );
 
-fn words(kinds: &[RunnerKind]) -> Vec<&'static str> {
+/// Claim of which each tenant has only so many run at once (`$5`): of the first that are due it takes, in their order, those for which there is
+/// room. The first row says how many it has looked at.
+pub(super) const CLAIM_WITHIN: &str = claim_picked!(
+    "due as (
+         select instance_id, tenant_id, due_at from runtara_instances
+          where due_at <= runtara_now() and live_node is null and runner_kind = any($4::text[])
+            and (expires_at is null or expires_at > runtara_now())
+          order by due_at, instance_id
+          limit 4 * cardinality($2::bytea[])
+     ),
+     rooms as (
+         select t.tenant_id,
+                $5::bigint - (select count(*) from (select from runtara_instances r
+                                                     where r.tenant_id = t.tenant_id and r.status = 'running' limit $5) r)
+                    as room
+           from (select distinct tenant_id from due) t
+     ),
+     allowed as (
+         select d.instance_id
+           from (select *, row_number() over (partition by tenant_id order by due_at, instance_id) as nth from due) d
+           join rooms r on r.tenant_id = d.tenant_id and d.nth <= r.room
+          order by d.due_at, d.instance_id
+          limit cardinality($2::bytea[])
+     ),
+     picked as (
+         select i.instance_id, i.due_at
+           from runtara_instances i
+          where i.instance_id = any(array(select instance_id from allowed))
+            and i.due_at <= runtara_now() and i.live_node is null
+            and exists (select from runtara_nodes
+                         where node_id = $1 and lease_until > runtara_now() and drain_by is null and not removed)
+          order by i.due_at, i.instance_id
+            for update skip locked
+     )",
+    ", s.seen",
+    "(select count(*) as seen from due) s
+       left join claimed c on true
+       left join runtara_images m on m.image_id = c.image_id"
+);
+
+/// The same where more is due than that looks at: it hops from tenant to tenant as `CLAIM_WITHOUT` does, so that a tenant that has no room is
+/// left out with all it has.
+pub(super) const CLAIM_WITHIN_WITHOUT: &str = claim_picked!(
+    "recursive tenants as (
+         (select tenant_id from runtara_instances
+           where due_at is not null and live_node is null
+           order by tenant_id limit 1)
+         union all
+         select (select i.tenant_id from runtara_instances i
+                  where i.due_at is not null and i.live_node is null and i.tenant_id > t.tenant_id
+                  order by i.tenant_id limit 1)
+           from tenants t where t.tenant_id is not null
+     ),
+     candidates as (
+         select due.instance_id
+           from (select tenant_id from tenants where tenant_id <> all($5::text[]) limit 10000) t
+          cross join lateral (
+               select i.instance_id, i.due_at from runtara_instances i
+                where i.tenant_id = t.tenant_id and i.due_at <= runtara_now() and i.live_node is null
+                  and i.runner_kind = any($4::text[]) and (i.expires_at is null or i.expires_at > runtara_now())
+                order by i.due_at, i.instance_id
+                limit least(cardinality($2::bytea[]),
+                            $6::bigint - (select count(*) from (select from runtara_instances r
+                                                                 where r.tenant_id = t.tenant_id and r.status = 'running'
+                                                                 limit $6) r))) due
+          order by due.due_at, due.instance_id
+          limit cardinality($2::bytea[])
+     ),
+     picked as (
+         select i.instance_id, i.due_at
+           from runtara_instances i
+          where i.instance_id = any(array(select instance_id from candidates))
+            and i.due_at <= runtara_now() and i.live_node is null
+            and exists (select from runtara_nodes
+                         where node_id = $1 and lease_until > runtara_now() and drain_by is null and not removed)
+          order by i.due_at, i.instance_id
+            for update skip locked
+     )"
+);
+
+pub(super) fn words(kinds: &[RunnerKind]) -> Vec<&'static str> {
     kinds.iter().map(|kind| kind.as_str()).collect()
 }
 
@@ -120,6 +213,9 @@ fn words(kinds: &[RunnerKind]) -> Vec<&'static str> {
 pub(super) async fn claim(store: &PostgresStore, claim: Claim) -> Answer<Vec<ClaimedRun>> {
     if claim.tokens.is_empty() || claim.kinds.is_empty() {
         return Ok(Vec::new());
+    }
+    if let Some(allowed) = claim.running_allowed {
+        return limited::claim(store, claim, allowed).await;
     }
     let plain = claim.without_tenants.is_empty();
     let tokens: Vec<Vec<u8>> = claim.tokens.iter().map(|token| token.0.to_vec()).collect();
@@ -143,13 +239,13 @@ pub(super) async fn claim(store: &PostgresStore, claim: Claim) -> Answer<Vec<Cla
     Ok(claimed)
 }
 
-fn claimed(found: &PgRow) -> Answer<ClaimedRun> {
+pub(super) fn claimed(found: &PgRow) -> Answer<ClaimedRun> {
     Ok(ClaimedRun {
         token: required_token(found)?,
         instance_id: row::instance_id(found)?,
         tenant_id: runtara_domain::TenantId::new(row::get::<&str>(found, "owner")?)?,
         run_number: row::run_number(found, "run_number")?,
-        due_at: runtara_domain::Timestamp(row::get(found, "due_at")?),
+        due_at: Timestamp(row::get(found, "due_at")?),
         image: row::image(found)?,
         input: row::bytes(found, "input")?,
         env: row::json(found, "env")?,
@@ -157,6 +253,9 @@ fn claimed(found: &PgRow) -> Answer<ClaimedRun> {
         settings: row::json(found, "settings")?,
         checkpoint_id: row::checkpoint_id(found)?,
         timeout_ms: row::unsigned(row::get(found, "timeout_ms")?),
+        heartbeat_timeout_ms: row::get::<Option<i64>>(found, "heartbeat_timeout_ms")?
+            .map(row::unsigned),
+        expires_in_ms: row::get::<Option<i64>>(found, "expires_in_ms")?.map(row::unsigned),
     })
 }
 
@@ -180,16 +279,43 @@ pub(super) async fn next_due(store: &PostgresStore, kinds: &[RunnerKind]) -> Ans
     })
 }
 
+/// How long until something is due that is not yet, along `runtara_instances_due`.
+pub(super) async fn next_due_later(store: &PostgresStore, kinds: &[RunnerKind]) -> Answer<NextDue> {
+    let in_ms: Option<i64> = sqlx::query_scalar(
+        "select due_at - runtara_now() from runtara_instances
+          where due_at > runtara_now() and live_node is null and runner_kind = any($1::text[])
+          order by due_at, instance_id limit 1",
+    )
+    .bind(words(kinds))
+    .optional_on(&store.connections)
+    .await?;
+    Ok(NextDue {
+        in_ms: in_ms.map(row::unsigned),
+    })
+}
+
 macro_rules! live_columns {
     () => {
         "select instance_id, run_number, token_hash, runner_kind::text as runner_kind, live_node, status::text as status,
-                case when leave_by is not null then greatest(leave_by - runtara_now(), 0) end as leave_in_ms, asked_to_leave, slept_ms
+                case when leave_by is not null then greatest(leave_by - runtara_now(), 0) end as leave_in_ms, asked_to_leave, slept_ms,
+                heartbeat_timeout_ms, claimed_at, case when spoke then last_seen_at end as seen_at, held,
+                case when held then hold_until end as held_until, runtara_now() as now
            from runtara_instances"
     };
 }
 
 fn live(found: &PgRow) -> Answer<LiveRun> {
     let missing = |what: &str| Fault::Stored(format!("a live run has no {what}"));
+    let liveness = Liveness {
+        status: row::status(found)?,
+        heartbeat_timeout_ms: row::get::<Option<i64>>(found, "heartbeat_timeout_ms")?
+            .map(row::unsigned),
+        claimed_at: row::time(found, "claimed_at")?,
+        seen_at: row::time(found, "seen_at")?,
+        is_held: row::get(found, "held")?,
+        held_until: row::time(found, "held_until")?,
+    };
+    let now = Timestamp(row::get(found, "now")?);
     Ok(LiveRun {
         instance_id: row::instance_id(found)?,
         run_number: row::run_number(found, "run_number")?,
@@ -202,6 +328,8 @@ fn live(found: &PgRow) -> Answer<LiveRun> {
         leave_in_ms: row::get::<Option<i64>>(found, "leave_in_ms")?.map(row::unsigned),
         asked_to_leave: row::get(found, "asked_to_leave")?,
         slept_ms: row::unsigned(row::get(found, "slept_ms")?),
+        heartbeat_timeout_ms: liveness.heartbeat_timeout_ms,
+        silent_in_ms: liveness.silent_in_ms(now),
     })
 }
 

@@ -1,12 +1,12 @@
 //! Registered programs.
 
 use runtara_domain::{
-    Cursor, ImageDigest, ImageId, ImageName, ImageRecord, LabelFilter, NewImage,
+    Cursor, ImageDigest, ImageId, ImageName, ImageRecord, LabelFilter, NewImage, Refusal,
     RegistrationNumber, TenantId,
 };
-use sqlx::{Postgres, QueryBuilder};
+use sqlx::{PgConnection, Postgres, QueryBuilder};
 
-use crate::{ImageDeletion, ImageFilter, Page, PageRequest, PageStart, paging};
+use crate::{ImageBytes, ImageDeletion, ImageFilter, Page, PageRequest, PageStart, paging};
 
 use super::PostgresStore;
 use super::connections::Fetch as _;
@@ -30,6 +30,9 @@ pub(super) async fn next_registration(store: &PostgresStore) -> Answer<Registrat
 pub(super) async fn register(store: &PostgresStore, new: NewImage) -> Answer<ImageRecord> {
     let (keys, values) = label_arrays(&new.labels);
     let mut connection = store.connections.pool.begin().await?;
+    if let Some(allowed) = new.tenant_bytes_allowed {
+        check_room(&mut connection, &new, allowed).await?;
+    }
     sqlx::query("select pg_advisory_xact_lock(hashtextextended($1 || chr(10) || $2, 1))")
         .bind(new.tenant_id.as_str())
         .bind(new.name.as_str())
@@ -85,6 +88,57 @@ pub(super) async fn register(store: &PostgresStore, new: NewImage) -> Answer<Ima
     .await?;
     connection.commit().await?;
     row::image(&found)
+}
+
+/// Refuses an image whose content would take its tenant over what is allowed, under a lock of the tenant: of two at once, the second counts the
+/// first. Index `runtara_images_tenant`.
+async fn check_room(connection: &mut PgConnection, new: &NewImage, allowed: u64) -> Answer<()> {
+    sqlx::query("select pg_advisory_xact_lock(hashtextextended($1, 2))")
+        .bind(new.tenant_id.as_str())
+        .execute(&mut *connection)
+        .await?;
+    let found = sqlx::query(
+        "select coalesce(sum(size), 0)::bigint as kept, coalesce(bool_or(digest = $2), false)
+                    or exists (select from runtara_images where image_id = $3) as has
+           from (select distinct on (digest) digest, size from runtara_images where tenant_id = $1) kept",
+    )
+    .bind(new.tenant_id.as_str())
+    .bind(new.digest.0)
+    .bind(new.image_id.as_str())
+    .fetch_one(&mut *connection)
+    .await?;
+    let kept = row::unsigned(row::get(&found, "kept")?);
+    let (size, has): (_, bool) = (new.size, row::get(&found, "has")?);
+    if !has && size.saturating_add(kept) > allowed {
+        return Err(Refusal::TooManyImageBytes {
+            kept,
+            size,
+            allowed,
+        }
+        .into());
+    }
+    Ok(())
+}
+
+/// What is kept of a tenant's images, along `runtara_images_tenant`.
+pub(super) async fn bytes(
+    store: &PostgresStore,
+    tenant: &TenantId,
+    (least, most): (u64, u64),
+) -> Answer<ImageBytes> {
+    let found = sqlx::query(
+        "select coalesce(sum(size), 0)::bigint as kept, coalesce(bool_or(size between $2 and $3), false) as has
+           from (select distinct on (digest) digest, size from runtara_images where tenant_id = $1) kept",
+    )
+    .bind(tenant.as_str())
+    .bind(row::signed(least))
+    .bind(row::signed(most))
+    .one_on(&store.connections)
+    .await?;
+    Ok(ImageBytes {
+        bytes: row::unsigned(row::get(&found, "kept")?),
+        has_size: row::get(&found, "has")?,
+    })
 }
 
 /// An image that is not deleted, by its primary key.

@@ -31,28 +31,45 @@ pub(super) async fn start(store: &PostgresStore, new: NewInstance) -> Answer<Sta
         if !is_startable(store, &new.image_id, &new.tenant_id).await? {
             return Ok(Started::ImageNotFound);
         }
+        if let Some(allowed) = new.pending_allowed {
+            let pending = pending_of(store, &new.tenant_id, allowed).await?;
+            if pending >= allowed {
+                return Ok(Started::TooManyPending { pending });
+            }
+        }
     }
     Err(Fault::Contended)
 }
 
-async fn insert(store: &PostgresStore, new: &NewInstance) -> Answer<Option<Timestamp>> {
-    let (keys, values) = label_arrays(&new.labels);
-    let (due_at, delay_ms) = match new.due {
-        Due::At(at) => (Some(at.0), 0),
-        Due::After(millis) => (None, row::signed(millis.min(limits::SLEEP_MAX_MS))),
-    };
-    let now: Option<i64> = sqlx::query_scalar(
-        "with image as (
+/// How many instances of a tenant are pending, counted a little beyond what is allowed.
+async fn pending_of(store: &PostgresStore, tenant: &TenantId, allowed: u64) -> Answer<u64> {
+    let count: i64 = sqlx::query_scalar(
+        "select count(*) from (select from runtara_instances where tenant_id = $1 and status = 'pending' limit $2) p",
+    )
+    .bind(tenant.as_str())
+    .bind(row::signed(allowed.saturating_add(1_000)).min(i64::MAX / 4))
+    .one_on(&store.connections)
+    .await?;
+    Ok(row::unsigned(count))
+}
+
+/// The statement of a start. The literal is a further condition: where none is needed nothing is counted.
+macro_rules! start {
+    ($condition:literal) => {
+        concat!(
+            "with image as (
              select image_id, kind from runtara_images
               where image_id = $2 and tenant_id = $3 and deleted_at is null
-                and not exists (select from runtara_instances where instance_id = $1)
+                and not exists (select from runtara_instances where instance_id = $1)",
+            $condition,
+            "
                 for key share
          ),
          made as (
              insert into runtara_instances
                     (instance_id, tenant_id, image_id, runner_kind, origin, status, due_at, max_attempts, timeout_ms,
-                     request_timeout_ms, created_at)
-             select $1, $3, image_id, kind, 'launched', 'pending', coalesce($4, runtara_now() + $13), $5, $6, $7, runtara_now()
+                     request_timeout_ms, created_at, heartbeat_timeout_ms, expires_at)
+             select $1, $3, image_id, kind, 'launched', 'pending', coalesce($4, runtara_now() + $13), $5, $6, $7, runtara_now(), $15, coalesce($16, runtara_now() + $17)
                from image
              on conflict (instance_id) do nothing
              returning instance_id, created_at
@@ -65,24 +82,57 @@ async fn insert(store: &PostgresStore, new: &NewInstance) -> Answer<Option<Times
              insert into runtara_instance_labels (instance_id, key, value)
              select instance_id, l.key, l.value from made, unnest($11::text[], $12::text[]) as l (key, value)
          )
-         select created_at from made",
-    )
-    .bind(new.instance_id.as_str())
-    .bind(new.image_id.as_str())
-    .bind(new.tenant_id.as_str())
-    .bind(due_at)
-    .bind(new.max_attempts.map(row::stored_small))
-    .bind(row::signed(new.timeout_ms))
-    .bind(new.request_timeout_ms.map(row::signed))
-    .bind(&*new.input)
-    .bind(row::json_text(&new.env, new.env.is_empty())?)
-    .bind(row::json_text(&new.args, new.args.is_empty())?)
-    .bind(keys)
-    .bind(values)
-    .bind(delay_ms)
-    .bind(row::json_text(&new.settings, new.settings.is_empty())?)
-    .optional_on(&store.connections)
-    .await?;
+         select created_at from made"
+        )
+    };
+}
+
+const START: &str = start!("");
+/// The same where so many instances of the tenant may be pending, along `runtara_instances_tenant_status_created`.
+const START_LIMITED: &str = start!(
+    "
+                and (select count(*) from (select from runtara_instances p
+                                            where p.tenant_id = $3 and p.status = 'pending' limit $18) p) < $18"
+);
+
+async fn insert(store: &PostgresStore, new: &NewInstance) -> Answer<Option<Timestamp>> {
+    let (keys, values) = label_arrays(&new.labels);
+    let (due_at, delay_ms) = match new.due {
+        Due::At(at) => (Some(at.0), 0),
+        Due::After(millis) => (None, row::signed(millis.min(limits::SLEEP_MAX_MS))),
+    };
+    let (expires_at, expires_in_ms) = match new.expires {
+        Some(Due::At(at)) => (Some(at.0), None),
+        Some(Due::After(millis)) => (None, Some(row::signed(millis.min(limits::SLEEP_MAX_MS)))),
+        None => (None, None),
+    };
+    let statement = match new.pending_allowed {
+        None => START,
+        Some(_) => START_LIMITED,
+    };
+    let statement = sqlx::query_scalar(statement)
+        .bind(new.instance_id.as_str())
+        .bind(new.image_id.as_str())
+        .bind(new.tenant_id.as_str())
+        .bind(due_at)
+        .bind(new.max_attempts.map(row::stored_small))
+        .bind(row::signed(new.timeout_ms))
+        .bind(new.request_timeout_ms.map(row::signed))
+        .bind(&*new.input)
+        .bind(row::json_text(&new.env, new.env.is_empty())?)
+        .bind(row::json_text(&new.args, new.args.is_empty())?)
+        .bind(keys)
+        .bind(values)
+        .bind(delay_ms)
+        .bind(row::json_text(&new.settings, new.settings.is_empty())?)
+        .bind(new.heartbeat_timeout_ms.map(row::signed))
+        .bind(expires_at)
+        .bind(expires_in_ms);
+    let statement = match new.pending_allowed {
+        None => statement,
+        Some(allowed) => statement.bind(row::signed(allowed)),
+    };
+    let now: Option<i64> = statement.optional_on(&store.connections).await?;
     Ok(now.map(Timestamp))
 }
 

@@ -49,6 +49,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "nodes",
         sql: include_str!("../../migrations/postgres/0007_nodes.sql"),
     },
+    Migration {
+        version: 8,
+        name: "liveness",
+        sql: include_str!("../../migrations/postgres/0008_liveness.sql"),
+    },
 ];
 
 /// The key of the advisory lock under which one server migrates and others wait: "runtara" in ASCII.

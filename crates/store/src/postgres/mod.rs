@@ -16,8 +16,10 @@ mod herald;
 mod images;
 mod instances;
 mod lanes;
+mod limited;
 mod listener;
 mod lists;
+mod liveness;
 mod metrics;
 mod migrate;
 mod nodes;
@@ -43,12 +45,12 @@ use sqlx::postgres::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, EventFilter, HeldWait,
-    ImageDeletion, ImageFilter, InstanceFilter, InstanceOrder, InstanceRecord, InstanceSummary,
-    InstanceValues, LiveRun, MetricsBucket, MetricsQuery, NextDue, NodeLease, NodeRecord,
-    NodeRemoval, NodeStanding, Nudges, Page, PageRequest, Purge, Scope, Started, StepFilter,
-    StepSummary, Store, StoreResult, StoredCheckpoint, StoredEvent, TokenOwner, WaitRequest,
-    Waiting,
+    Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, EventFilter, Expired,
+    HeldWait, ImageBytes, ImageDeletion, ImageFilter, InstanceFilter, InstanceOrder,
+    InstanceRecord, InstanceSummary, InstanceValues, LiveRun, MetricsBucket, MetricsQuery, NextDue,
+    NodeLease, NodeRecord, NodeRemoval, NodeStanding, Nudges, Page, PageRequest, Purge, Scope,
+    Started, StepFilter, StepSummary, Store, StoreResult, StoredCheckpoint, StoredEvent,
+    TokenOwner, WaitRequest, Waiting,
 };
 
 use connections::{Connections, Fetch as _, Losses};
@@ -203,6 +205,11 @@ impl Store for PostgresStore {
         registered.map_err(|fault| fault.during("registering an image"))
     }
 
+    async fn image_bytes(&self, tenant: &TenantId, sizes: (u64, u64)) -> StoreResult<ImageBytes> {
+        let kept = images::bytes(self, tenant, sizes).await;
+        kept.map_err(|fault| fault.during("adding up the images of a tenant"))
+    }
+
     async fn image(&self, id: &ImageId) -> StoreResult<Option<ImageRecord>> {
         let found = images::by_id(self, id).await;
         found.map_err(|fault| fault.during("reading an image"))
@@ -281,6 +288,11 @@ impl Store for PostgresStore {
         next.map_err(|fault| fault.during("looking for what is due next"))
     }
 
+    async fn next_due_later(&self, kinds: &[RunnerKind]) -> StoreResult<NextDue> {
+        let next = claims::next_due_later(self, kinds).await;
+        next.map_err(|fault| fault.during("looking for what is due later"))
+    }
+
     async fn live_runs(
         &self,
         node: NodeId,
@@ -294,6 +306,16 @@ impl Store for PostgresStore {
     async fn live_run(&self, id: &InstanceId) -> StoreResult<Option<LiveRun>> {
         let run = claims::live_run(self, id).await;
         run.map_err(|fault| fault.during("reading a live run"))
+    }
+
+    async fn expire_due(&self, limit: u32) -> StoreResult<Expired> {
+        let expired = liveness::expire(self, limit).await;
+        expired.map_err(|fault| fault.during("ending what has outlived its deadline"))
+    }
+
+    async fn lapse_silent(&self, timeout_ms: u64, limit: u32) -> StoreResult<Vec<InstanceId>> {
+        let lapsed = liveness::lapse(self, timeout_ms, limit).await;
+        lapsed.map_err(|fault| fault.during("ending what registered itself and is silent"))
     }
 
     async fn register_instance(

@@ -25,7 +25,8 @@ pub(super) async fn renew(store: &PostgresStore, lease: NodeLease) -> Answer<Nod
              on conflict (node_id) do update
                 set name = excluded.name, lease_until = excluded.lease_until, guarded = excluded.guarded,
                     address = excluded.address, key = excluded.key, capacity = excluded.capacity, used = excluded.used,
-                    removed = false
+                    removed = false,
+                    registered_at = case when n.lease_until <= runtara_now() or n.removed then runtara_now() else n.registered_at end
          )
          select count(*) as others,
                 min(lease_until) filter (where lease_until > runtara_now()) - runtara_now() as next_end_in_ms,

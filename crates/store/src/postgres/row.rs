@@ -23,7 +23,8 @@ macro_rules! state_columns {
          i.pause_at, i.pause_payload, i.resume_pending, i.crash_count, i.max_attempts, i.backoff, i.interruptions,
          i.relaunches, i.timeout_ms, i.request_timeout_ms, i.created_at, i.started_at, i.finished_at, i.last_seen_at,
          ", $crate::postgres::row::last_checkpoint!(), " as checkpoint_id, i.exit_code, i.has_error, i.has_read_signals, i.cpu_usec, i.memory_peak_bytes, i.running_ms,
-         coalesce(i.status_since, i.created_at) as status_since, i.pending_time_ms, i.running_time_ms, i.suspended_time_ms")
+         coalesce(i.status_since, i.created_at) as status_since, i.pending_time_ms, i.running_time_ms, i.suspended_time_ms,
+         i.heartbeat_timeout_ms, i.expires_at")
     };
 }
 pub(super) use state_columns;
@@ -269,6 +270,8 @@ pub(super) fn state(row: &PgRow) -> Answer<InstanceState> {
         },
         timeout_ms: unsigned(get(row, "timeout_ms")?),
         request_timeout_ms: get::<Option<i64>>(row, "request_timeout_ms")?.map(unsigned),
+        heartbeat_timeout_ms: get::<Option<i64>>(row, "heartbeat_timeout_ms")?.map(unsigned),
+        expires_at: time(row, "expires_at")?,
         created_at: Timestamp(get(row, "created_at")?),
         started_at: time(row, "started_at")?,
         finished_at: time(row, "finished_at")?,

@@ -13,6 +13,7 @@ use sqlx::sqlite::{
 use uuid::Uuid;
 
 use super::failure::{broken, broken_by, failed};
+use super::limited;
 use super::sql::{Columns, Sql};
 use crate::StoreResult;
 
@@ -109,6 +110,19 @@ pub(super) async fn migrate(connection: &mut SqliteConnection, path: &Path) -> S
                 error,
             )
         })
+}
+
+/// Has the index for claims by tenant there if it is wanted, and away if it is not.
+pub(super) async fn index_claims(
+    connection: &mut SqliteConnection,
+    wanted: bool,
+) -> StoreResult<()> {
+    let sql = match wanted {
+        true => limited::MAKE_INDEX,
+        false => limited::DROP_INDEX,
+    };
+    let done = Sql::new(sql).rows(connection, "indexing what is due by tenant");
+    done.await.map(drop)
 }
 
 /// Refuses a database that belongs to another program.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use runtara_domain::{
-    Cursor, ImageDigest, ImageId, ImageName, ImageRecord, LabelFilter, NewImage, TenantId,
+    Cursor, ImageDigest, ImageId, ImageName, ImageRecord, LabelFilter, NewImage, Refusal, TenantId,
 };
 use sqlx::SqliteConnection;
 
@@ -11,7 +11,8 @@ use super::sql::{Columns, Sql, json_text};
 use super::tx::Tx;
 use crate::paging::{self, COUNTED};
 use crate::{
-    ImageDeletion, ImageFilter, InstanceSummary, Page, PageRequest, PageStart, StoreResult,
+    ImageBytes, ImageDeletion, ImageFilter, InstanceSummary, Page, PageRequest, PageStart,
+    StoreResult,
 };
 
 /// The columns that [`read_image`] reads, of a table called `m`.
@@ -61,6 +62,9 @@ pub(super) fn register(tx: &mut Tx, image: NewImage) -> StoreResult<ImageRecord>
     known.bind(image.image_id.as_str());
     if let Some(row) = tx.row(&known, "looking before a registration")? {
         return read_image(&mut Columns::of(&row));
+    }
+    if let Some(allowed) = image.tenant_bytes_allowed {
+        check_room(tx, &image, allowed)?;
     }
     let mut newer = Sql::new(
         "select 1 from runtara_images where tenant_id = ? and name = ? and current = 1 \
@@ -116,6 +120,52 @@ pub(super) fn register(tx: &mut Tx, image: NewImage) -> StoreResult<ImageRecord>
         container: image.container,
         created_at: tx.now,
         current,
+    })
+}
+
+/// Served by `runtara_images_tenant`.
+pub(super) const CONTENTS: &str =
+    "select digest, max(size) from runtara_images where tenant_id = ? group by digest";
+
+fn contents(tx: &mut Tx, tenant: &TenantId) -> StoreResult<Vec<(ImageDigest, u64)>> {
+    let mut sql = Sql::new(CONTENTS);
+    sql.bind(tenant.as_str());
+    let rows = tx.rows(&sql, "adding up the images of a tenant")?;
+    let read = |row| {
+        let mut columns = Columns::of(row);
+        Ok((ImageDigest(columns.hash()?), columns.number()?))
+    };
+    rows.iter().map(read).collect()
+}
+
+/// Refuses an image whose content would take its tenant over what is allowed.
+fn check_room(tx: &mut Tx, image: &NewImage, allowed: u64) -> StoreResult<()> {
+    let contents = contents(tx, &image.tenant_id)?;
+    let kept = contents.iter().map(|(_, size)| size).sum();
+    let has = contents.iter().any(|(digest, _)| *digest == image.digest);
+    if !has && image.size.saturating_add(kept) > allowed {
+        return Err(Refusal::TooManyImageBytes {
+            kept,
+            size: image.size,
+            allowed,
+        }
+        .into());
+    }
+    Ok(())
+}
+
+/// What is kept of a tenant's images.
+pub(super) fn bytes(
+    tx: &mut Tx,
+    tenant: &TenantId,
+    (least, most): (u64, u64),
+) -> StoreResult<ImageBytes> {
+    let contents = contents(tx, tenant)?;
+    Ok(ImageBytes {
+        bytes: contents.iter().map(|(_, size)| size).sum(),
+        has_size: contents
+            .iter()
+            .any(|(_, size)| (least..=most).contains(size)),
     })
 }
 

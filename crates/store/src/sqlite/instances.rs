@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use runtara_domain::{
-    Change, InstanceId, InstanceState, Labels, NewInstance, Refusal, SignalId, TenantId, Timestamp,
-    transition,
+    Change, InstanceId, InstanceState, Labels, NewInstance, Refusal, SignalId, Status, TenantId,
+    Timestamp, transition,
 };
 
 use super::failure::{broken, broken_by};
@@ -40,6 +40,12 @@ pub(super) fn start(tx: &mut Tx, new: NewInstance) -> StoreResult<Started> {
     let Some(kind) = kind else {
         return Ok(Started::ImageNotFound);
     };
+    if let Some(allowed) = new.pending_allowed {
+        let pending = tx.instances_of(&new.tenant_id, Status::Pending)?;
+        if pending >= allowed {
+            return Ok(Started::TooManyPending { pending });
+        }
+    }
     let state = InstanceState::started(&new, tx.now);
     let mut sql = Sql::default();
     insert(
@@ -273,6 +279,9 @@ pub(super) fn check_stands_alone(change: &Change) -> StoreResult<()> {
         | Change::Pause { .. }
         | Change::Resume
         | Change::Stop { .. }
+        | Change::Silent { .. }
+        | Change::Lapse { .. }
+        | Change::Expire
         | Change::Exit { .. } => Ok(()),
         Change::Claim { .. } | Change::Call(..) | Change::SignalArrived { .. } => Err(broken_by(
             "applying a change",

@@ -17,7 +17,9 @@ mod history;
 mod images;
 mod instances;
 mod known;
+mod limited;
 mod lists;
+mod liveness;
 mod nodes;
 mod numbered;
 #[cfg(test)]
@@ -54,12 +56,12 @@ use self::sql::Question;
 use self::tx::Tx;
 use self::writer::{Told, Writer};
 use crate::{
-    Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, Clock, EventFilter, HeldWait,
-    ImageDeletion, ImageFilter, InstanceFilter, InstanceOrder, InstanceRecord, InstanceSummary,
-    InstanceValues, LiveRun, MetricsBucket, MetricsQuery, NextDue, NodeLease, NodeRecord,
-    NodeRemoval, NodeStanding, Nudges, Page, PageRequest, Purge, Scope, Started, StepFilter,
-    StepSummary, Store, StoreResult, StoredCheckpoint, StoredEvent, SystemClock, TokenOwner,
-    WaitRequest, Waiting,
+    Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, Clock, EventFilter, Expired,
+    HeldWait, ImageBytes, ImageDeletion, ImageFilter, InstanceFilter, InstanceOrder,
+    InstanceRecord, InstanceSummary, InstanceValues, LiveRun, MetricsBucket, MetricsQuery, NextDue,
+    NodeLease, NodeRecord, NodeRemoval, NodeStanding, Nudges, Page, PageRequest, Purge, Scope,
+    Started, StepFilter, StepSummary, Store, StoreResult, StoredCheckpoint, StoredEvent,
+    SystemClock, TokenOwner, WaitRequest, Waiting,
 };
 
 /// How long a request waits for its turn: a store that stays busy for longer is told at once, while the caller still listens.
@@ -74,6 +76,7 @@ pub struct SqliteOptions {
     statement_timeout: Duration,
     max_pages: Option<u32>,
     several_nodes: bool,
+    claims_by_tenant: bool,
 }
 
 impl SqliteOptions {
@@ -95,7 +98,16 @@ impl SqliteOptions {
             statement_timeout: Duration::from_secs(30),
             max_pages: None,
             several_nodes: false,
+            claims_by_tenant: false,
         }
+    }
+
+    /// Whether claims will say how many instances of one tenant may run at once: then there is an index for them, for which each start pays.
+    /// Without it they mean the same, and read over all that is due.
+    #[must_use]
+    pub fn claims_by_tenant(mut self, claims_by_tenant: bool) -> Self {
+        self.claims_by_tenant = claims_by_tenant;
+        self
     }
 
     /// Decides by this clock instead of that of the machine.
@@ -184,6 +196,7 @@ impl SqliteStore {
         let writer = writing.open()?;
         redo::recover(&writer, &options.path)?;
         connect::migrate(&mut connection, &options.path).await?;
+        connect::index_claims(&mut connection, options.claims_by_tenant).await?;
         let database_id = connect::database_id(&mut connection).await?;
         let registrations = images::last_registration(&mut connection).await?;
         let closed = connection.close().await;
@@ -307,6 +320,11 @@ impl Store for SqliteStore {
         act!(self, 0, |tx| images::register(tx, image))
     }
 
+    async fn image_bytes(&self, tenant: &TenantId, sizes: (u64, u64)) -> StoreResult<ImageBytes> {
+        let tenant = tenant.clone();
+        act!(self, 0, |tx| images::bytes(tx, &tenant, sizes))
+    }
+
     async fn image(&self, id: &ImageId) -> StoreResult<Option<ImageRecord>> {
         ask!(self, |connection| images::by_id(connection, id))
     }
@@ -390,6 +408,11 @@ impl Store for SqliteStore {
         self.look(runs::next_due(kinds, now)).await
     }
 
+    async fn next_due_later(&self, kinds: &[RunnerKind]) -> StoreResult<NextDue> {
+        let (question, now) = (kinds.to_vec(), self.clock.now());
+        self.look(runs::next_due_later(&question, now)).await
+    }
+
     async fn live_runs(
         &self,
         node: NodeId,
@@ -407,6 +430,14 @@ impl Store for SqliteStore {
     async fn live_run(&self, id: &InstanceId) -> StoreResult<Option<LiveRun>> {
         let now = self.clock.now();
         self.look(runs::live_run(id, now)).await
+    }
+
+    async fn expire_due(&self, limit: u32) -> StoreResult<Expired> {
+        act!(self, 0, |tx| liveness::expire(tx, limit))
+    }
+
+    async fn lapse_silent(&self, timeout_ms: u64, limit: u32) -> StoreResult<Vec<InstanceId>> {
+        act!(self, 0, |tx| liveness::lapse(tx, timeout_ms, limit))
     }
 
     async fn register_instance(

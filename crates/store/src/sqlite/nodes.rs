@@ -29,13 +29,15 @@ pub(super) fn renew(tx: &mut Tx, lease: &NodeLease, several: bool) -> StoreResul
     let before = standing(tx, lease.node)?;
     let mut sql = Sql::default();
     sql.then(
-        "insert into runtara_nodes \
+        "insert into runtara_nodes as n \
          (node_id, name, lease_until, registered_at, guarded, address, key, capacity, used) \
          values (?, ?, ?, ?, ?, ?, ?, ?, ?) \
          on conflict (node_id) do update \
          set name = excluded.name, lease_until = excluded.lease_until, guarded = excluded.guarded, \
          address = excluded.address, key = excluded.key, capacity = excluded.capacity, \
-         used = excluded.used, removed = 0",
+         used = excluded.used, removed = 0, \
+         registered_at = case when n.lease_until <= excluded.registered_at or n.removed = 1 \
+         then excluded.registered_at else n.registered_at end",
     )
     .bind(lease.node.to_string())
     .bind(lease.name.as_str())

@@ -96,6 +96,7 @@ async fn claims_and_runs_are_found_by_index() {
         kinds: kinds.to_vec(),
         tokens: vec![TokenHash([0; 32]); 16],
         without_tenants: tenant().into_iter().collect(),
+        running_allowed: None,
     };
     let due = runs::due(&claim, Timestamp(1_000)).unwrap();
     expect(

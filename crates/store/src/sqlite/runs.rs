@@ -1,7 +1,8 @@
 //! Claims, and which runs are live.
 
 use runtara_domain::{
-    Change, InstanceId, NodeId, RunExit, RunNumber, RunnerKind, TokenHash, limits, transition,
+    Change, InstanceId, Liveness, NodeId, RunExit, RunNumber, RunnerKind, TokenHash, limits,
+    transition,
 };
 use sqlx::SqliteConnection;
 
@@ -28,7 +29,7 @@ const DUE: &str = concat!(
      and i.kind in (?, ?, ?)"
 );
 
-fn bind_kinds(sql: &mut Sql, kinds: &[RunnerKind]) {
+pub(super) fn bind_kinds(sql: &mut Sql, kinds: &[RunnerKind]) {
     for at in 0..3 {
         sql.bind(kinds.get(at).or(kinds.first()).map(|kind| kind.as_str()));
     }
@@ -38,6 +39,8 @@ pub(super) fn due(claim: &Claim, now: Timestamp) -> StoreResult<Sql> {
     let mut sql = Sql::new(DUE);
     sql.bind_u64(CLAIMED_INPUT_BYTES as u64).bind_time(now);
     bind_kinds(&mut sql, &claim.kinds);
+    sql.push(" and (i.expires_at is null or i.expires_at > ?)")
+        .bind_time(now);
     if !claim.without_tenants.is_empty() {
         sql.push(" and i.tenant_id not in (select value from json_each(?))")
             .bind(json_text(&claim.without_tenants, false)?);
@@ -47,10 +50,30 @@ pub(super) fn due(claim: &Claim, now: Timestamp) -> StoreResult<Sql> {
     Ok(sql)
 }
 
+/// What [`claim_one`] reads, of one instance.
+pub(super) fn due_by_id(id: &InstanceId) -> Sql {
+    const BY_ID: &str = concat!(
+        "select ",
+        state_columns!(),
+        ", ",
+        image_columns!(),
+        ", case when length(n.input) <= ? then n.input end, n.env, n.args, n.settings \
+         from runtara_instances i \
+         cross join runtara_images m on m.image_id = i.image_id \
+         left join runtara_inputs n on n.instance = i.id where i.instance_id = ?"
+    );
+    let mut sql = Sql::new(BY_ID);
+    sql.bind_u64(CLAIMED_INPUT_BYTES as u64).bind(id.as_str());
+    sql
+}
+
 /// Gives runs to instances that are due.
 pub(super) fn claim(tx: &mut Tx, claim: &Claim) -> StoreResult<Vec<ClaimedRun>> {
     if claim.kinds.is_empty() || claim.tokens.is_empty() || !nodes::may_claim(tx, claim.node)? {
         return Ok(Vec::new());
+    }
+    if let Some(allowed) = claim.running_allowed {
+        return super::limited::claim(tx, claim, allowed);
     }
     let sql = due(claim, tx.now)?;
     let rows = tx.rows(&sql, "looking for instances that are due")?;
@@ -61,7 +84,12 @@ pub(super) fn claim(tx: &mut Tx, claim: &Claim) -> StoreResult<Vec<ClaimedRun>> 
     Ok(claimed)
 }
 
-fn claim_one(tx: &mut Tx, row: &Row, node: NodeId, token: TokenHash) -> StoreResult<ClaimedRun> {
+pub(super) fn claim_one(
+    tx: &mut Tx,
+    row: &Row,
+    node: NodeId,
+    token: TokenHash,
+) -> StoreResult<ClaimedRun> {
     let (found, mut columns) = read_with(row)?;
     let image = read_image(&mut columns)?;
     let input = columns.opt_bytes()?;
@@ -85,6 +113,8 @@ fn claim_one(tx: &mut Tx, row: &Row, node: NodeId, token: TokenHash) -> StoreRes
         settings,
         checkpoint_id: state.checkpoint_id.clone(),
         timeout_ms: state.timeout_ms,
+        heartbeat_timeout_ms: state.heartbeat_timeout_ms,
+        expires_in_ms: state.expires_at.map(|at| at.millis_since(tx.now)),
     })
 }
 
@@ -109,12 +139,31 @@ pub(super) fn next_due(kinds: &[RunnerKind], now: Timestamp) -> Question<NextDue
     })
 }
 
+/// Served by `runtara_instances_due`.
+pub(super) fn next_due_later(kinds: &[RunnerKind], now: Timestamp) -> Question<NextDue> {
+    let mut sql = Sql::new(
+        "select i.due_at from runtara_instances i indexed by runtara_instances_due \
+         where i.due_at > ? and i.live_node is null and i.kind in (?, ?, ?) \
+         order by i.due_at, i.instance_id limit 1",
+    );
+    sql.bind_time(now);
+    bind_kinds(&mut sql, kinds);
+    Question::new(sql, "looking for what is due later", move |row| {
+        let due = row.map(|row| Columns::of(row).time()).transpose()?;
+        Ok(NextDue {
+            in_ms: due.map(|due| due.millis_since(now)),
+        })
+    })
+}
+
 const LIVE: &str = "select i.instance_id, i.run_number, i.token, i.kind, i.live_node, i.status, \
-                    i.leave_by, i.asked_to_leave, i.slept_ms from runtara_instances i";
+                    i.leave_by, i.asked_to_leave, i.slept_ms, i.heartbeat_timeout_ms, i.claimed_at, \
+                    case when i.spoke then i.last_seen_at end, i.hold_park is not null, \
+                    i.hold_until from runtara_instances i";
 
 fn read_live(row: &Row, now: Timestamp) -> StoreResult<LiveRun> {
     let mut columns = Columns::of(row);
-    Ok(LiveRun {
+    let live = LiveRun {
         instance_id: columns.parsed()?,
         run_number: RunNumber(columns.number()?),
         token: TokenHash(columns.hash()?),
@@ -124,6 +173,21 @@ fn read_live(row: &Row, now: Timestamp) -> StoreResult<LiveRun> {
         leave_in_ms: columns.opt_time()?.map(|by| by.millis_since(now)),
         asked_to_leave: columns.flag()?,
         slept_ms: columns.number()?,
+        heartbeat_timeout_ms: None,
+        silent_in_ms: None,
+    };
+    let liveness = Liveness {
+        status: live.status,
+        heartbeat_timeout_ms: columns.opt_number()?,
+        claimed_at: columns.opt_time()?,
+        seen_at: columns.opt_time()?,
+        is_held: columns.flag()?,
+        held_until: columns.opt_time()?,
+    };
+    Ok(LiveRun {
+        heartbeat_timeout_ms: liveness.heartbeat_timeout_ms,
+        silent_in_ms: liveness.silent_in_ms(now),
+        ..live
     })
 }
 

@@ -24,7 +24,7 @@ macro_rules! state_columns {
          i.started_at, i.finished_at, i.last_seen_at, i.checkpoint_id, i.exit_code, i.has_error, \
          i.has_read_signals, i.cpu_usec, i.memory_peak_bytes, i.running_ms, \
          coalesce(i.status_since, i.created_at), i.pending_time_ms, i.running_time_ms, \
-         i.suspended_time_ms, i.events_recorded, i.checkpoints_saved"
+         i.suspended_time_ms, i.heartbeat_timeout_ms, i.expires_at, i.events_recorded, i.checkpoints_saved"
     };
 }
 pub(super) use state_columns;
@@ -162,6 +162,8 @@ pub(super) fn read_state(columns: &mut Columns<'_>) -> StoreResult<Loaded> {
             running_ms: columns.number()?,
             suspended_ms: columns.number()?,
         },
+        heartbeat_timeout_ms: columns.opt_number()?,
+        expires_at: columns.opt_time()?,
     };
     Ok(Loaded {
         id,
@@ -243,8 +245,9 @@ pub(super) fn insert(
          due_at, run_number, spoke, heartbeat_seen, stored_new, cancel_shown, pause_shown, \
          asked_to_leave, slept_ms, resume_waits, crash_count, max_attempts, backoff, \
          interruptions, relaunches, timeout_ms, request_timeout_ms, created_at, has_error, \
-         has_read_signals, cpu_usec, memory_peak_bytes, running_ms, labels) \
-         values (?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ?, 0, 0, 0, ?, ?, ?, 0, 0, 0, 0, 0, ?)",
+         has_read_signals, cpu_usec, memory_peak_bytes, running_ms, labels, heartbeat_timeout_ms, \
+         expires_at) values \
+         (?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ?, 0, 0, 0, ?, ?, ?, 0, 0, 0, 0, 0, ?, ?, ?)",
     )
     .bind(state.instance_id.as_str())
     .bind(state.tenant_id.as_str())
@@ -257,7 +260,9 @@ pub(super) fn insert(
     .bind_u64(state.timeout_ms)
     .bind(state.request_timeout_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX)))
     .bind_time(state.created_at)
-    .bind(labels);
+    .bind(labels)
+    .bind(state.heartbeat_timeout_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX)))
+    .bind_opt_time(state.expires_at);
 }
 
 /// Collects the columns that differ, so that an index whose columns stay as they are is not touched.

@@ -178,6 +178,26 @@ impl Tx {
         self.count(state, state.status, 1, Membership::Moved);
     }
 
+    /// How many instances of a tenant have a status, with what this batch has changed.
+    pub(super) fn instances_of(&mut self, tenant: &TenantId, status: Status) -> StoreResult<u64> {
+        let mut sql =
+            Sql::new("select instances from runtara_counts where tenant_id = ? and status = ?");
+        sql.bind(tenant.as_str()).bind(status.as_str());
+        let row = self.row(&sql, "counting instances")?;
+        let kept = row.map_or(Ok(0), |row| Columns::of(&row).int())?;
+        let count = kept + self.changed_counts(tenant, status);
+        Ok(u64::try_from(count).unwrap_or(0))
+    }
+
+    /// By how many this batch has changed that.
+    pub(super) fn changed_counts(&self, tenant: &TenantId, status: Status) -> i64 {
+        let changed = self.counts.iter();
+        changed
+            .filter(|(_, of, in_status, _)| of == tenant && *in_status == status)
+            .map(|(.., by)| by)
+            .sum()
+    }
+
     /// Notes that an instance is gone.
     pub(super) fn left(&mut self, state: &InstanceState) {
         self.count(state, state.status, -1, Membership::Left);

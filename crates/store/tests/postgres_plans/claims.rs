@@ -16,6 +16,7 @@ fn claim(without: &[&str]) -> Claim {
             .iter()
             .map(|tenant| TenantId::new(tenant).unwrap())
             .collect(),
+        running_allowed: None,
     }
 }
 

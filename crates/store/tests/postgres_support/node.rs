@@ -36,6 +36,7 @@ impl<'a> Node<'a> {
             labels: Labels::default(),
             settings: RunSettings::default(),
             container: None,
+            tenant_bytes_allowed: None,
         };
         store.register_image(image).await.unwrap();
         node
@@ -55,6 +56,9 @@ impl<'a> Node<'a> {
             max_attempts: None,
             due: Due::NOW,
             request_timeout_ms: None,
+            heartbeat_timeout_ms: None,
+            expires: None,
+            pending_allowed: None,
         }
     }
 

@@ -36,6 +36,7 @@ pub(super) fn image() -> NewImage {
         labels: Labels::default(),
         settings: RunSettings::default(),
         container: None,
+        tenant_bytes_allowed: None,
     }
 }
 
@@ -53,6 +54,9 @@ pub(super) fn start(id: &str) -> NewInstance {
         max_attempts: None,
         due: Due::NOW,
         request_timeout_ms: None,
+        heartbeat_timeout_ms: None,
+        expires: None,
+        pending_allowed: None,
     }
 }
 
@@ -75,6 +79,7 @@ pub(super) async fn claim(store: &dyn Store, most: usize) -> Vec<ClaimedRun> {
         kinds: vec![RunnerKind::Native],
         tokens: (0..most).map(|_| RunToken::generate().hash()).collect(),
         without_tenants: Vec::new(),
+        running_allowed: None,
     };
     store.claim_due(claim).await.unwrap()
 }

@@ -77,6 +77,16 @@ pub(super) enum Act {
     RemoveNode(u8),
     /// Lists nodes.
     Nodes,
+    /// Nothing was heard of a run for so long.
+    Silent {
+        instance: u8,
+        run: Whose,
+        unheard_ms: u32,
+    },
+    /// Ends so many that are over.
+    ExpireDue(u8),
+    /// Ends so many that registered themselves and are silent.
+    Lapse(u8),
     /// Moves the clock.
     Advance(u32),
     /// Brings an instance back to a run, wherever it stands; see [`expand`].
@@ -511,6 +521,10 @@ fn act() -> impl Strategy<Value = Act> {
         1 => (0..3_u8).prop_map(Act::Expire),
         1 => (0..2_u8, prop_oneof![3 => Just(None), 1 => millis().prop_map(Some)]).prop_map(|(node, after_ms)| Act::Drain { node, after_ms }),
         1 => prop_oneof![Just(Act::Nodes), (0..3_u8).prop_map(Act::RemoveNode)],
+        2 => (instance(), whose(), select(vec![14_999, 15_000, u32::MAX]))
+            .prop_map(|(instance, run, unheard_ms)| Act::Silent { instance, run, unheard_ms }),
+        1 => (0..4_u8).prop_map(Act::ExpireDue),
+        1 => (0..3_u8).prop_map(Act::Lapse),
         9 => instance().prop_map(Act::Again),
         5 => millis().prop_map(Act::Advance),
         5 => question().prop_map(Act::Look),

@@ -87,6 +87,7 @@ impl Player<'_> {
             | Act::Ask { instance, .. }
             | Act::Exit { instance, .. }
             | Act::Send { instance, .. }
+            | Act::Silent { instance, .. }
             | Act::Purge(instance) => self.record(*instance).await,
             _ => String::new(),
         }

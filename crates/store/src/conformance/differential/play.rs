@@ -92,6 +92,15 @@ impl<'a> Player<'a> {
         Caller { instance_id, fence }
     }
 
+    fn number_of(&self, id: &InstanceId, run: Whose) -> RunNumber {
+        let runs = self.tokens.get(id).into_iter().flat_map(BTreeMap::keys);
+        let last = runs.last().copied().unwrap_or_default();
+        match run {
+            Whose::Last => last,
+            _ => RunNumber(last.0.saturating_sub(1)),
+        }
+    }
+
     pub(super) async fn play(&mut self, act: &Act) -> String {
         let store = self.store.clone();
         match act.clone() {
@@ -163,12 +172,7 @@ impl<'a> Player<'a> {
                 our_fault,
             } => {
                 let id = instance_id(instance);
-                let runs = self.tokens.get(&id).into_iter().flat_map(BTreeMap::keys);
-                let last = runs.last().copied().unwrap_or_default();
-                let run_number = match run {
-                    Whose::Last => last,
-                    _ => RunNumber(last.0.saturating_sub(1)),
-                };
+                let run_number = self.number_of(&id, run);
                 let change = Change::Exit {
                     run_number,
                     exit: exit(how),
@@ -217,6 +221,20 @@ impl<'a> Player<'a> {
                 }
                 words(lost)
             }
+            Act::Silent {
+                instance,
+                run,
+                unheard_ms,
+            } => {
+                let id = instance_id(instance);
+                let change = Change::Silent {
+                    run_number: self.number_of(&id, run),
+                    unheard_ms: u64::from(unheard_ms),
+                };
+                self.change(&id, change).await
+            }
+            Act::ExpireDue(most) => words(store.expire_due(u32::from(most)).await),
+            Act::Lapse(most) => words(store.lapse_silent(9_000, u32::from(most)).await),
             Act::Advance(millis) => {
                 self.harness.advance(u64::from(millis)).await;
                 self.now = self.now.plus_millis(u64::from(millis));
@@ -257,6 +275,9 @@ impl<'a> Player<'a> {
                 Some(millis) => Due::At(self.now.plus_millis(millis)),
             },
             request_timeout_ms: (*labels == 3).then_some(9_000),
+            heartbeat_timeout_ms: (*labels % 2 == 1).then_some(10_000),
+            pending_allowed: (*labels == 1).then_some(2),
+            expires: (*labels == 2).then_some(Due::After(300_000)),
         };
         let answer = self.store.start_instance(new).await;
         words(answer.map(|started| match started {
@@ -286,6 +307,7 @@ impl<'a> Player<'a> {
                 .filter(|n| without & (1 << n) != 0)
                 .map(owner)
                 .collect(),
+            running_allowed: (most == 2).then_some(2),
         };
         let claimed = match self.store.claim_due(claim).await {
             Ok(claimed) => claimed,
@@ -450,8 +472,10 @@ fn claimed_words(run: &ClaimedRun) -> String {
         settings,
         checkpoint_id,
         timeout_ms,
+        heartbeat_timeout_ms,
+        expires_in_ms,
     } = run;
     format!(
-        "{instance_id} {tenant_id} {run_number} {due_at} {image:?} {input:?} {env:?} {args:?} {settings:?} {checkpoint_id:?} {timeout_ms}"
+        "{instance_id} {tenant_id} {run_number} {due_at} {image:?} {input:?} {env:?} {args:?} {settings:?} {checkpoint_id:?} {timeout_ms} {heartbeat_timeout_ms:?} {expires_in_ms:?}"
     )
 }
