@@ -10,6 +10,7 @@ mod instances;
 mod lists;
 mod model;
 mod nodes;
+mod removal;
 mod runs;
 mod steps;
 
@@ -26,11 +27,12 @@ use runtara_domain::{
 pub use model::{Model, Told};
 
 use crate::{
-    Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, Clock, EventFilter, HeldWait,
-    ImageDeletion, ImageFilter, InstanceFilter, InstanceOrder, InstanceRecord, InstanceSummary,
-    InstanceValues, LiveRun, MetricsBucket, MetricsQuery, NextDue, NodeLease, NodeStanding, Nudges,
-    Page, PageRequest, Purge, Scope, Started, StepFilter, StepSummary, Store, StoreError,
-    StoreResult, StoredCheckpoint, StoredEvent, TokenOwner, WaitRequest, Waiting,
+    Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, Clock, EndedInstance,
+    EventFilter, Expired, ExpiredPage, HeldWait, ImageDeletion, ImageFilter, InstanceFilter,
+    InstanceOrder, InstanceRecord, InstanceSummary, InstanceValues, LiveRun, MetricsBucket,
+    MetricsQuery, NextDue, NodeLease, NodeStanding, Nudges, Page, PageRequest, Purge, Remains,
+    Scope, Started, StepFilter, StepSummary, Store, StoreError, StoreResult, StoredCheckpoint,
+    StoredEvent, TokenOwner, WaitRequest, Waiting,
 };
 
 /// A [`Model`] behind a lock. What it knows is gone with it.
@@ -148,6 +150,22 @@ impl Store for MemoryStore {
         self.with(|model, _| model.remove_unneeded_images(limit))
     }
 
+    async fn unneeded_images(&self, limit: u32) -> StoreResult<Vec<ImageRecord>> {
+        self.with(|model, _| model.unneeded_images(limit))
+    }
+
+    async fn unused_images(&self, unused_ms: u64, limit: u32) -> StoreResult<Vec<ImageRecord>> {
+        self.with(|model, now| model.unused_images(unused_ms, limit, now))
+    }
+
+    async fn delete_unused_images(
+        &self,
+        unused_ms: u64,
+        limit: u32,
+    ) -> StoreResult<Vec<ImageRecord>> {
+        self.with(|model, now| model.delete_unused_images(unused_ms, limit, now))
+    }
+
     async fn is_content_needed(&self, digest: &ImageDigest) -> StoreResult<bool> {
         self.with(|model, _| model.is_content_needed(digest))
     }
@@ -171,6 +189,19 @@ impl Store for MemoryStore {
 
     async fn purge_instance(&self, id: &InstanceId) -> StoreResult<Purge> {
         self.with(|model, _| model.purge_instance(id))
+    }
+
+    async fn expired_instances(&self, demand: &Expired) -> StoreResult<ExpiredPage> {
+        self.with(|model, now| model.expired_instances(demand, now))
+    }
+
+    async fn remove_ended(&self, ended: &[EndedInstance]) -> StoreResult<Vec<InstanceId>> {
+        self.with(|model, _| model.remove_ended(ended))
+    }
+
+    async fn remove_remains(&self, _rows: u32) -> StoreResult<Remains> {
+        // What belongs to an instance goes with it.
+        self.with(|_, _| Remains::default())
     }
 
     async fn claim_due(&self, claim: Claim) -> StoreResult<Vec<ClaimedRun>> {

@@ -6,19 +6,21 @@ use runtara_domain::{
     TenantId, Timestamp, limits, transition,
 };
 
-use crate::{Changed, InstanceRecord, InstanceValues, Purge, Started};
+use crate::removal::PIECE;
+use crate::{Changed, InstanceRecord, InstanceValues, Started};
 
 use sqlx::postgres::PgRow;
 
 use super::PostgresStore;
 use super::connections::Fetch as _;
 use super::error::{Answer, Fault};
+use super::removal;
 use super::row::{self, state_columns};
 use super::write::{Loaded, SignalPlace, TRIES, Write, loaded_columns, write};
 
 /// Starts an instance: its row, its labels and its input in one statement, which also holds the image against deletion.
 pub(super) async fn start(store: &PostgresStore, new: NewInstance) -> Answer<Started> {
-    // Between two looks the instance of that id may be purged; then the start is tried again.
+    // Between two looks the instance of that id may be removed; then the start is tried again.
     for _ in 0..TRIES {
         if let Some(now) = insert(store, &new).await? {
             let state = InstanceState::started(&new, now);
@@ -31,6 +33,7 @@ pub(super) async fn start(store: &PostgresStore, new: NewInstance) -> Answer<Sta
         if !is_startable(store, &new.image_id, &new.tenant_id).await? {
             return Ok(Started::ImageNotFound);
         }
+        removal::remove_remains(store, Some(&new.instance_id), PIECE).await?;
     }
     Err(Fault::Contended)
 }
@@ -46,6 +49,7 @@ async fn insert(store: &PostgresStore, new: &NewInstance) -> Answer<Option<Times
              select image_id, kind from runtara_images
               where image_id = $2 and tenant_id = $3 and deleted_at is null
                 and not exists (select from runtara_instances where instance_id = $1)
+                and not exists (select from runtara_removals where instance_id = $1)
                 for key share
          ),
          made as (
@@ -226,51 +230,6 @@ pub(super) async fn send_signal(
         if write(&store.connections, &loaded, &sent).await? {
             store.after(&decided.state);
             return Ok(());
-        }
-    }
-    Err(Fault::Contended)
-}
-
-/// Removes an ended instance with everything that belongs to it, in one statement under the lock of its row.
-pub(super) async fn purge(store: &PostgresStore, id: &InstanceId) -> Answer<Purge> {
-    for _ in 0..TRIES {
-        let purged: i64 = sqlx::query_scalar(
-            "with gone as (
-                 delete from runtara_instances
-                  where instance_id = $1 and status in ('completed', 'failed', 'cancelled') and live_node is null
-              returning instance_id
-             ),
-             labels as (delete from runtara_instance_labels t using gone where t.instance_id = gone.instance_id),
-             inputs as (delete from runtara_instance_inputs t using gone where t.instance_id = gone.instance_id),
-             results as (delete from runtara_instance_results t using gone where t.instance_id = gone.instance_id),
-             checkpoints as (delete from runtara_checkpoints t using gone where t.instance_id = gone.instance_id),
-             events as (delete from runtara_events t using gone where t.instance_id = gone.instance_id),
-             waits as (delete from runtara_waits t using gone where t.instance_id = gone.instance_id),
-             signals as (delete from runtara_signals t using gone where t.instance_id = gone.instance_id)
-             select count(*) from gone",
-        )
-        .bind(id.as_str())
-        .one_on(&store.connections)
-        .await?;
-        if purged == 1 {
-            store.nudges.changed(id);
-            return Ok(Purge::Purged);
-        }
-        let found = sqlx::query(
-            "select status::text as status, live_node is not null as live from runtara_instances where instance_id = $1",
-        )
-        .bind(id.as_str())
-        .optional_on(&store.connections)
-        .await?;
-        let Some(found) = found else {
-            return Ok(Purge::NotFound);
-        };
-        let status = row::status(&found)?;
-        if !status.is_end() {
-            return Ok(Purge::NotEnded(status));
-        }
-        if row::get(&found, "live")? {
-            return Ok(Purge::ProcessLeaving);
         }
     }
     Err(Fault::Contended)

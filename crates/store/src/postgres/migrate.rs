@@ -44,6 +44,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "registrations",
         sql: include_str!("../../migrations/postgres/0006_registrations.sql"),
     },
+    Migration {
+        version: 9,
+        name: "removals",
+        sql: include_str!("../../migrations/postgres/0009_removals.sql"),
+    },
 ];
 
 /// The key of the advisory lock under which one server migrates and others wait: "runtara" in ASCII.

@@ -23,6 +23,7 @@ mod nodes;
 mod numbered;
 mod options;
 mod queued;
+mod removal;
 mod row;
 mod steady;
 mod waits;
@@ -40,11 +41,12 @@ use runtara_domain::{
 use sqlx::postgres::PgPool;
 
 use crate::{
-    Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, EventFilter, HeldWait,
-    ImageDeletion, ImageFilter, InstanceFilter, InstanceOrder, InstanceRecord, InstanceSummary,
-    InstanceValues, LiveRun, MetricsBucket, MetricsQuery, NextDue, NodeLease, NodeStanding, Nudges,
-    Page, PageRequest, Purge, Scope, Started, StepFilter, StepSummary, Store, StoreResult,
-    StoredCheckpoint, StoredEvent, TokenOwner, WaitRequest, Waiting,
+    Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, EndedInstance, EventFilter,
+    Expired, ExpiredPage, HeldWait, ImageDeletion, ImageFilter, InstanceFilter, InstanceOrder,
+    InstanceRecord, InstanceSummary, InstanceValues, LiveRun, MetricsBucket, MetricsQuery, NextDue,
+    NodeLease, NodeStanding, Nudges, Page, PageRequest, Purge, Remains, Scope, Started, StepFilter,
+    StepSummary, Store, StoreResult, StoredCheckpoint, StoredEvent, TokenOwner, WaitRequest,
+    Waiting,
 };
 
 use connections::{Connections, Fetch as _, Losses};
@@ -205,6 +207,25 @@ impl Store for PostgresStore {
         removed.map_err(|fault| fault.during("removing images that nothing needs"))
     }
 
+    async fn unneeded_images(&self, limit: u32) -> StoreResult<Vec<ImageRecord>> {
+        let unneeded = images::unneeded(self, limit).await;
+        unneeded.map_err(|fault| fault.during("looking for images that nothing needs"))
+    }
+
+    async fn unused_images(&self, unused_ms: u64, limit: u32) -> StoreResult<Vec<ImageRecord>> {
+        let unused = images::unused(self, unused_ms, limit).await;
+        unused.map_err(|fault| fault.during("looking for images that are unused"))
+    }
+
+    async fn delete_unused_images(
+        &self,
+        unused_ms: u64,
+        limit: u32,
+    ) -> StoreResult<Vec<ImageRecord>> {
+        let deleted = images::delete_unused(self, unused_ms, limit).await;
+        deleted.map_err(|fault| fault.during("deleting images that are unused"))
+    }
+
     async fn is_content_needed(&self, digest: &ImageDigest) -> StoreResult<bool> {
         let needed = images::is_content_needed(self, digest).await;
         needed.map_err(|fault| fault.during("looking for an image of a content"))
@@ -231,8 +252,23 @@ impl Store for PostgresStore {
     }
 
     async fn purge_instance(&self, id: &InstanceId) -> StoreResult<Purge> {
-        let purged = instances::purge(self, id).await;
+        let purged = removal::purge(self, id).await;
         purged.map_err(|fault| fault.during("removing an instance"))
+    }
+
+    async fn expired_instances(&self, demand: &Expired) -> StoreResult<ExpiredPage> {
+        let expired = removal::expired(self, demand).await;
+        expired.map_err(|fault| fault.during("looking for instances whose time is over"))
+    }
+
+    async fn remove_ended(&self, ended: &[EndedInstance]) -> StoreResult<Vec<InstanceId>> {
+        let removed = removal::take_away(self, ended).await;
+        removed.map_err(|fault| fault.during("removing instances whose time is over"))
+    }
+
+    async fn remove_remains(&self, rows: u32) -> StoreResult<Remains> {
+        let removed = removal::remove_remains(self, None, rows).await;
+        removed.map_err(|fault| fault.during("removing what is left of removed instances"))
     }
 
     async fn claim_due(&self, claim: Claim) -> StoreResult<Vec<ClaimedRun>> {

@@ -2,7 +2,7 @@
 //!
 //! - `writer`: one thread owns the one connection that writes, and commits for all who write at the same time.
 //! - `readers`: a few connections that only read, and never wait for the writer.
-//! - `instances`, `calls`, `runs`, `images`, `nodes`: what is written, each as load, decide, write.
+//! - `instances`, `calls`, `runs`, `images`, `nodes`, `removal`: what is written, each as load, decide, write.
 //! - `lists`, `history`: the questions.
 //! - `state`, `write`: the row of an instance, and what one change of it writes; `tx`: several changes in one transaction.
 //! - `redo`: what makes changes durable before SQLite commits them; `known`: what is kept in memory of instances that run.
@@ -24,6 +24,7 @@ mod numbered;
 mod plans;
 mod readers;
 mod redo;
+mod removal;
 mod runs;
 mod sql;
 mod state;
@@ -54,11 +55,12 @@ use self::sql::Question;
 use self::tx::Tx;
 use self::writer::{Told, Writer};
 use crate::{
-    Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, Clock, EventFilter, HeldWait,
-    ImageDeletion, ImageFilter, InstanceFilter, InstanceOrder, InstanceRecord, InstanceSummary,
-    InstanceValues, LiveRun, MetricsBucket, MetricsQuery, NextDue, NodeLease, NodeStanding, Nudges,
-    Page, PageRequest, Purge, Scope, Started, StepFilter, StepSummary, Store, StoreResult,
-    StoredCheckpoint, StoredEvent, SystemClock, TokenOwner, WaitRequest, Waiting,
+    Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, Clock, EndedInstance,
+    EventFilter, Expired, ExpiredPage, HeldWait, ImageDeletion, ImageFilter, InstanceFilter,
+    InstanceOrder, InstanceRecord, InstanceSummary, InstanceValues, LiveRun, MetricsBucket,
+    MetricsQuery, NextDue, NodeLease, NodeStanding, Nudges, Page, PageRequest, Purge, Remains,
+    Scope, Started, StepFilter, StepSummary, Store, StoreResult, StoredCheckpoint, StoredEvent,
+    SystemClock, TokenOwner, WaitRequest, Waiting,
 };
 
 /// How long a request waits for its turn: a store that stays busy for longer is told at once, while the caller still listens.
@@ -327,6 +329,25 @@ impl Store for SqliteStore {
         act!(self, 0, |tx| images::remove_unneeded(tx, limit))
     }
 
+    async fn unneeded_images(&self, limit: u32) -> StoreResult<Vec<ImageRecord>> {
+        ask!(self, |connection| images::unneeded(connection, limit))
+    }
+
+    async fn unused_images(&self, unused_ms: u64, limit: u32) -> StoreResult<Vec<ImageRecord>> {
+        let now = self.clock.now();
+        ask!(self, |connection| images::unused(
+            connection, unused_ms, limit, now
+        ))
+    }
+
+    async fn delete_unused_images(
+        &self,
+        unused_ms: u64,
+        limit: u32,
+    ) -> StoreResult<Vec<ImageRecord>> {
+        act!(self, 0, |tx| images::delete_unused(tx, unused_ms, limit))
+    }
+
     async fn is_content_needed(&self, digest: &ImageDigest) -> StoreResult<bool> {
         ask!(self, |connection| images::is_content_needed(
             connection, digest
@@ -362,8 +383,27 @@ impl Store for SqliteStore {
     }
 
     async fn purge_instance(&self, id: &InstanceId) -> StoreResult<Purge> {
-        let id = id.clone();
-        act!(self, 0, |tx| instances::purge(tx, &id))
+        let of_purge = id.clone();
+        let (purged, left) = act!(self, 0, |tx| removal::purge(tx, &of_purge))?;
+        if let Some(instance) = left {
+            // Each piece is a request of its own, so that others have their turn between two.
+            while act!(self, 0, |tx| removal::remove_piece_of(tx, instance))? {}
+        }
+        Ok(purged)
+    }
+
+    async fn expired_instances(&self, demand: &Expired) -> StoreResult<ExpiredPage> {
+        let now = self.clock.now();
+        ask!(self, |connection| removal::expired(connection, demand, now))
+    }
+
+    async fn remove_ended(&self, ended: &[EndedInstance]) -> StoreResult<Vec<InstanceId>> {
+        let ended = ended.to_vec();
+        act!(self, 0, |tx| removal::take_away(tx, &ended))
+    }
+
+    async fn remove_remains(&self, rows: u32) -> StoreResult<Remains> {
+        act!(self, 0, |tx| removal::remove_remains(tx, rows))
     }
 
     async fn claim_due(&self, claim: Claim) -> StoreResult<Vec<ClaimedRun>> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use runtara_domain::{
     Caller, Change, Due, Fence, InstanceId, NewEvent, NewInstance, RegistrationNumber, RunNumber,
-    RunnerKind, SaveCheckpoint, Timestamp, TokenHash, Word, limits,
+    RunnerKind, SaveCheckpoint, Status, Timestamp, TokenHash, Word, limits,
 };
 
 use super::act::{Act, Asked, STARTED, Said, Spoken, Whose};
@@ -18,8 +18,8 @@ use super::names::{
 use crate::conformance::Harness;
 use crate::conformance::make::{checkpoint, new_image, signal, sleep, wait_for};
 use crate::{
-    Claim, ClaimedRun, HeldWait, NodeLease, Started, Store, StoreError, StoreResult, WaitRequest,
-    Waiting,
+    Claim, ClaimedRun, Expired, HeldWait, NodeLease, Owners, Started, Store, StoreError,
+    StoreResult, WaitRequest, Waiting,
 };
 
 /// An answer in words. What stood in the way of a store is for its own tests; that something did is a difference.
@@ -121,11 +121,15 @@ impl<'a> Player<'a> {
             }
             Act::DeleteImage(n) => words(store.delete_image(&image_id(n)).await),
             Act::RemoveUnneeded => {
+                let unneeded = match store.unneeded_images(100).await {
+                    Ok(unneeded) => unneeded,
+                    Err(error) => return words::<()>(Err(error)),
+                };
                 let mut removed = store.remove_unneeded_images(100).await;
                 if let Ok(removed) = &mut removed {
                     removed.sort();
                 }
-                words(removed)
+                words(removed.map(|removed| (unneeded, removed)))
             }
             Act::Start { .. } => self.start(act).await,
             Act::Claim {
@@ -195,6 +199,11 @@ impl<'a> Player<'a> {
                 }
                 words(answer)
             }
+            Act::RemoveEnded {
+                tenant,
+                only,
+                ended_ms,
+            } => self.remove_ended(tenant, only, ended_ms).await,
             Act::Renew { node, lease_ms } => {
                 let lease = NodeLease {
                     node: node_id(node),
@@ -219,6 +228,30 @@ impl<'a> Player<'a> {
             Act::Again(_) => unreachable!("it was expanded"),
             Act::Look(question) => self.ask(&question).await,
         }
+    }
+
+    async fn remove_ended(&mut self, tenant: u8, only: bool, ended_ms: u32) -> String {
+        let demand = Expired {
+            owners: match only {
+                true => Owners::Only(owner(tenant)),
+                false => Owners::AllBut(vec![owner(tenant)]),
+            },
+            statuses: vec![Status::Completed, Status::Failed],
+            ended_ms: u64::from(ended_ms),
+            after: None,
+            limit: 3,
+        };
+        let expired = match self.store.expired_instances(&demand).await {
+            Ok(expired) => expired,
+            Err(error) => return words::<()>(Err(error)),
+        };
+        let removed = self.store.remove_ended(&expired.instances).await;
+        for id in removed.iter().flatten() {
+            self.tokens.remove(id);
+        }
+        // A part of what is left: how much that is differs, what is seen of it must not.
+        let remains = self.store.remove_remains(2).await.map(drop);
+        words(remains.and(removed.map(|removed| (expired, removed))))
     }
 
     async fn start(&self, act: &Act) -> String {
