@@ -132,6 +132,7 @@ impl EnvironmentRuntime {
                 passed_env: config.passed_env.clone(),
                 capacity: config.max_runs,
                 lease: LEASE,
+                upkeep: config.upkeep.clone(),
             },
             SchedulerParts {
                 store: Arc::clone(&store),

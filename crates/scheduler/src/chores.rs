@@ -1,4 +1,4 @@
-//! Chores: each an idempotent function without input, done every so often.
+//! Chores: each an idempotent function without input, done every so often. Those that remove something are in [`upkeep`](crate::upkeep).
 
 use std::future::Future;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use runtara_store::NodeLease;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
 
-use crate::{Shared, run_files};
+use crate::Shared;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -18,10 +18,6 @@ pub(crate) fn start(shared: &Arc<Shared>) {
     every(shared, "node lease", lease, keep_lease);
     every(shared, "lost nodes", lease, take_over_lost_runs);
     every(shared, "counts", Duration::from_secs(10), refresh_counts);
-    let (ten_minutes, hour) = (Duration::from_secs(600), Duration::from_secs(3_600));
-    every(shared, "images", ten_minutes, remove_unneeded_images);
-    every(shared, "orphans", hour, remove_orphans);
-    every(shared, "run files", ten_minutes, remove_unneeded_files);
 }
 
 fn every<F>(
@@ -70,22 +66,4 @@ async fn take_over_lost_runs(shared: Arc<Shared>) -> Result<(), Failure> {
 async fn refresh_counts(shared: Arc<Shared>) -> Result<(), Failure> {
     shared.store.refresh_counts().await?;
     Ok(())
-}
-
-async fn remove_unneeded_images(shared: Arc<Shared>) -> Result<(), Failure> {
-    let (store, runners) = (shared.store.as_ref(), &shared.runners);
-    let digests = store.remove_unneeded_images(100).await?;
-    shared.images.remove(&digests, store, runners).await
-}
-
-async fn remove_orphans(shared: Arc<Shared>) -> Result<(), Failure> {
-    let store = shared.store.as_ref();
-    shared
-        .images
-        .remove_orphans(store, &shared.runners, &shared.closing)
-        .await
-}
-
-async fn remove_unneeded_files(shared: Arc<Shared>) -> Result<(), Failure> {
-    run_files::remove_unneeded(&shared).await
 }

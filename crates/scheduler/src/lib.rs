@@ -5,7 +5,8 @@
 //! | `dispatch` | claims due instances while there is room, and launches them | a nudge, the earliest due time, room |
 //! | `supervise` | minds one run: tells it to leave, waits for its exit, records it | a nudge about the run, its exit |
 //! | `reconcile` | compares the rows that say "live here" with the runs in memory | the start, store errors, slowly always |
-//! | `chores` | keeps the lease, the counts, and the disk | their periods |
+//! | `chores` | keeps the lease and the counts | their periods |
+//! | `upkeep` | removes what is not needed any more | their periods, or somebody by hand |
 //!
 //! Everything here may be interrupted at any point: what was not recorded is found again by `reconcile`, which is also how a new
 //! server process takes over the runs of the one before.
@@ -15,8 +16,8 @@ mod dispatch;
 mod launch;
 mod live;
 mod reconcile;
-mod run_files;
 mod supervise;
+mod upkeep;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -27,7 +28,7 @@ use runtara_domain::{NodeId, RunnerKind};
 use runtara_images::BlobStore;
 use runtara_runner::{CallTracker, Runner};
 use runtara_store::Store;
-use tokio::sync::{Mutex, Notify, Semaphore};
+use tokio::sync::{Mutex, Notify, Semaphore, mpsc};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -35,6 +36,12 @@ use tracing::{info, warn};
 
 use crate::launch::PreparedImages;
 use crate::live::LiveRuns;
+use crate::upkeep::Upkeep;
+
+pub use crate::upkeep::{
+    NAMES as UPKEEP_NAMES, NoSuchUpkeep, UpkeepConfig, UpkeepEvent, UpkeepFigures, UpkeepReport,
+    UpkeepRequest,
+};
 
 /// How the scheduler works.
 #[derive(Debug, Clone)]
@@ -57,6 +64,8 @@ pub struct SchedulerConfig {
     pub lease: Duration,
     /// Further addresses at which this core answers. A run of an earlier process that was told none of them is launched anew.
     pub other_core_addrs: Vec<String>,
+    /// What is kept, and for how long.
+    pub upkeep: UpkeepConfig,
 }
 
 /// The parts of a server that the scheduler works with.
@@ -93,6 +102,7 @@ pub(crate) struct Shared {
     /// Has that comparison made soon.
     reconcile: Notify,
     launches: Semaphore,
+    upkeep: Upkeep,
     /// Ends dispatch and chores.
     closing: CancellationToken,
     /// Has every run ended, also those that are just being launched.
@@ -125,6 +135,7 @@ impl Scheduler {
             claiming: Mutex::new(()),
             reconcile: Notify::new(),
             launches: Semaphore::new(LAUNCHES_AT_ONCE),
+            upkeep: Upkeep::new(),
             closing: CancellationToken::new(),
             ending: CancellationToken::new(),
             leaving: CancellationToken::new(),
@@ -143,6 +154,7 @@ impl Scheduler {
                 let pass_nudges = supervise::pass_nudges(Arc::clone(&shared));
                 shared.minders.spawn(pass_nudges);
                 chores::start(&shared);
+                upkeep::start(&shared);
             }
         });
     }
@@ -151,6 +163,33 @@ impl Scheduler {
     #[must_use]
     pub fn live_runs(&self) -> usize {
         self.0.live.len()
+    }
+
+    /// Removes once, now, what is not needed any more, or says what would be removed, also where this has not been started. What each
+    /// did is sent as it is done; when nobody listens any more it ends between two batches.
+    ///
+    /// # Errors
+    /// [`NoSuchUpkeep`] if a name is unknown. Nothing is done then.
+    pub async fn maintain(
+        &self,
+        request: &UpkeepRequest,
+        events: &mpsc::Sender<UpkeepEvent>,
+    ) -> Result<(), NoSuchUpkeep> {
+        upkeep::by_hand(&self.0, request, events).await
+    }
+
+    /// Whether [`maintain`](Self::maintain) knows all names of a request.
+    ///
+    /// # Errors
+    /// [`NoSuchUpkeep`] with the first that it does not know.
+    pub fn knows(request: &UpkeepRequest) -> Result<(), NoSuchUpkeep> {
+        upkeep::check(request)
+    }
+
+    /// What has been removed since the server started, by the names of those who did.
+    #[must_use]
+    pub fn upkeep_figures(&self) -> Vec<(&'static str, UpkeepFigures)> {
+        self.0.upkeep.figures()
     }
 
     /// Stops claiming. Runs go on.

@@ -7,6 +7,7 @@ mod guests;
 mod reader;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 mod variables;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use runtara_domain::limits;
+use runtara_scheduler::UpkeepConfig;
 
 use self::reader::Reader;
 use crate::Error;
@@ -110,6 +112,8 @@ pub struct Config {
     pub guests: GuestSettings,
     /// How much of each stream of a run is kept, in bytes.
     pub log_bytes: u64,
+    /// What is kept, and for how long.
+    pub upkeep: UpkeepConfig,
     /// Variables that every program is given.
     pub passed_env: BTreeMap<String, String>,
     /// How logs are written.
@@ -174,10 +178,7 @@ impl Config {
         let config = Self {
             mode,
             database,
-            data_dir: reader
-                .text("DATA_DIR")
-                .unwrap_or_else(|| ".data".to_owned())
-                .into(),
+            data_dir: reader.data_dir(),
             env_addr: SocketAddr::new(bind, port as u16),
             core_addr: reader.core_addr(),
             core_mode: reader.core_mode(),
@@ -216,6 +217,7 @@ impl Config {
             containers: ContainerSettings::read(reader),
             guests: GuestSettings::read(reader),
             log_bytes: reader.number("RUNTARA_LOG_BYTES", 10 << 20, 64 << 10, 1 << 40),
+            upkeep: upkeep::read(reader),
             passed_env: reader.passed_env(),
             log_format: reader.log_format(),
             log_filter: reader.log_filter(),

@@ -64,6 +64,7 @@ impl World {
             capacity: usize::try_from(guests).unwrap(),
             lease: Duration::from_secs(15),
             other_core_addrs: Vec::new(),
+            upkeep: Default::default(),
         };
         let parts = SchedulerParts {
             store: Arc::clone(&store),

@@ -7,6 +7,7 @@ mod fairness;
 mod faults;
 mod files;
 mod images;
+mod upkeep;
 mod world;
 
 use std::time::Duration;

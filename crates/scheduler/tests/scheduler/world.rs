@@ -17,7 +17,7 @@ use runtara_runner::{
     PrepareError, PreparedImage, Readiness, Run, RunDirectories, RunDirectory, RunKey, Runner,
     RunnerError,
 };
-use runtara_scheduler::{Scheduler, SchedulerConfig, SchedulerParts};
+use runtara_scheduler::{Scheduler, SchedulerConfig, SchedulerParts, UpkeepConfig};
 use runtara_store::memory::MemoryStore;
 use runtara_store::{Clock, InstanceRecord, Nudges, Started, Store, SystemClock};
 use tempfile::TempDir;
@@ -249,6 +249,8 @@ pub(crate) struct World {
     node: NodeId,
     content: Stored,
     images: Mutex<HashMap<TenantId, ImageId>>,
+    /// What the next scheduler is told of what is kept.
+    pub(crate) upkeep: Mutex<UpkeepConfig>,
 }
 
 impl World {
@@ -282,6 +284,7 @@ impl World {
             node: NodeId::generate(),
             content,
             images: Mutex::default(),
+            upkeep: Mutex::default(),
         }
     }
 
@@ -328,6 +331,7 @@ impl World {
             capacity,
             lease: Duration::from_secs(15),
             other_core_addrs: vec!["127.0.0.1:3".to_owned()],
+            upkeep: self.upkeep.lock().unwrap().clone(),
         };
         let parts = SchedulerParts {
             store: Arc::clone(&self.store),
