@@ -27,12 +27,15 @@ use crate::programs::{self, ProgramsOfRunners};
 use crate::report::Report;
 use crate::runners::Speaking;
 use crate::sockets::{PassedSockets, Sockets};
-use crate::{Error, runners, store};
+use crate::{Error, maintain, runners, store};
 
 /// The lease of a node.
-const LEASE: Duration = Duration::from_secs(15);
+pub(crate) const LEASE: Duration = Duration::from_secs(15);
 /// Longer than it takes to send a large image again.
 const KEPT_FOR_ANOTHER_TRY: Duration = Duration::from_secs(600);
+
+/// Most connections on which something is removed by hand.
+const MAINTAINERS: usize = 4;
 
 /// A server that can be started.
 pub struct EnvironmentRuntime {
@@ -44,6 +47,8 @@ pub struct EnvironmentRuntime {
 struct Servers {
     environment: Server,
     core: Vec<Server>,
+    /// For whoever has something removed by hand.
+    maintain: Server,
 }
 
 /// A server that runs.
@@ -180,7 +185,13 @@ impl EnvironmentRuntime {
             started: std::time::Instant::now(),
             version: env!("CARGO_PKG_VERSION"),
         };
-        let servers = Servers::start(sockets, &config, &core_state, environment_state)?;
+        let maintain = maintain::listen(data_dir.path())?;
+        let maintain = Server::start(
+            Listener::Unix(maintain),
+            maintain::service(scheduler.clone()),
+            limits(MAINTAINERS),
+        );
+        let servers = Servers::start(sockets, &config, &core_state, environment_state, maintain)?;
         scheduler.start();
         info!(environment = %addr, core = %core_addr, "serving");
         Ok(RuntimeHandle {
@@ -198,7 +209,7 @@ impl EnvironmentRuntime {
     }
 }
 
-async fn open_blobs(config: &Config, data_dir: &Path) -> Result<BlobStore, Error> {
+pub(crate) async fn open_blobs(config: &Config, data_dir: &Path) -> Result<BlobStore, Error> {
     let options = BlobOptions {
         max_bytes: config.max_image_bytes,
         ..BlobOptions::default()
@@ -217,6 +228,7 @@ impl Servers {
         config: &Config,
         core: &CoreState,
         environment: EnvironmentState,
+        maintain: Server,
     ) -> Result<Self, Error> {
         let shares = Shares::of(open_files());
         let hosts = |listener: &TcpListener| {
@@ -253,6 +265,7 @@ impl Servers {
         Ok(Self {
             environment: Server::start(listener, service, limits(shares.environment)),
             core: servers,
+            maintain,
         })
     }
 }
@@ -329,6 +342,7 @@ impl RuntimeHandle {
         info!(runs = self.live_runs(), "leaving");
         self.scheduler.stop_claiming();
         self.leave(&self.servers.environment);
+        self.servers.maintain.stop();
         self.control.close();
         self.core.close();
         if self.config.mode == Mode::Dev {

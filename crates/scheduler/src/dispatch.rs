@@ -37,6 +37,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             Ok(false) => {}
             Err(error) => {
                 warn!(%error, "due instances could not be claimed");
+                shared.counters.store_failed();
                 // The claim may have been made although its answer was lost.
                 reconcile::soon(&shared);
                 nudged_within(&shared, AFTER_FAILURE).await;
@@ -149,6 +150,7 @@ async fn claim(
     };
     // A claim whose answer was lost may have used them: then they are used up.
     let claimed = shared.store.claim_due(claim).await?;
+    shared.counters.claimed(claimed.len());
     let tenants = claimed.iter().map(|run| run.tenant_id.clone()).collect();
     for claimed in claimed {
         if let Some(token) = offered.remove(&claimed.token) {
@@ -201,6 +203,7 @@ async fn until_next_due(shared: &Shared) -> Duration {
             .map_or(SLOW_LOOK, |ms| Duration::from_millis(ms).min(SLOW_LOOK)),
         Err(error) => {
             warn!(%error, "the next due time could not be told");
+            shared.counters.store_failed();
             AFTER_FAILURE
         }
     }

@@ -49,13 +49,17 @@ pub(crate) async fn run(
     async {
         let kind = claimed.image.kind;
         match launch(&shared, &live, claimed, token).await {
-            Ok(()) => supervise::mind(&shared, &live, kind).await,
+            Ok(()) => {
+                shared.counters.launched(kind);
+                supervise::mind(&shared, &live, kind).await;
+            }
             Err(refused) => {
                 warn!(
                     error = refused.error,
                     permanent = refused.permanent,
                     "not launched"
                 );
+                shared.counters.not_launched();
                 let exit = RunExit::not_launched(refused.permanent, refused.error);
                 supervise::record(&shared, &live, exit).await;
             }

@@ -13,6 +13,7 @@
 
 mod chores;
 mod dispatch;
+mod figures;
 mod launch;
 mod live;
 mod reconcile;
@@ -34,10 +35,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use crate::figures::Counters;
 use crate::launch::PreparedImages;
 use crate::live::LiveRuns;
 use crate::upkeep::Upkeep;
 
+pub use crate::figures::SchedulerFigures;
 pub use crate::upkeep::{
     NAMES as UPKEEP_NAMES, NoSuchUpkeep, UpkeepConfig, UpkeepEvent, UpkeepFigures, UpkeepReport,
     UpkeepRequest,
@@ -103,6 +106,7 @@ pub(crate) struct Shared {
     reconcile: Notify,
     launches: Semaphore,
     upkeep: Upkeep,
+    counters: Counters,
     /// Ends dispatch and chores.
     closing: CancellationToken,
     /// Has every run ended, also those that are just being launched.
@@ -136,6 +140,7 @@ impl Scheduler {
             reconcile: Notify::new(),
             launches: Semaphore::new(LAUNCHES_AT_ONCE),
             upkeep: Upkeep::new(),
+            counters: Counters::default(),
             closing: CancellationToken::new(),
             ending: CancellationToken::new(),
             leaving: CancellationToken::new(),
@@ -190,6 +195,15 @@ impl Scheduler {
     #[must_use]
     pub fn upkeep_figures(&self) -> Vec<(&'static str, UpkeepFigures)> {
         self.0.upkeep.figures()
+    }
+
+    /// What this scheduler has done since it was made, and what it has now.
+    #[must_use]
+    pub fn figures(&self) -> SchedulerFigures {
+        let shared = &self.0;
+        shared
+            .counters
+            .figures(shared.live.len(), shared.config.capacity)
     }
 
     /// Stops claiming. Runs go on.

@@ -182,6 +182,7 @@ impl<'a> Minder<'a> {
             }
             Err(error) => {
                 debug!(%error, "the row of a run could not be read");
+                shared.counters.store_failed();
                 Some(Instant::now() + LOOK_AGAIN)
             }
         }
@@ -241,13 +242,17 @@ pub(crate) async fn record(shared: &Shared, live: &Live, exit: RunExit) -> bool 
         {
             Ok(changed) => {
                 info!(status = %changed.state.status, "the exit of a run was recorded");
+                shared.counters.exited(&changed.state);
                 break;
             }
             Err(StoreError::Refused(Refusal::RunSuperseded | Refusal::InstanceUnknown)) => {
                 debug!("the exit of a run was recorded before");
                 break;
             }
-            Err(error) => warn!(%error, "the exit of a run could not be recorded yet"),
+            Err(error) => {
+                warn!(%error, "the exit of a run could not be recorded yet");
+                shared.counters.store_failed();
+            }
         }
         tokio::select! {
             () = shared.leaving.cancelled() => return false,

@@ -165,6 +165,11 @@ impl Config {
         (config, reader.problems)
     }
 
+    /// Where the data directory of a server with these variables is. Nothing else of them is looked at.
+    pub(crate) fn data_dir_of(lookup: &dyn Fn(&str) -> Option<OsString>) -> PathBuf {
+        Reader::new(lookup).data_dir()
+    }
+
     fn gather(mode: Mode, database: Option<DatabaseUrl>, reader: &mut Reader<'_>) -> Self {
         let dev = mode == Mode::Dev;
         let bind: IpAddr = reader

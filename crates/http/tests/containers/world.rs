@@ -139,6 +139,10 @@ impl ServerReport for Nothing {
     fn machine(&self) -> Vec<MachineCheck> {
         Vec::new()
     }
+
+    fn metrics(&self) -> String {
+        String::new()
+    }
 }
 
 pub(crate) struct World {
