@@ -154,6 +154,7 @@ impl EnvironmentRuntime {
                 kinds: runners.kinds,
                 unavailable: programs::unavailable(&runners.report),
                 native_for_oci: config.native_for_oci,
+                max_events: config.max_events,
                 data_dir: data_dir.path().to_owned(),
                 kept_for_another_try: KEPT_FOR_ANOTHER_TRY,
             },

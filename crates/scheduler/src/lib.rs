@@ -38,7 +38,7 @@ use tracing::{info, warn};
 use crate::figures::Counters;
 use crate::launch::PreparedImages;
 use crate::live::LiveRuns;
-use crate::upkeep::Upkeep;
+use crate::upkeep::{EndedRuns, Upkeep};
 
 pub use crate::figures::SchedulerFigures;
 pub use crate::upkeep::{
@@ -106,6 +106,7 @@ pub(crate) struct Shared {
     reconcile: Notify,
     launches: Semaphore,
     upkeep: Upkeep,
+    ended_runs: EndedRuns,
     counters: Counters,
     /// Ends dispatch and chores.
     closing: CancellationToken,
@@ -140,6 +141,7 @@ impl Scheduler {
             reconcile: Notify::new(),
             launches: Semaphore::new(LAUNCHES_AT_ONCE),
             upkeep: Upkeep::new(),
+            ended_runs: EndedRuns::default(),
             counters: Counters::default(),
             closing: CancellationToken::new(),
             ending: CancellationToken::new(),

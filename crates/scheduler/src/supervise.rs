@@ -261,6 +261,7 @@ pub(crate) async fn record(shared: &Shared, live: &Live, exit: RunExit) -> bool 
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
     shared.tracker.forget(live.token);
+    shared.ended_runs.note(&live.key.instance_id);
     shared.live.remove(&live.key);
     true
 }

@@ -9,6 +9,7 @@ mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod error;
+mod folding;
 pub mod lossy;
 pub mod memory;
 mod nudge;
@@ -31,6 +32,7 @@ use runtara_domain::{
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::{StoreError, StoreResult};
+pub use folding::Folded;
 pub use nudge::{Nudges, Watch};
 pub use removal::{EndPlace, EndedInstance, Expired, ExpiredPage, Owners, Remains};
 pub use types::*;
@@ -160,6 +162,14 @@ pub trait Store: Send + Sync + 'static {
 
     /// Removes what belonged to instances that were taken away: at most so many rows, large ones counting for several.
     async fn remove_remains(&self, rows: u32) -> StoreResult<Remains>;
+
+    /// Those of these instances that have more events than their starts allow.
+    async fn overfull_instances(&self, ids: &[InstanceId]) -> StoreResult<Vec<InstanceId>>;
+
+    /// Folds the oldest events that the program of an instance has reported into one, at most so many at once, if there are more events
+    /// than its start allows: an event [`runtara_domain::subtype::FOLDED`] in the place of the last of them, which says how many there were,
+    /// their numbers and their times. Nothing is done to others.
+    async fn fold_events(&self, id: &InstanceId, limit: u32) -> StoreResult<Folded>;
 
     // Instances: runs ----------------------------------------------------------------------------------------------------
 

@@ -16,11 +16,11 @@ use runtara_domain::{
 
 use crate::{
     Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, EndedInstance, EventFilter,
-    Expired, ExpiredPage, HeldWait, ImageDeletion, ImageFilter, InstanceFilter, InstanceOrder,
-    InstanceRecord, InstanceSummary, InstanceValues, LiveRun, MetricsBucket, MetricsQuery, NextDue,
-    NodeLease, NodeStanding, Nudges, Page, PageRequest, Purge, Remains, Scope, Started, StepFilter,
-    StepSummary, Store, StoreError, StoreResult, StoredCheckpoint, StoredEvent, TokenOwner,
-    WaitRequest, Waiting,
+    Expired, ExpiredPage, Folded, HeldWait, ImageDeletion, ImageFilter, InstanceFilter,
+    InstanceOrder, InstanceRecord, InstanceSummary, InstanceValues, LiveRun, MetricsBucket,
+    MetricsQuery, NextDue, NodeLease, NodeStanding, Nudges, Page, PageRequest, Purge, Remains,
+    Scope, Started, StepFilter, StepSummary, Store, StoreError, StoreResult, StoredCheckpoint,
+    StoredEvent, TokenOwner, WaitRequest, Waiting,
 };
 
 /// Another store, of whose methods some do what they are asked and then lose the answer.
@@ -113,6 +113,8 @@ passing! {
     change(id: &InstanceId, change: Change) -> Changed;
     send_signal(id: &InstanceId, signal_id: &SignalId, payload: Option<Bytes>) -> ();
     purge_instance(id: &InstanceId) -> Purge;
+    overfull_instances(ids: &[InstanceId]) -> Vec<InstanceId>;
+    fold_events(id: &InstanceId, limit: u32) -> Folded;
     expired_instances(demand: &Expired) -> ExpiredPage;
     remove_ended(ended: &[EndedInstance]) -> Vec<InstanceId>;
     remove_remains(rows: u32) -> Remains;

@@ -106,8 +106,11 @@ pub struct Remains {
 }
 
 /// What one piece of a removal may cost. A row counts as one, and as one more for each so many bytes that it carries.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) const WEIGHT_BYTES: i64 = 64 * 1024;
 /// How many instances that were taken away are looked at for one piece.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) const INSTANCES_AT_ONCE: u32 = 100;
 /// Most rows of a piece when somebody waits for all pieces.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) const PIECE: u32 = 1_000;

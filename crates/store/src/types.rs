@@ -478,7 +478,8 @@ pub struct EventFilter {
 /// An event as it is recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredEvent {
-    /// Its number within its instance: the order in which they were recorded, without gaps that could hide one.
+    /// Its number within its instance: the order in which they were recorded. Numbers have no gap but where events were folded, which the
+    /// event in the place of the last of them says.
     pub seq: u64,
     /// Its type.
     pub kind: EventKind,

@@ -4,7 +4,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
 
 use runtara_tests::http::Request;
-use runtara_tests::{Ran, Run, Server, Setup, Store, TENANT, eventually, on_both_stores};
+use runtara_tests::{
+    Ran, Run, Server, Setup, Store, TENANT, base64, eventually, from_base64, on_both_stores,
+};
 use serde_json::{Value, json};
 
 on_both_stores!(
@@ -12,6 +14,7 @@ on_both_stores!(
     a_dry_run_removes_nothing_and_says_what_it_would,
     without_a_server_it_is_done_by_the_command_itself,
     the_figures_of_a_server_are_told,
+    the_events_of_a_long_instance_are_bounded,
 );
 
 /// Carries out `maintain` as the user of this server would.
@@ -100,7 +103,14 @@ fn a_dry_run_removes_nothing_and_says_what_it_would(store: Store) {
     );
     assert!(is_there(&run));
     let told = maintain(&server, &["--dry-run"]).expect(0).stdout;
-    for name in ["instances", "run-files", "logs", "images", "contents"] {
+    for name in [
+        "instances",
+        "events",
+        "run-files",
+        "logs",
+        "images",
+        "contents",
+    ] {
         assert!(told.contains(name), "{told}");
     }
     assert!(told.contains("1 would be removed"), "{told}");
@@ -175,4 +185,45 @@ fn the_figures_of_a_server_are_told(store: Store) {
     assert!(text.contains("runtara_build{version="), "{text}");
     assert!(text.ends_with("# EOF\n"), "{text}");
     lives.stop(0);
+}
+
+fn the_events_of_a_long_instance_are_bounded(store: Store) {
+    let server = Server::start(store);
+    let image = server.program("sleeps_forever");
+    let body = json!({ "image_id": image.0, "tenant_id": TENANT, "max_events": 99 });
+    server
+        .ask(&Request::post("/api/v1/instances", &body))
+        .refuses(400, "INVALID_MAX_EVENTS");
+    let run = server.launch(&image, &json!({ "max_events": 100 }));
+    run.wait_until_it_runs();
+    let token = run.token_path();
+    for n in 0..150 {
+        let event = json!({ "event_type": "custom", "subtype": "progress", "payload": base64(n.to_string()) });
+        let answer = run.say_with(&token, "events", &event);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    eventually("the folding", || {
+        report(&server, "events", &[]);
+        let events = run.events().len();
+        match events <= 100 {
+            true => Ok(()),
+            false => Err(format!("{events} events")),
+        }
+    });
+    let list = run.get("/events?sort_order=asc&limit=1000").expect(200);
+    let events = list["events"].as_array().expect("a list").clone();
+    assert_eq!(list["total_count"], events.len());
+    let folded = events
+        .iter()
+        .find(|event| event["subtype"] == "runtara.folded")
+        .unwrap_or_else(|| panic!("nothing stands for the others: {list}"));
+    let said: Value = serde_json::from_str(&from_base64(&folded["payload"])).expect("it is JSON");
+    let kept = events
+        .iter()
+        .filter(|event| event["subtype"] == "progress")
+        .count();
+    assert_eq!(said["count"], 150 - kept, "{said}");
+    let newest = events.last().expect("there are some");
+    assert_eq!(from_base64(&newest["payload"]), "149");
+    run.stop(0);
 }

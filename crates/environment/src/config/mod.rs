@@ -114,6 +114,8 @@ pub struct Config {
     pub log_bytes: u64,
     /// What is kept, and for how long.
     pub upkeep: UpkeepConfig,
+    /// How many events of an instance are kept where its start does not say; `None` for all.
+    pub max_events: Option<u32>,
     /// Variables that every program is given.
     pub passed_env: BTreeMap<String, String>,
     /// How logs are written.
@@ -223,6 +225,7 @@ impl Config {
             guests: GuestSettings::read(reader),
             log_bytes: reader.number("RUNTARA_LOG_BYTES", 10 << 20, 64 << 10, 1 << 40),
             upkeep: upkeep::read(reader),
+            max_events: upkeep::max_events(reader),
             passed_env: reader.passed_env(),
             log_format: reader.log_format(),
             log_filter: reader.log_filter(),

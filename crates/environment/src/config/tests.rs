@@ -151,9 +151,12 @@ fn what_is_kept_is_read() {
             ("RUNTARA_LOGS_MAX_AGE", "12h"),
             ("RUNTARA_LOGS_MAX_BYTES", "1048576"),
             ("RUNTARA_IMAGES_UNUSED", "90d"),
+            ("RUNTARA_MAX_EVENTS", "5000"),
         ],
     );
-    let upkeep = config.unwrap().upkeep;
+    let config = config.unwrap();
+    assert_eq!(config.max_events, Some(5_000));
+    let upkeep = config.upkeep;
     assert_eq!(upkeep.retention, "failed@acme=forever,14d".parse().unwrap());
     assert_eq!(upkeep.logs_max_age, Keep::For(12 * 3_600_000));
     assert_eq!(upkeep.logs_max_bytes, Some(1 << 20));
@@ -174,6 +177,7 @@ fn what_is_kept_is_read() {
             "10",
             "a whole number from 1048576",
         ),
+        ("RUNTARA_MAX_EVENTS", "99", "a whole number from 100"),
         ("RUNTARA_IMAGES_UNUSED", "5m", "at least 1h"),
         ("RUNTARA_IMAGES_UNUSED", "off", "\"off\" is no time"),
     ] {

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::str::FromStr;
 
-use runtara_domain::Keep;
+use runtara_domain::{Keep, limits};
 use runtara_scheduler::UpkeepConfig;
 
 use super::reader::Reader;
@@ -51,4 +51,13 @@ fn images_unused(reader: &mut Reader<'_>) -> Option<Keep> {
         );
     }
     Some(found)
+}
+
+/// How many events of an instance are kept.
+pub(super) fn max_events(reader: &mut Reader<'_>) -> Option<u32> {
+    let name = "RUNTARA_MAX_EVENTS";
+    reader.text(name)?;
+    let least = u64::from(limits::MAX_EVENTS_LEAST);
+    let found = reader.number(name, least, least, i32::MAX as u64);
+    u32::try_from(found).ok()
 }

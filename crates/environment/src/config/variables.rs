@@ -237,6 +237,11 @@ pub const VARIABLES: &[Variable] = &[
         "how much of that is kept on this node: the oldest goes first",
     ),
     variable(
+        "RUNTARA_MAX_EVENTS",
+        "- (all)",
+        "how many events of an instance are kept, if its start does not say; the oldest that its program has reported are folded into one",
+    ),
+    variable(
         "RUNTARA_IMAGES_UNUSED",
         "forever",
         "after what time a registered image is deleted from which nothing is started and that nothing needs: a time such as 90d, or forever",

@@ -131,6 +131,7 @@ impl World {
             settings: RunSettings::default(),
             timeout_ms: 600_000,
             max_attempts: None,
+            max_events: None,
             due: Due::NOW,
             request_timeout_ms: None,
         };

@@ -41,6 +41,7 @@ pub(super) struct StartBody {
     start_at_ms: Option<i64>,
     delay_ms: Option<u64>,
     max_attempts: Option<u32>,
+    max_events: Option<u32>,
     limits: Option<Box<RawValue>>,
     network: Option<String>,
     allowed_hosts: Option<Vec<String>>,
@@ -82,6 +83,7 @@ fn start_of(
         )?,
         timeout_seconds: body.timeout_seconds,
         max_attempts: body.max_attempts,
+        max_events: body.max_events,
         start_at: body.start_at_ms.map(Timestamp),
         delay_ms: body.delay_ms,
     })

@@ -195,6 +195,7 @@ impl World {
             blobs.clone(),
             Arc::clone(&programs) as _,
             ControlConfig {
+                max_events: None,
                 kinds: kinds.to_vec(),
                 unavailable: unavailable
                     .map(|(kind, reason)| (*kind, (*reason).to_owned()))

@@ -3,6 +3,7 @@
 //! | name | what it removes |
 //! |---|---|
 //! | `instances` | ended instances beyond their retention, with all that belongs to them |
+//! | `events` | the oldest events of instances that have more than their start allows, folded into one |
 //! | `run-files` | files of runs that are over, and of instances that are gone |
 //! | `logs` | what ended runs have written: by age, and the oldest where all together are too large |
 //! | `images` | images that were deleted, replaced or unused for long, and that no instance needs |
@@ -13,6 +14,7 @@
 //! at one time. It works in small batches and gives way between two of them.
 
 mod contents;
+mod events;
 mod images;
 mod instances;
 mod logs;
@@ -31,6 +33,7 @@ use tracing::{debug, info, warn};
 
 use crate::Shared;
 
+pub(crate) use self::events::EndedRuns;
 pub(crate) use self::pass::Pass;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -185,7 +188,14 @@ pub struct NoSuchUpkeep {
 }
 
 /// The names of all reconcilers, in the order in which they are done: what one removes may be what the next was waiting for.
-pub const NAMES: [&str; 5] = ["instances", "run-files", "logs", "images", "contents"];
+pub const NAMES: [&str; 6] = [
+    "instances",
+    "events",
+    "run-files",
+    "logs",
+    "images",
+    "contents",
+];
 
 /// All reconcilers.
 pub(crate) struct Upkeep(Vec<Entry>);
@@ -201,6 +211,7 @@ impl Upkeep {
     pub(crate) fn new() -> Self {
         let all: Vec<Box<dyn Reconciler>> = vec![
             Box::new(instances::Instances::default()),
+            Box::new(events::Events),
             Box::new(run_files::RunFiles),
             Box::new(logs::Logs),
             Box::new(images::Images),

@@ -114,6 +114,19 @@ impl Pass {
         self.tell(&counted);
     }
 
+    /// Counts so many things that go by one name.
+    pub(super) fn items(&self, items: u64, name: impl FnOnce() -> String) {
+        if items == 0 {
+            return;
+        }
+        let mut counted = self.lock();
+        counted.items += items;
+        if counted.names.len() < self.most_names {
+            counted.names.push(name());
+        }
+        self.tell(&counted);
+    }
+
     /// Counts bytes of what was counted already.
     pub(super) fn bytes(&self, bytes: u64) {
         let mut counted = self.lock();

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use runtara_domain::{Change, ExitCause, InstanceId, Keep, Timestamp};
+use runtara_domain::{Caller, Change, ExitCause, Fence, InstanceId, Keep, NewEvent, Timestamp};
 use runtara_scheduler::{
     Scheduler, UPKEEP_NAMES, UpkeepConfig, UpkeepEvent, UpkeepReport, UpkeepRequest,
 };
-use runtara_store::ManualClock;
+use runtara_store::{EventFilter, ManualClock, PageRequest};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -52,6 +52,22 @@ async fn maintain(scheduler: &Scheduler, request: UpkeepRequest) -> Vec<UpkeepRe
     all
 }
 
+/// A scheduler that has done everything once by itself: what follows is not disturbed by that.
+async fn settled(world: &World) -> Scheduler {
+    let scheduler = world.scheduler(10);
+    let settled = timeout(Duration::from_secs(20), async {
+        while scheduler
+            .upkeep_figures()
+            .iter()
+            .any(|(_, figures)| figures.runs == 0)
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    settled.await.expect("it is not done by itself");
+    scheduler
+}
+
 fn only(name: &str, dry_run: bool) -> UpkeepRequest {
     UpkeepRequest {
         dry_run,
@@ -68,7 +84,7 @@ async fn ended_instances_go_when_their_time_is_over_and_a_dry_run_only_says_so()
         retention: "10d, failed=20d, @kept=forever".parse().unwrap(),
         ..UpkeepConfig::default()
     };
-    let first = world.scheduler(10);
+    let first = settled(&world).await;
     let (completed, failed, kept) = (
         world.start("completed").await,
         world.start("failed").await,
@@ -126,7 +142,7 @@ async fn many_instances_go_in_batches_and_a_running_one_stays() {
         let change = Change::Cancel { payload: None };
         world.store.change(&id, change).await.unwrap();
     }
-    let scheduler = world.scheduler(10);
+    let scheduler = settled(&world).await;
     let running = world.start("running").await;
     world.runner.launched(1).await;
     clock.advance_millis(31 * DAY as u64);
@@ -146,7 +162,7 @@ async fn logs_go_by_age_and_by_size_and_those_of_live_runs_never() {
         logs_max_bytes: Some(250),
         ..UpkeepConfig::default()
     };
-    let scheduler = world.scheduler(10);
+    let scheduler = settled(&world).await;
     let mut ids = Vec::new();
     for id in ["old", "second", "third", "fourth", "lives"] {
         ids.push(world.start(id).await);
@@ -185,7 +201,7 @@ async fn logs_go_by_age_and_by_size_and_those_of_live_runs_never() {
 #[tokio::test]
 async fn content_without_an_image_is_counted_and_goes() {
     let world = World::new().await;
-    let scheduler = world.scheduler(10);
+    let scheduler = settled(&world).await;
     world.start("uses-the-image").await;
     world.runner.launched(1).await;
     let mut upload = world.blobs.upload().await.unwrap();
@@ -217,4 +233,61 @@ async fn an_unknown_name_is_refused_with_those_that_are_known() {
         "{text}"
     );
     scheduler.shutdown(soon()).await;
+}
+
+/// Has the run of an instance report so often.
+async fn report(world: &World, id: &InstanceId, events: usize) {
+    let live = world.store.live_run(id).await.unwrap().unwrap();
+    let caller = Caller {
+        instance_id: id.clone(),
+        fence: Fence::Run(live.token),
+    };
+    for _ in 0..events {
+        let event = NewEvent::custom(Some("progress".to_owned()), None, None);
+        world
+            .store
+            .record_event(&caller, event, None)
+            .await
+            .unwrap();
+    }
+}
+
+async fn events(world: &World, id: &InstanceId) -> u64 {
+    let (any, page) = (EventFilter::default(), PageRequest::first(1));
+    let found = world.store.list_events(id, &any, &page).await.unwrap();
+    found.total.count
+}
+
+#[tokio::test]
+async fn events_of_long_instances_are_folded_while_they_run_and_by_hand_after() {
+    let world = World::new().await;
+    let unbounded = world.start("unbounded").await;
+    *world.max_events.lock().unwrap() = Some(100);
+    let bounded = world.start("bounded").await;
+    let first = settled(&world).await;
+    world.runner.launched(2).await;
+    for id in [&unbounded, &bounded] {
+        report(&world, id, 300).await;
+    }
+    let dry = maintain(&first, only("events", true)).await;
+    assert_eq!(dry[0].names, ["oldest events of bounded"]);
+    assert_eq!(events(&world, &bounded).await, 300);
+    first.shutdown(soon()).await;
+
+    // The next one finds the runs again, and does it by itself.
+    let second = world.scheduler(10);
+    let folded = timeout(Duration::from_secs(10), async {
+        while events(&world, &bounded).await > 100 {
+            tokio::task::yield_now().await;
+        }
+    });
+    folded.await.expect("they are not folded");
+    assert_eq!(events(&world, &unbounded).await, 300);
+    report(&world, &bounded, 300).await;
+    end(&world, &bounded, 0).await;
+    let done = maintain(&second, only("events", false)).await;
+    assert!(done[0].items > 200, "{done:?}");
+    assert!(events(&world, &bounded).await <= 100);
+    second.end_runs();
+    second.shutdown(soon()).await;
 }

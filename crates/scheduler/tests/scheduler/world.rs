@@ -251,6 +251,8 @@ pub(crate) struct World {
     images: Mutex<HashMap<TenantId, ImageId>>,
     /// What the next scheduler is told of what is kept.
     pub(crate) upkeep: Mutex<UpkeepConfig>,
+    /// How many events are kept of what is started.
+    pub(crate) max_events: Mutex<Option<u32>>,
 }
 
 impl World {
@@ -285,6 +287,7 @@ impl World {
             content,
             images: Mutex::default(),
             upkeep: Mutex::default(),
+            max_events: Mutex::default(),
         }
     }
 
@@ -361,6 +364,7 @@ impl World {
             settings: RunSettings::default(),
             timeout_ms: 60_000,
             max_attempts: None,
+            max_events: *self.max_events.lock().unwrap(),
             due: Due::NOW,
             request_timeout_ms: None,
         };

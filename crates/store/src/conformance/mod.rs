@@ -17,6 +17,7 @@ pub mod checkpoints;
 pub mod claims;
 pub mod differential;
 pub mod events;
+pub mod folding;
 pub mod images;
 pub mod instances;
 pub mod make;
@@ -285,6 +286,15 @@ cases! { $
         a_number_is_not_given_twice,
         a_purge_and_a_resume_do_not_cross,
     }
+    folding {
+        the_oldest_events_are_folded,
+        folding_goes_on,
+        folding_is_bounded,
+        who_is_not_bounded_keeps_all,
+        pages_tell_what_was_folded,
+        newer_steps_stay,
+        a_folded_instance_is_removed,
+    }
 }
 
 #[cfg(test)]
@@ -311,6 +321,7 @@ mod tests {
             ("bounds", include_str!("bounds.rs")),
             ("nudges", include_str!("nudges.rs")),
             ("removal", include_str!("removal.rs")),
+            ("folding", include_str!("folding.rs")),
         ];
         for (module, source) in sources {
             let written: Vec<_> = source

@@ -5,6 +5,7 @@
 //! simulations; so it searches and sorts where a database has an index. [`MemoryStore`] puts it behind a lock and gives the nudges.
 
 mod calls;
+mod folding;
 mod images;
 mod instances;
 mod lists;
@@ -28,11 +29,11 @@ pub use model::{Model, Told};
 
 use crate::{
     Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, Clock, EndedInstance,
-    EventFilter, Expired, ExpiredPage, HeldWait, ImageDeletion, ImageFilter, InstanceFilter,
-    InstanceOrder, InstanceRecord, InstanceSummary, InstanceValues, LiveRun, MetricsBucket,
-    MetricsQuery, NextDue, NodeLease, NodeStanding, Nudges, Page, PageRequest, Purge, Remains,
-    Scope, Started, StepFilter, StepSummary, Store, StoreError, StoreResult, StoredCheckpoint,
-    StoredEvent, TokenOwner, WaitRequest, Waiting,
+    EventFilter, Expired, ExpiredPage, Folded, HeldWait, ImageDeletion, ImageFilter,
+    InstanceFilter, InstanceOrder, InstanceRecord, InstanceSummary, InstanceValues, LiveRun,
+    MetricsBucket, MetricsQuery, NextDue, NodeLease, NodeStanding, Nudges, Page, PageRequest,
+    Purge, Remains, Scope, Started, StepFilter, StepSummary, Store, StoreError, StoreResult,
+    StoredCheckpoint, StoredEvent, TokenOwner, WaitRequest, Waiting,
 };
 
 /// A [`Model`] behind a lock. What it knows is gone with it.
@@ -189,6 +190,14 @@ impl Store for MemoryStore {
 
     async fn purge_instance(&self, id: &InstanceId) -> StoreResult<Purge> {
         self.with(|model, _| model.purge_instance(id))
+    }
+
+    async fn overfull_instances(&self, ids: &[InstanceId]) -> StoreResult<Vec<InstanceId>> {
+        self.with(|model, _| model.overfull_instances(ids))
+    }
+
+    async fn fold_events(&self, id: &InstanceId, limit: u32) -> StoreResult<Folded> {
+        self.with(|model, _| model.fold_events(id, limit))
     }
 
     async fn expired_instances(&self, demand: &Expired) -> StoreResult<ExpiredPage> {

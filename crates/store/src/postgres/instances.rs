@@ -62,8 +62,8 @@ async fn insert(store: &PostgresStore, new: &NewInstance) -> Answer<Option<Times
              returning instance_id, created_at
          ),
          brought as (
-             insert into runtara_instance_inputs (instance_id, input, env, args, settings)
-             select instance_id, $8, $9, $10, $14 from made
+             insert into runtara_instance_inputs (instance_id, input, env, args, settings, max_events)
+             select instance_id, $8, $9, $10, $14, $15 from made
          ),
          labelled as (
              insert into runtara_instance_labels (instance_id, key, value)
@@ -85,6 +85,7 @@ async fn insert(store: &PostgresStore, new: &NewInstance) -> Answer<Option<Times
     .bind(values)
     .bind(delay_ms)
     .bind(row::json_text(&new.settings, new.settings.is_empty())?)
+    .bind(new.max_events.map(row::stored_small))
     .optional_on(&store.connections)
     .await?;
     Ok(now.map(Timestamp))

@@ -12,6 +12,7 @@ mod connections;
 mod counts;
 mod error;
 mod events;
+mod folding;
 mod herald;
 mod images;
 mod instances;
@@ -42,11 +43,11 @@ use sqlx::postgres::PgPool;
 
 use crate::{
     Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, EndedInstance, EventFilter,
-    Expired, ExpiredPage, HeldWait, ImageDeletion, ImageFilter, InstanceFilter, InstanceOrder,
-    InstanceRecord, InstanceSummary, InstanceValues, LiveRun, MetricsBucket, MetricsQuery, NextDue,
-    NodeLease, NodeStanding, Nudges, Page, PageRequest, Purge, Remains, Scope, Started, StepFilter,
-    StepSummary, Store, StoreResult, StoredCheckpoint, StoredEvent, TokenOwner, WaitRequest,
-    Waiting,
+    Expired, ExpiredPage, Folded, HeldWait, ImageDeletion, ImageFilter, InstanceFilter,
+    InstanceOrder, InstanceRecord, InstanceSummary, InstanceValues, LiveRun, MetricsBucket,
+    MetricsQuery, NextDue, NodeLease, NodeStanding, Nudges, Page, PageRequest, Purge, Remains,
+    Scope, Started, StepFilter, StepSummary, Store, StoreResult, StoredCheckpoint, StoredEvent,
+    TokenOwner, WaitRequest, Waiting,
 };
 
 use connections::{Connections, Fetch as _, Losses};
@@ -254,6 +255,16 @@ impl Store for PostgresStore {
     async fn purge_instance(&self, id: &InstanceId) -> StoreResult<Purge> {
         let purged = removal::purge(self, id).await;
         purged.map_err(|fault| fault.during("removing an instance"))
+    }
+
+    async fn overfull_instances(&self, ids: &[InstanceId]) -> StoreResult<Vec<InstanceId>> {
+        let overfull = folding::overfull(self, ids).await;
+        overfull.map_err(|fault| fault.during("looking for instances with many events"))
+    }
+
+    async fn fold_events(&self, id: &InstanceId, limit: u32) -> StoreResult<Folded> {
+        let folded = folding::fold_oldest(self, id, limit).await;
+        folded.map_err(|fault| fault.during("folding events"))
     }
 
     async fn expired_instances(&self, demand: &Expired) -> StoreResult<ExpiredPage> {

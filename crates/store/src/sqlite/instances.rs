@@ -49,13 +49,14 @@ pub(super) fn start(tx: &mut Tx, new: NewInstance) -> StoreResult<Started> {
         json_text(&new.labels, new.labels.is_empty())?.as_deref(),
     );
     sql.then(
-        "insert into runtara_inputs (instance, input, env, args, settings) \
-         values (last_insert_rowid(), ?, ?, ?, ?)",
+        "insert into runtara_inputs (instance, input, env, args, settings, max_events) \
+         values (last_insert_rowid(), ?, ?, ?, ?, ?)",
     )
     .bind_bytes(Some(&new.input))
     .bind(json_text(&new.env, new.env.is_empty())?)
     .bind(json_text(&new.args, new.args.is_empty())?)
-    .bind(json_text(&new.settings, new.settings.is_empty())?);
+    .bind(json_text(&new.settings, new.settings.is_empty())?)
+    .bind(new.max_events);
     label(&mut sql, &state, &new.labels);
     tx.execute(sql)?;
     tx.came(&state);

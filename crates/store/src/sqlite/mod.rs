@@ -13,6 +13,7 @@ mod calls;
 mod connect;
 mod failure;
 mod file;
+mod folding;
 mod history;
 mod images;
 mod instances;
@@ -56,11 +57,11 @@ use self::tx::Tx;
 use self::writer::{Told, Writer};
 use crate::{
     Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, Clock, EndedInstance,
-    EventFilter, Expired, ExpiredPage, HeldWait, ImageDeletion, ImageFilter, InstanceFilter,
-    InstanceOrder, InstanceRecord, InstanceSummary, InstanceValues, LiveRun, MetricsBucket,
-    MetricsQuery, NextDue, NodeLease, NodeStanding, Nudges, Page, PageRequest, Purge, Remains,
-    Scope, Started, StepFilter, StepSummary, Store, StoreResult, StoredCheckpoint, StoredEvent,
-    SystemClock, TokenOwner, WaitRequest, Waiting,
+    EventFilter, Expired, ExpiredPage, Folded, HeldWait, ImageDeletion, ImageFilter,
+    InstanceFilter, InstanceOrder, InstanceRecord, InstanceSummary, InstanceValues, LiveRun,
+    MetricsBucket, MetricsQuery, NextDue, NodeLease, NodeStanding, Nudges, Page, PageRequest,
+    Purge, Remains, Scope, Started, StepFilter, StepSummary, Store, StoreResult, StoredCheckpoint,
+    StoredEvent, SystemClock, TokenOwner, WaitRequest, Waiting,
 };
 
 /// How long a request waits for its turn: a store that stays busy for longer is told at once, while the caller still listens.
@@ -390,6 +391,15 @@ impl Store for SqliteStore {
             while act!(self, 0, |tx| removal::remove_piece_of(tx, instance))? {}
         }
         Ok(purged)
+    }
+
+    async fn overfull_instances(&self, ids: &[InstanceId]) -> StoreResult<Vec<InstanceId>> {
+        ask!(self, |connection| folding::overfull(connection, ids))
+    }
+
+    async fn fold_events(&self, id: &InstanceId, limit: u32) -> StoreResult<Folded> {
+        let id = id.clone();
+        act!(self, 0, |tx| folding::fold_oldest(tx, &id, limit))
     }
 
     async fn expired_instances(&self, demand: &Expired) -> StoreResult<ExpiredPage> {

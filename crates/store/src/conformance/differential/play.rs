@@ -199,6 +199,12 @@ impl<'a> Player<'a> {
                 }
                 words(answer)
             }
+            Act::Fold { instance, limit } => {
+                let id = instance_id(instance);
+                let overfull = store.overfull_instances(std::slice::from_ref(&id)).await;
+                let folded = store.fold_events(&id, u32::from(limit)).await;
+                words(overfull.and_then(|overfull| Ok((overfull, folded?))))
+            }
             Act::RemoveEnded {
                 tenant,
                 only,
@@ -278,6 +284,7 @@ impl<'a> Player<'a> {
             settings: settings_of(*labels),
             timeout_ms: limits::RUN_TIMEOUT_MS,
             max_attempts: attempts.map(u32::from),
+            max_events: (*labels == 2).then_some(4),
             due: match delay_ms.map(u64::from) {
                 None => Due::NOW,
                 Some(millis) if millis % 2 == 0 => Due::After(millis),
