@@ -156,17 +156,19 @@ fn name(ended: &EndedInstance) -> String {
 
 /// Removes what is left of instances that were taken away. Says whether that is all.
 async fn remove_remains(store: &dyn Store, pass: &Pass) -> Result<bool, Failure> {
-    while !pass.dry_run {
+    if pass.dry_run {
+        return Ok(true);
+    }
+    loop {
         let began = Instant::now();
         let removed = store.remove_remains(ROWS).await?;
         pass.bytes(removed.bytes);
         if !removed.more {
-            break;
+            return Ok(true);
         }
         if pass.is_over() {
             return Ok(false);
         }
         pass.give_way(began.elapsed()).await;
     }
-    Ok(true)
 }

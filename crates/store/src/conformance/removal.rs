@@ -209,10 +209,10 @@ pub async fn a_process_that_may_live_keeps_its_instance(harness: &dyn Harness) {
         status: ended.status,
         finished_at: ended.finished_at.unwrap(),
     };
-    assert_eq!(remove(&world, &[leaving.clone()]).await, []);
+    assert_eq!(remove(&world, std::slice::from_ref(&leaving)).await, []);
     run.exit(exit_code(0)).await;
     let page = expired(&world, &a_day_old()).await;
-    assert_eq!(page.instances, [leaving.clone()]);
+    assert_eq!(page.instances, std::slice::from_ref(&leaving));
     assert_eq!(remove(&world, &[leaving]).await, [run.id().clone()]);
 }
 
@@ -347,7 +347,7 @@ pub async fn a_purge_and_a_resume_do_not_cross(harness: &dyn Harness) {
             }
             refused => {
                 assert_eq!(refusal(refused), Some(Refusal::InstanceUnknown));
-                assert_eq!(removed, [id.clone()]);
+                assert_eq!(removed, std::slice::from_ref(&id));
                 assert_eq!(there, None);
                 let new = world.new_instance(id.as_str());
                 let started = world.store.start_instance(new).await.unwrap();

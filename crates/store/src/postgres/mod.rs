@@ -1,8 +1,8 @@
 //! The store on PostgreSQL: for production, and for several nodes.
 //!
 //! Rare changes of an instance are decided outside of the database and written by one statement if the instance is still as it was
-//! read (`write`). What many instances write at once goes through queues and is written together (`lanes`, `batches`). A claim, a
-//! start and a purge are statements of their own. Every decision uses the clock of the database, `runtara_now()`.
+//! read (`write`). What many instances write at once goes through queues and is written together (`lanes`, `batches`). A claim and a
+//! start are statements of their own; what is removed goes in pieces (`removal`), and so are events folded (`folding`). Every decision uses the clock of the database, `runtara_now()`.
 
 mod batches;
 mod calls;

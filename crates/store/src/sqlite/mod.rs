@@ -2,7 +2,7 @@
 //!
 //! - `writer`: one thread owns the one connection that writes, and commits for all who write at the same time.
 //! - `readers`: a few connections that only read, and never wait for the writer.
-//! - `instances`, `calls`, `runs`, `images`, `nodes`, `removal`: what is written, each as load, decide, write.
+//! - `instances`, `calls`, `runs`, `images`, `nodes`, `removal`, `folding`: what is written, each as load, decide, write.
 //! - `lists`, `history`: the questions.
 //! - `state`, `write`: the row of an instance, and what one change of it writes; `tx`: several changes in one transaction.
 //! - `redo`: what makes changes durable before SQLite commits them; `known`: what is kept in memory of instances that run.
