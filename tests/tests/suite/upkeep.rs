@@ -145,7 +145,7 @@ fn without_a_server_it_is_done_by_the_command_itself(store: Store) {
     assert!(!is_there(&server.instance(&old)));
     let lives = server.instance(&living);
     lives.wait_until_it_runs();
-    lives.stop(0);
+    assert_eq!(lives.stop(0)["status"], "cancelled");
 }
 
 fn the_figures_of_a_server_are_told(store: Store) {
@@ -184,7 +184,7 @@ fn the_figures_of_a_server_are_told(store: Store) {
     );
     assert!(text.contains("runtara_build{version="), "{text}");
     assert!(text.ends_with("# EOF\n"), "{text}");
-    lives.stop(0);
+    assert_eq!(lives.stop(0)["status"], "cancelled");
 }
 
 fn the_events_of_a_long_instance_are_bounded(store: Store) {
@@ -225,5 +225,5 @@ fn the_events_of_a_long_instance_are_bounded(store: Store) {
     assert_eq!(said["count"], 150 - kept, "{said}");
     let newest = events.last().expect("there are some");
     assert_eq!(from_base64(&newest["payload"]), "149");
-    run.stop(0);
+    assert_eq!(run.stop(0)["status"], "cancelled");
 }
