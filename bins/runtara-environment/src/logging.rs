@@ -21,3 +21,14 @@ pub(crate) fn start(config: &Config) {
         LogFormat::Text => log.with_ansi(io::stderr().is_terminal()).init(),
     }
 }
+
+/// Starts logging for a command whose answer is what counts: what goes wrong, unless `RUST_LOG` asks for more.
+pub(crate) fn start_for_a_command() {
+    let asked = std::env::var("RUST_LOG").ok();
+    let asked = asked.and_then(|asked| EnvFilter::try_new(asked).ok());
+    tracing_subscriber::fmt()
+        .with_env_filter(asked.unwrap_or_else(|| EnvFilter::new("warn")))
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
+}

@@ -2,6 +2,7 @@
 
 mod doctor;
 mod logging;
+mod maintain;
 
 use std::convert::Infallible;
 use std::process::ExitCode;
@@ -36,6 +37,13 @@ enum Command {
     /// To be run as the user as whom `serve` runs, with its variables. Exit status: 0 if at least one kind of images can be run and
     /// nothing is wrong in the configuration, else 1.
     Doctor,
+    /// Remove what is not needed any more, now, and say what each part of the upkeep did.
+    ///
+    /// A server does the same by itself every few minutes. The server that holds DATA_DIR is asked to do it, with the settings that it was
+    /// started with; where none does, it is done here, with the database and the settings that the variables of `serve` name. Everything is
+    /// removed in small batches; Ctrl-C ends it after the one that is under way. Exit status: 0 fine, 1 something failed, 2 usage or
+    /// configuration, 130 interrupted.
+    Maintain(maintain::Wanted),
 }
 
 fn variables_help() -> String {
@@ -63,8 +71,14 @@ fn main() -> ExitCode {
     if matches!(command, Command::Doctor) {
         return doctor::run();
     }
-    match passed.and_then(|passed| run(&command, passed)) {
-        Ok(()) => ExitCode::SUCCESS,
+    let done = match &command {
+        Command::Maintain(wanted) => maintain_once(wanted),
+        command => passed
+            .and_then(|passed| run(command, passed))
+            .map(|()| ExitCode::SUCCESS),
+    };
+    match done {
+        Ok(status) => status,
         Err(error) => {
             eprintln!("error: {error}");
             let mut cause = std::error::Error::source(&error);
@@ -91,13 +105,7 @@ fn run(command: &Command, passed: PassedSockets) -> Result<(), Error> {
         return Ok(());
     }
     logging::start(&config);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Error::Part {
-            what: "the asynchronous runtime",
-            source: error.into(),
-        })?;
+    let runtime = runtime()?;
     let outcome = runtime.block_on(async {
         if matches!(command, Command::Migrate) {
             runtara_environment::runtime::migrate(&config).await?;
@@ -113,6 +121,22 @@ fn run(command: &Command, passed: PassedSockets) -> Result<(), Error> {
     // What still runs must not keep the process from leaving: blocking work cannot be cut off, only left behind.
     runtime.shutdown_background();
     outcome
+}
+
+fn maintain_once(wanted: &maintain::Wanted) -> Result<ExitCode, Error> {
+    logging::start_for_a_command();
+    let runtime = runtime()?;
+    let outcome = runtime.block_on(maintain::run(wanted));
+    runtime.shutdown_background();
+    outcome
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Error> {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.enable_all().build().map_err(|error| Error::Part {
+        what: "the asynchronous runtime",
+        source: error.into(),
+    })
 }
 
 fn signals(error: std::io::Error) -> Error {

@@ -52,6 +52,9 @@ pub(crate) struct StartArgs {
     /// The instance fails after this time if it has not ended
     #[arg(long, value_name = "TIME", value_parser = duration)]
     expires_in: Option<Duration>,
+    /// How many events are kept, at least 100; 0 for all. The oldest that the program has reported are folded into one
+    #[arg(long, value_name = "N")]
+    max_events: Option<u32>,
     /// Makes repeated starts without an id the same start
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
@@ -120,6 +123,7 @@ fn request(args: StartArgs, image_id: String, input: Option<Value>) -> StartRequ
         .delay
         .map(|delay| u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));
     request.max_attempts = args.max_attempts;
+    request.max_events = args.max_events;
     request.args = args.args;
     request.limits = args.settings.limits();
     request.network = args.settings.network();
@@ -189,7 +193,7 @@ mod tests {
     fn everything_typed_is_asked_for() {
         let args = parse(
             "runtara start --image orders --id o-1 --env A=1 --env B=2=3 --label t=s --delay 1m --timeout 1500ms \
-             --max-attempts 2 --heartbeat-timeout 10500ms --expires-at 2030-01-01T08:00:00.5Z --idempotency-key k --memory 256M --cpus 0.5 --pids 5 --open-files 6 --writable 1G \
+             --max-attempts 2 --max-events 500 --heartbeat-timeout 10500ms --expires-at 2030-01-01T08:00:00.5Z --idempotency-key k --memory 256M --cpus 0.5 --pids 5 --open-files 6 --writable 1G \
              --network pasta --read-only --wait=10s -- -v x",
         );
         assert_eq!(args.wait, Some(Some(Duration::from_secs(10))));
@@ -202,9 +206,10 @@ mod tests {
             (
                 request.delay_ms,
                 request.timeout_seconds,
-                request.max_attempts
+                request.max_attempts,
+                request.max_events
             ),
-            (Some(60_000), Some(2), Some(2))
+            (Some(60_000), Some(2), Some(2), Some(500))
         );
         assert_eq!(request.heartbeat_timeout_seconds, Some(11));
         assert_eq!(

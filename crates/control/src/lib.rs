@@ -55,6 +55,8 @@ pub struct ControlConfig {
     pub unavailable: BTreeMap<RunnerKind, String>,
     /// Whether a plain binary that is declared `oci` (as published clients do unless told otherwise) runs as a native process here.
     pub native_for_oci: bool,
+    /// How many events of an instance are kept where its start does not say; `None` for all.
+    pub max_events: Option<u32>,
     /// Where the server keeps its files.
     pub data_dir: PathBuf,
     /// How long what was made of an image is kept if its client went away before it was ready: a client that waits for less time than that

@@ -37,6 +37,8 @@ pub struct StartInstance {
     pub timeout_seconds: Option<u64>,
     /// Launches without progress that are allowed.
     pub max_attempts: Option<u32>,
+    /// How many of its events are kept; none, and 0, are as the operator says and without a bound.
+    pub max_events: Option<u32>,
     /// When it is due at the earliest.
     pub start_at: Option<Timestamp>,
     /// How much later than now it is due, in milliseconds.
@@ -73,7 +75,7 @@ impl Control {
             .await?
             .filter(|image| image.tenant_id == start.tenant_id)
             .ok_or_else(|| ControlError::image_not_found(&start.image_id))?;
-        let mut new = check_start(start, &image).await?;
+        let mut new = check_start(start, &image, self.config.max_events).await?;
         new.pending_allowed = self.config.max_pending_per_tenant;
         if let Err(refused) = self.can_run(&image, &new.settings)
             && self.store.instance(&new.instance_id).await?.is_none()
@@ -131,7 +133,11 @@ fn too_many_pending(pending: u64, allowed: Option<u64>) -> String {
     )
 }
 
-async fn check_start(start: StartInstance, image: &ImageRecord) -> ControlResult<NewInstance> {
+async fn check_start(
+    start: StartInstance,
+    image: &ImageRecord,
+    max_events: Option<u32>,
+) -> ControlResult<NewInstance> {
     let instance_id = match (start.instance_id, start.idempotency_key) {
         (Some(id), _) => id,
         (None, Some(key)) => {
@@ -158,6 +164,7 @@ async fn check_start(start: StartInstance, image: &ImageRecord) -> ControlResult
         settings: start.settings,
         timeout_ms: timeout_ms(start.timeout_seconds)?,
         max_attempts: check_attempts(start.max_attempts)?,
+        max_events: check_events(start.max_events, max_events)?,
         due: due(start.start_at, start.delay_ms)?,
         heartbeat_timeout_ms: heartbeat_timeout_ms(start.heartbeat_timeout_seconds)?,
         expires: expires(start.expires_at, start.expires_in_seconds)?,
@@ -309,6 +316,22 @@ fn check_attempts(attempts: Option<u32>) -> ControlResult<Option<u32>> {
             ))
         }
         accepted => Ok(accepted),
+    }
+}
+
+/// How many events are kept: as the start says, else as the operator does.
+fn check_events(events: Option<u32>, otherwise: Option<u32>) -> ControlResult<Option<u32>> {
+    match events {
+        None => Ok(otherwise),
+        Some(0) => Ok(None),
+        Some(found) if found < limits::MAX_EVENTS_LEAST => Err(ControlError::invalid(
+            "INVALID_MAX_EVENTS",
+            format!(
+                "max_events is {found}; at least {}, or 0 for all, is allowed",
+                limits::MAX_EVENTS_LEAST
+            ),
+        )),
+        Some(accepted) => Ok(Some(accepted.min(i32::MAX as u32))),
     }
 }
 

@@ -47,6 +47,7 @@ async fn running(store: &LossyStore) -> Caller {
         settings: RunSettings::default(),
         timeout_ms: 60_000,
         max_attempts: None,
+        max_events: None,
         due: Due::NOW,
         request_timeout_ms: None,
         heartbeat_timeout_ms: None,

@@ -47,6 +47,8 @@ pub mod subtype {
     pub const RESUMED: &str = "runtara.resumed";
     /// A program reported that it tries a step again.
     pub const RETRY: &str = "runtara.retry";
+    /// Stands for the oldest events of a program, which were too many.
+    pub const FOLDED: &str = "runtara.folded";
     /// What instances may not write themselves: every subtype that begins so is written by the server.
     pub const RESERVED: &str = "runtara.";
 }

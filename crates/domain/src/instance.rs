@@ -67,6 +67,8 @@ pub struct NewInstance {
     pub timeout_ms: u64,
     /// Launches without progress that are allowed; `None` if the start did not say.
     pub max_attempts: Option<u32>,
+    /// How many of its events are kept, where they are bounded: the oldest that its program has reported are folded into one.
+    pub max_events: Option<u32>,
     /// When its first run is due.
     pub due: Due,
     /// How long its client waits for an answer, in milliseconds, where the start says so in `env`.

@@ -59,6 +59,8 @@ pub const RUN_TIMEOUT_MAX_MS: u64 = u32::MAX as u64 * 1_000;
 pub const MAX_ATTEMPTS: u32 = 3;
 /// Most `max_attempts` a start may ask for.
 pub const MAX_ATTEMPTS_MAX: u32 = 1_000;
+/// Fewest events to which an instance may be bounded: those that repeated calls are recognised by are among the newest.
+pub const MAX_EVENTS_LEAST: u32 = 100;
 /// Relaunches of one instance in all, after which it fails whatever else holds.
 pub const RELAUNCHES: u32 = 1_000;
 /// Uncounted relaunches without progress, against a program that takes the server down with it.

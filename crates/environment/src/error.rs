@@ -87,6 +87,12 @@ pub enum Error {
     /// The store cannot be opened.
     #[error("the database cannot be opened")]
     Store(#[from] StoreError),
+    /// A maintenance by hand cannot be done.
+    #[error("{reason}")]
+    Maintain {
+        /// Why.
+        reason: String,
+    },
     /// A part of the server cannot be set up.
     #[error("{what} cannot be set up")]
     Part {

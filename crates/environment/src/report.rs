@@ -5,6 +5,8 @@ use runtara_runner::shim;
 use runtara_runner_oci::{Finding, Level};
 use runtara_scheduler::Scheduler;
 
+use crate::metrics;
+
 /// The runners of this server and its machine as they were found at its start, and its runs as they are now.
 pub(crate) struct Report {
     pub(crate) scheduler: Scheduler,
@@ -23,6 +25,11 @@ impl ServerReport for Report {
 
     fn machine(&self) -> Vec<MachineCheck> {
         self.machine.clone()
+    }
+
+    fn metrics(&self) -> String {
+        let (runs, upkeep) = (self.scheduler.figures(), self.scheduler.upkeep_figures());
+        metrics::text(env!("CARGO_PKG_VERSION"), &runs, &upkeep)
     }
 }
 

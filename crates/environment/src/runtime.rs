@@ -29,10 +29,13 @@ use crate::programs::{self, ProgramsOfRunners};
 use crate::report::Report;
 use crate::runners::Speaking;
 use crate::sockets::{PassedSockets, Sockets};
-use crate::{Error, runners, store};
+use crate::{Error, maintain, runners, store};
 
 /// Longer than it takes to send a large image again.
 const KEPT_FOR_ANOTHER_TRY: Duration = Duration::from_secs(600);
+
+/// Most connections on which something is removed by hand.
+const MAINTAINERS: usize = 4;
 
 /// A server that can be started.
 pub struct EnvironmentRuntime {
@@ -45,6 +48,8 @@ struct Servers {
     environment: Server,
     core: Vec<Server>,
     node: Option<Server>,
+    /// For whoever has something removed by hand.
+    maintain: Server,
 }
 
 /// A server that runs.
@@ -137,6 +142,7 @@ impl EnvironmentRuntime {
                 weights: config.node.weights.clone(),
                 max_runs_per_tenant: config.max_runs_per_tenant,
                 self_registered_timeout: config.self_registered_timeout,
+                upkeep: config.upkeep.clone(),
             },
             SchedulerParts {
                 store: Arc::clone(&store),
@@ -161,6 +167,7 @@ impl EnvironmentRuntime {
                 kinds: runners.kinds,
                 unavailable: programs::unavailable(&runners.report),
                 native_for_oci: config.native_for_oci,
+                max_events: config.max_events,
                 data_dir: data_dir.path().to_owned(),
                 kept_for_another_try: KEPT_FOR_ANOTHER_TRY,
                 max_pending_per_tenant: config.max_pending_per_tenant,
@@ -194,7 +201,20 @@ impl EnvironmentRuntime {
             started: std::time::Instant::now(),
             version: env!("CARGO_PKG_VERSION"),
         };
-        let servers = Servers::start(sockets, &config, &core_state, environment_state, key)?;
+        let maintain = maintain::listen(data_dir.path())?;
+        let maintain = Server::start(
+            Listener::Unix(maintain),
+            maintain::service(scheduler.clone()),
+            limits(MAINTAINERS),
+        );
+        let servers = Servers::start(
+            sockets,
+            &config,
+            &core_state,
+            environment_state,
+            key,
+            maintain,
+        )?;
         scheduler.start();
         info!(environment = %addr, core = %core_addr, "serving");
         Ok(RuntimeHandle {
@@ -212,7 +232,7 @@ impl EnvironmentRuntime {
     }
 }
 
-async fn open_blobs(config: &Config, data_dir: &Path) -> Result<BlobStore, Error> {
+pub(crate) async fn open_blobs(config: &Config, data_dir: &Path) -> Result<BlobStore, Error> {
     let options = BlobOptions {
         max_bytes: config.max_image_bytes,
         ..BlobOptions::default()
@@ -232,6 +252,7 @@ impl Servers {
         core: &CoreState,
         environment: EnvironmentState,
         key: NodeKey,
+        maintain: Server,
     ) -> Result<Self, Error> {
         let shares = Shares::of(open_files());
         let hosts = |listener: &TcpListener| {
@@ -273,6 +294,7 @@ impl Servers {
             environment: Server::start(listener, service, limits(shares.environment)),
             core: servers,
             node,
+            maintain,
         })
     }
 }
@@ -349,6 +371,7 @@ impl RuntimeHandle {
         info!(runs = self.live_runs(), "leaving");
         self.scheduler.stop_claiming();
         self.leave(&self.servers.environment);
+        self.servers.maintain.stop();
         self.control.close();
         self.core.close();
         if self.config.mode == Mode::Dev {

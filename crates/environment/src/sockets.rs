@@ -231,15 +231,20 @@ fn bind_unix(data_dir: &Path, passed: &mut PassedSockets) -> Result<UnixListener
         passed.set_nonblocking(true).map_err(failed)?;
         return UnixListener::from_std(passed).map_err(failed);
     }
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+    bind_new(data_dir, CORE_SOCKET).map_err(failed)
+}
+
+/// Listens on a new socket in the data directory, in place of one that is there.
+pub(crate) fn bind_new(data_dir: &Path, name: &str) -> std::io::Result<UnixListener> {
+    match std::fs::remove_file(data_dir.join(name)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     // The name of a socket is at most 107 bytes long (unix(7)); a descriptor of the directory stands for a path of any length.
-    let directory = std::fs::File::open(data_dir).map_err(failed)?;
+    let directory = std::fs::File::open(data_dir)?;
     let short = PathBuf::from(format!(
-        "/proc/self/fd/{}/{CORE_SOCKET}",
+        "/proc/self/fd/{}/{name}",
         std::os::fd::AsRawFd::as_raw_fd(&directory)
     ));
-    UnixListener::bind(short).map_err(failed)
+    UnixListener::bind(short)
 }

@@ -62,6 +62,9 @@ pub struct StartRequest {
     /// After how many seconds it has, instead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_in_seconds: Option<u64>,
+    /// How many events of the instance are kept, at least 100; 0 for all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_events: Option<u32>,
     /// Arguments of the program.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub args: Vec<String>,
@@ -175,6 +178,13 @@ impl StartRequest {
     #[must_use]
     pub fn expires_in(mut self, time: Duration) -> Self {
         self.expires_in_seconds = Some(whole_seconds(time));
+        self
+    }
+
+    /// Bounds the events that are kept, to at least 100; 0 keeps all. The oldest that the program has reported are folded into one.
+    #[must_use]
+    pub fn max_events(mut self, events: u32) -> Self {
+        self.max_events = Some(events);
         self
     }
 
@@ -342,6 +352,7 @@ mod tests {
             .start_at_ms(5)
             .delay(Duration::from_secs(1))
             .max_attempts(2)
+            .max_events(1_000)
             .arg("-x")
             .limits(ResourceLimits::new().pids(7))
             .network(NetworkMode::Egress)
@@ -353,6 +364,7 @@ mod tests {
             ("start_at_ms", 5.into()),
             ("delay_ms", 1000.into()),
             ("max_attempts", 2.into()),
+            ("max_events", 1_000.into()),
             ("args", serde_json::json!(["-x"])),
             ("limits", serde_json::json!({"pids": 7})),
             ("network", "egress".into()),

@@ -1,4 +1,4 @@
-//! Chores: each an idempotent function without input, done every so often.
+//! Chores: each an idempotent function without input, done every so often. Those that remove something are in [`upkeep`](crate::upkeep).
 
 use std::future::Future;
 use std::sync::Arc;
@@ -7,21 +7,17 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
 
-use crate::{Shared, run_files};
+use crate::Shared;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Starts all chores.
 pub(crate) fn start(shared: &Arc<Shared>) {
     every(shared, "counts", Duration::from_secs(10), refresh_counts);
-    let (ten_minutes, hour) = (Duration::from_secs(600), Duration::from_secs(3_600));
-    every(shared, "images", ten_minutes, remove_unneeded_images);
-    every(shared, "orphans", hour, remove_orphans);
     if let Some(timeout) = shared.config.self_registered_timeout {
         let period = (timeout / 10).clamp(Duration::from_secs(1), Duration::from_secs(30));
         every(shared, "silent instances", period, lapse_silent);
     }
-    every(shared, "run files", ten_minutes, remove_unneeded_files);
 }
 
 fn every<F>(
@@ -74,22 +70,4 @@ async fn lapse_silent(shared: Arc<Shared>) -> Result<(), Failure> {
 async fn refresh_counts(shared: Arc<Shared>) -> Result<(), Failure> {
     shared.store.refresh_counts().await?;
     Ok(())
-}
-
-async fn remove_unneeded_images(shared: Arc<Shared>) -> Result<(), Failure> {
-    let (store, runners) = (shared.store.as_ref(), &shared.runners);
-    let digests = store.remove_unneeded_images(100).await?;
-    shared.images.remove(&digests, store, runners).await
-}
-
-async fn remove_orphans(shared: Arc<Shared>) -> Result<(), Failure> {
-    let store = shared.store.as_ref();
-    shared
-        .images
-        .remove_orphans(store, &shared.runners, &shared.closing)
-        .await
-}
-
-async fn remove_unneeded_files(shared: Arc<Shared>) -> Result<(), Failure> {
-    run_files::remove_unneeded(&shared).await
 }

@@ -44,6 +44,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             Ok(false) => {}
             Err(error) => {
                 warn!(%error, "due instances could not be claimed");
+                shared.counters.store_failed();
                 // The claim may have been made although its answer was lost.
                 reconcile::soon(&shared);
                 nudged_within(&shared, AFTER_FAILURE).await;
@@ -213,6 +214,7 @@ async fn claim(
     };
     // A claim whose answer was lost may have used them: then they are used up.
     let claimed = shared.store.claim_due(claim).await?;
+    shared.counters.claimed(claimed.len());
     let tenants = claimed.iter().map(|run| run.tenant_id.clone()).collect();
     for claimed in claimed {
         if let Some(token) = offered.remove(&claimed.token) {
@@ -279,6 +281,7 @@ async fn until_next_due(shared: &Shared) -> Duration {
         Ok(next) => next,
         Err(error) => {
             warn!(%error, "the next due time could not be told");
+            shared.counters.store_failed();
             AFTER_FAILURE
         }
     }

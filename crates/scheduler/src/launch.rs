@@ -12,7 +12,6 @@ use runtara_runner::{
 };
 use runtara_store::{ClaimedRun, Store};
 use tokio::sync::OnceCell;
-use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, info, info_span, warn};
 
 use crate::live::Live;
@@ -49,7 +48,10 @@ pub(crate) async fn run(
     async {
         let kind = claimed.image.kind;
         match launch(&shared, &live, claimed, token).await {
-            Ok(()) => supervise::mind(&shared, &live, kind).await,
+            Ok(()) => {
+                shared.counters.launched(kind);
+                supervise::mind(&shared, &live, kind).await;
+            }
             Err(refused) => {
                 warn!(
                     error = refused.error,
@@ -57,6 +59,7 @@ pub(crate) async fn run(
                     "not launched"
                 );
                 live.has_ended();
+                shared.counters.not_launched();
                 let exit = RunExit::not_launched(refused.permanent, refused.error);
                 supervise::record(&shared, &live, exit).await;
             }
@@ -167,8 +170,6 @@ pub(crate) struct PreparedImages {
 
 /// Most images that are remembered as ready. Beyond it all are forgotten: making one ready again costs little.
 const REMEMBERED: usize = 4_096;
-/// How many contents are listed at once.
-const ORPHANS_PAGE: usize = 500;
 
 impl PreparedImages {
     pub(crate) fn new(blobs: BlobStore) -> Self {
@@ -208,18 +209,29 @@ impl PreparedImages {
         ready.retain(|(_, content), _| content.digest != digest && content.base != Some(digest));
     }
 
-    /// Removes the contents of images that nobody needs any more, and what was made of them.
+    /// The content of images.
+    pub(crate) fn blobs(&self) -> &BlobStore {
+        &self.blobs
+    }
+
+    /// Removes the contents of images that nobody needs any more, and what was made of them. Tells which were removed, and how many
+    /// bytes they had.
     pub(crate) async fn remove(
         &self,
         digests: &[ImageDigest],
         store: &dyn Store,
         runners: &Runners,
+        tell: impl Fn(ImageDigest, u64) + Send,
     ) -> Result<(), Failure> {
         let mut removed = Ok(());
         for digest in digests {
-            removed = self.remove_one(*digest, store, runners).await;
-            if removed.is_err() {
-                break;
+            match self.remove_one(*digest, store, runners).await {
+                Ok(None) => {}
+                Ok(Some(bytes)) => tell(*digest, bytes),
+                Err(error) => {
+                    removed = Err(error);
+                    break;
+                }
             }
         }
         // Only now, when no content is locked: this may take long.
@@ -234,7 +246,7 @@ impl PreparedImages {
         digest: ImageDigest,
         store: &dyn Store,
         runners: &Runners,
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<u64>, Failure> {
         // Locked against registrations while the store is asked: the same content may just be registered anew.
         if let Some(removal) = self.blobs.removal(&digest).await?
             && !store.is_content_needed(&digest).await?
@@ -243,37 +255,11 @@ impl PreparedImages {
                 runner.forget(digest).await?;
             }
             self.forget_all_with(digest);
+            let size = self.blobs.size(&digest).await?;
             removal.remove().await?;
+            return Ok(size);
         }
-        Ok(())
-    }
-
-    /// Removes content that no image has: of uploads that ended between their content and their row. Gives up when `closing` ends.
-    pub(crate) async fn remove_orphans(
-        &self,
-        store: &dyn Store,
-        runners: &Runners,
-        closing: &CancellationToken,
-    ) -> Result<(), Failure> {
-        self.blobs.sweep().await?;
-        let mut after = None;
-        loop {
-            let page = self.blobs.list(after, ORPHANS_PAGE).await?;
-            let mut orphans = Vec::new();
-            for blob in &page {
-                if closing.is_cancelled() {
-                    return Ok(());
-                }
-                if !store.is_content_needed(&blob.digest).await? {
-                    orphans.push(blob.digest);
-                }
-            }
-            self.remove(&orphans, store, runners).await?;
-            match page.last() {
-                Some(last) if page.len() == ORPHANS_PAGE => after = Some(last.digest),
-                _ => return Ok(()),
-            }
-        }
+        Ok(None)
     }
 
     async fn prepare(

@@ -8,7 +8,8 @@
 //! | `expiry` | ends instances that outlive their overall deadline | the earliest deadline, a nudge |
 //! | `reconcile` | compares the rows that say "live here" with the runs in memory | the start, store errors, slowly always |
 //! | `lease` | keeps the lease, ends all runs if it is lost while there are other nodes, and takes over those of nodes that lost theirs | its period, the ends of leases |
-//! | `chores` | keeps the counts, and the disk | their periods |
+//! | `chores` | keeps the counts | their periods |
+//! | `upkeep` | removes what is not needed any more | their periods, or somebody by hand |
 //!
 //! Everything here may be interrupted at any point: what was not recorded is found again by `reconcile`, which is also how a new
 //! server process takes over the runs of the one before.
@@ -16,13 +17,14 @@
 mod chores;
 mod dispatch;
 mod expiry;
+mod figures;
 mod launch;
 mod lease;
 mod live;
 mod reconcile;
-mod run_files;
 mod silence;
 mod supervise;
+mod upkeep;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -33,15 +35,23 @@ use runtara_domain::{NodeId, RunnerKind};
 use runtara_images::BlobStore;
 use runtara_runner::{CallTracker, Runner};
 use runtara_store::Store;
-use tokio::sync::{Mutex, Notify, Semaphore};
+use tokio::sync::{Mutex, Notify, Semaphore, mpsc};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use crate::figures::Counters;
 use crate::launch::PreparedImages;
 use crate::lease::Lease;
 use crate::live::LiveRuns;
+use crate::upkeep::{EndedRuns, Upkeep};
+
+pub use crate::figures::SchedulerFigures;
+pub use crate::upkeep::{
+    NAMES as UPKEEP_NAMES, NoSuchUpkeep, UpkeepConfig, UpkeepEvent, UpkeepFigures, UpkeepReport,
+    UpkeepRequest,
+};
 
 pub use crate::lease::NodeIdentity;
 
@@ -70,6 +80,8 @@ pub struct SchedulerConfig {
     pub self_registered_timeout: Option<Duration>,
     /// Further addresses at which this core answers. A run of an earlier process that was told none of them is launched anew.
     pub other_core_addrs: Vec<String>,
+    /// What is kept, and for how long.
+    pub upkeep: UpkeepConfig,
 }
 
 /// The parts of a server that the scheduler works with.
@@ -109,6 +121,9 @@ pub(crate) struct Shared {
     /// Has that comparison made soon.
     reconcile: Notify,
     launches: Semaphore,
+    upkeep: Upkeep,
+    ended_runs: EndedRuns,
+    counters: Counters,
     /// Ends dispatch and chores.
     closing: CancellationToken,
     /// Has every run ended, also those that are just being launched.
@@ -142,6 +157,9 @@ impl Scheduler {
             claiming: Mutex::new(()),
             reconcile: Notify::new(),
             launches: Semaphore::new(LAUNCHES_AT_ONCE),
+            upkeep: Upkeep::new(),
+            ended_runs: EndedRuns::default(),
+            counters: Counters::default(),
             closing: CancellationToken::new(),
             ending: CancellationToken::new(),
             leaving: CancellationToken::new(),
@@ -164,6 +182,7 @@ impl Scheduler {
                 let pass_nudges = supervise::pass_nudges(Arc::clone(&shared));
                 shared.minders.spawn(pass_nudges);
                 chores::start(&shared);
+                upkeep::start(&shared);
             }
         });
     }
@@ -172,6 +191,42 @@ impl Scheduler {
     #[must_use]
     pub fn live_runs(&self) -> usize {
         self.0.live.len()
+    }
+
+    /// Removes once, now, what is not needed any more, or says what would be removed, also where this has not been started. What each
+    /// did is sent as it is done; when nobody listens any more it ends between two batches.
+    ///
+    /// # Errors
+    /// [`NoSuchUpkeep`] if a name is unknown. Nothing is done then.
+    pub async fn maintain(
+        &self,
+        request: &UpkeepRequest,
+        events: &mpsc::Sender<UpkeepEvent>,
+    ) -> Result<(), NoSuchUpkeep> {
+        upkeep::by_hand(&self.0, request, events).await
+    }
+
+    /// Whether [`maintain`](Self::maintain) knows all names of a request.
+    ///
+    /// # Errors
+    /// [`NoSuchUpkeep`] with the first that it does not know.
+    pub fn knows(request: &UpkeepRequest) -> Result<(), NoSuchUpkeep> {
+        upkeep::check(request)
+    }
+
+    /// What has been removed since the server started, by the names of those who did.
+    #[must_use]
+    pub fn upkeep_figures(&self) -> Vec<(&'static str, UpkeepFigures)> {
+        self.0.upkeep.figures()
+    }
+
+    /// What this scheduler has done since it was made, and what it has now.
+    #[must_use]
+    pub fn figures(&self) -> SchedulerFigures {
+        let shared = &self.0;
+        shared
+            .counters
+            .figures(shared.live.len(), shared.config.capacity)
     }
 
     /// Stops claiming. Runs go on.

@@ -33,7 +33,10 @@ pub(crate) async fn recover(shared: &Arc<Shared>) -> bool {
                 info!(runs = found, "recovered");
                 return true;
             }
-            Err(error) => warn!(%error, "the runs of this node could not be read yet"),
+            Err(error) => {
+                warn!(%error, "the runs of this node could not be read yet");
+                shared.counters.store_failed();
+            }
         }
         tokio::select! {
             () = shared.closing.cancelled() => return false,
@@ -56,6 +59,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             Ok(_) => PERIOD,
             Err(error) => {
                 warn!(%error, "the runs of this node could not be read");
+                shared.counters.store_failed();
                 AFTER_FAILURE
             }
         };

@@ -202,6 +202,7 @@ impl<'a> Minder<'a> {
             Err(error) => {
                 debug!(%error, "the row of a run could not be read");
                 Silence::excuse(shared, self.live.token);
+                shared.counters.store_failed();
                 Some(Instant::now() + LOOK_AGAIN)
             }
         }
@@ -261,13 +262,17 @@ pub(crate) async fn record(shared: &Shared, live: &Live, exit: RunExit) -> bool 
         {
             Ok(changed) => {
                 info!(status = %changed.state.status, "the exit of a run was recorded");
+                shared.counters.exited(&changed.state);
                 break;
             }
             Err(StoreError::Refused(Refusal::RunSuperseded | Refusal::InstanceUnknown)) => {
                 debug!("the exit of a run was recorded before");
                 break;
             }
-            Err(error) => warn!(%error, "the exit of a run could not be recorded yet"),
+            Err(error) => {
+                warn!(%error, "the exit of a run could not be recorded yet");
+                shared.counters.store_failed();
+            }
         }
         tokio::select! {
             () = shared.leaving.cancelled() => return false,
@@ -276,6 +281,7 @@ pub(crate) async fn record(shared: &Shared, live: &Live, exit: RunExit) -> bool 
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
     shared.tracker.forget(live.token);
+    shared.ended_runs.note(&live.key.instance_id);
     shared.live.remove(&live.key);
     if shared.config.max_runs_per_tenant.is_some() {
         // There is room for another one of its tenant.

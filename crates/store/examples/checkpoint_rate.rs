@@ -59,6 +59,7 @@ async fn runs(store: &PostgresStore, prefix: &str, count: usize) -> Result<Vec<C
                 settings: RunSettings::default(),
                 timeout_ms: 3_600_000,
                 max_attempts: None,
+                max_events: None,
                 due: Due::NOW,
                 request_timeout_ms: None,
                 heartbeat_timeout_ms: None,

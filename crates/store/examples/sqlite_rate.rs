@@ -86,6 +86,7 @@ fn new_instance(id: String, tenant: &TenantId, image: &ImageId) -> Result<NewIns
         settings: RunSettings::default(),
         timeout_ms: limits::RUN_TIMEOUT_MS,
         max_attempts: None,
+        max_events: None,
         due: Due::NOW,
         request_timeout_ms: None,
         heartbeat_timeout_ms: None,

@@ -9,6 +9,7 @@ mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod error;
+mod folding;
 pub mod lossy;
 pub mod memory;
 mod node_types;
@@ -17,6 +18,7 @@ pub mod paging;
 pub mod plan;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+mod removal;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 mod types;
@@ -31,8 +33,10 @@ use runtara_domain::{
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::{StoreError, StoreResult};
+pub use folding::Folded;
 pub use node_types::{NodeLease, NodeRecord, NodeRemoval, NodeStanding};
 pub use nudge::{Nudges, Watch};
+pub use removal::{EndPlace, EndedInstance, Expired, ExpiredPage, Owners, Remains};
 pub use types::*;
 
 /// Durable state.
@@ -128,6 +132,22 @@ pub trait Store: Send + Sync + 'static {
     /// no remaining image has.
     async fn remove_unneeded_images(&self, limit: u32) -> StoreResult<Vec<ImageDigest>>;
 
+    /// Images that [`Store::remove_unneeded_images`] would remove, at most `limit`.
+    async fn unneeded_images(&self, limit: u32) -> StoreResult<Vec<ImageRecord>>;
+
+    /// Current images that are unused, at most `limit`, oldest first: registered at least so many milliseconds ago, and since then nothing
+    /// was started from them, nor does anything need them. An instance needs its image until it is completed or gone, for it may be resumed
+    /// before; and an image needs the one that it is laid on.
+    async fn unused_images(&self, unused_ms: u64, limit: u32) -> StoreResult<Vec<ImageRecord>>;
+
+    /// Deletes images that are unused, at most `limit`, as [`Store::delete_image`] does. A start that comes at the same time either keeps its
+    /// image or does not find it.
+    async fn delete_unused_images(
+        &self,
+        unused_ms: u64,
+        limit: u32,
+    ) -> StoreResult<Vec<ImageRecord>>;
+
     /// Whether an image, deleted or not, has this content.
     async fn is_content_needed(&self, digest: &ImageDigest) -> StoreResult<bool>;
 
@@ -155,8 +175,28 @@ pub trait Store: Send + Sync + 'static {
         payload: Option<Bytes>,
     ) -> StoreResult<()>;
 
-    /// Removes an ended instance with everything that belongs to it.
+    /// Removes an ended instance with everything that belongs to it. It is gone for everybody at once; if that is much, it takes as long
+    /// as it takes to remove it in pieces, and [`Store::remove_remains`] goes on where this was cut off.
     async fn purge_instance(&self, id: &InstanceId) -> StoreResult<Purge>;
+
+    /// Looks for ended instances whose time is over, along the order in which they ended. Changes nothing.
+    async fn expired_instances(&self, demand: &Expired) -> StoreResult<ExpiredPage>;
+
+    /// Takes ended instances away, all or those of them that are as they were found: what was resumed since, or has a process again, stays.
+    /// Answers with those that are gone, for everybody and at once; what belonged to them is left to [`Store::remove_remains`], but for
+    /// what it takes to serve them. An id may be used again when nothing of it is left, which a start sees to.
+    async fn remove_ended(&self, ended: &[EndedInstance]) -> StoreResult<Vec<InstanceId>>;
+
+    /// Removes what belonged to instances that were taken away: at most so many rows, large ones counting for several.
+    async fn remove_remains(&self, rows: u32) -> StoreResult<Remains>;
+
+    /// Those of these instances that have more events than their starts allow.
+    async fn overfull_instances(&self, ids: &[InstanceId]) -> StoreResult<Vec<InstanceId>>;
+
+    /// Folds the oldest events that the program of an instance has reported into one, at most so many at once, if there are more events
+    /// than its start allows: an event [`runtara_domain::subtype::FOLDED`] in the place of the last of them, which says how many there were,
+    /// their numbers and their times. Nothing is done to others.
+    async fn fold_events(&self, id: &InstanceId, limit: u32) -> StoreResult<Folded>;
 
     // Instances: runs ----------------------------------------------------------------------------------------------------
 
@@ -185,7 +225,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Ends instances whose overall deadline is over ([`Change::Expire`]), at most `limit`, the earliest deadlines first, each as one
     /// change of its own. Several nodes may ask at once.
-    async fn expire_due(&self, limit: u32) -> StoreResult<Expired>;
+    async fn expire_due(&self, limit: u32) -> StoreResult<Overdue>;
 
     /// Ends instances that registered themselves and gave no sign of life for so long ([`Change::Lapse`]), at most `limit`, each as one
     /// change of its own, and says which. Several nodes may ask at once.

@@ -15,12 +15,12 @@ use runtara_domain::{
 };
 
 use crate::{
-    Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, EventFilter, Expired,
-    HeldWait, ImageBytes, ImageDeletion, ImageFilter, InstanceFilter, InstanceOrder,
-    InstanceRecord, InstanceSummary, InstanceValues, LiveRun, MetricsBucket, MetricsQuery, NextDue,
-    NodeLease, NodeRecord, NodeRemoval, NodeStanding, Nudges, Page, PageRequest, Purge, Scope,
-    Started, StepFilter, StepSummary, Store, StoreError, StoreResult, StoredCheckpoint,
-    StoredEvent, TokenOwner, WaitRequest, Waiting,
+    Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, EndedInstance, EventFilter,
+    Expired, ExpiredPage, Folded, HeldWait, ImageBytes, ImageDeletion, ImageFilter, InstanceFilter,
+    InstanceOrder, InstanceRecord, InstanceSummary, InstanceValues, LiveRun, MetricsBucket,
+    MetricsQuery, NextDue, NodeLease, NodeRecord, NodeRemoval, NodeStanding, Nudges, Overdue, Page,
+    PageRequest, Purge, Remains, Scope, Started, StepFilter, StepSummary, Store, StoreError,
+    StoreResult, StoredCheckpoint, StoredEvent, TokenOwner, WaitRequest, Waiting,
 };
 
 /// Another store, of whose methods some do what they are asked and then lose the answer.
@@ -101,7 +101,7 @@ passing! {
     drain_node(node: NodeId, hand_over_after_ms: Option<u64>) -> bool;
     remove_node(node: NodeId) -> NodeRemoval;
     next_due_later(kinds: &[RunnerKind]) -> NextDue;
-    expire_due(limit: u32) -> Expired;
+    expire_due(limit: u32) -> Overdue;
     lapse_silent(timeout_ms: u64, limit: u32) -> Vec<InstanceId>;
     next_registration() -> RegistrationNumber;
     register_image(image: NewImage) -> ImageRecord;
@@ -112,11 +112,19 @@ passing! {
     list_images(filter: &ImageFilter, page: &PageRequest) -> Page<ImageRecord>;
     delete_image(id: &ImageId) -> ImageDeletion;
     remove_unneeded_images(limit: u32) -> Vec<ImageDigest>;
+    unneeded_images(limit: u32) -> Vec<ImageRecord>;
+    unused_images(unused_ms: u64, limit: u32) -> Vec<ImageRecord>;
+    delete_unused_images(unused_ms: u64, limit: u32) -> Vec<ImageRecord>;
     is_content_needed(digest: &ImageDigest) -> bool;
     start_instance(new: NewInstance) -> Started;
     change(id: &InstanceId, change: Change) -> Changed;
     send_signal(id: &InstanceId, signal_id: &SignalId, payload: Option<Bytes>) -> ();
     purge_instance(id: &InstanceId) -> Purge;
+    overfull_instances(ids: &[InstanceId]) -> Vec<InstanceId>;
+    fold_events(id: &InstanceId, limit: u32) -> Folded;
+    expired_instances(demand: &Expired) -> ExpiredPage;
+    remove_ended(ended: &[EndedInstance]) -> Vec<InstanceId>;
+    remove_remains(rows: u32) -> Remains;
     claim_due(claim: Claim) -> Vec<ClaimedRun>;
     next_due(kinds: &[RunnerKind]) -> NextDue;
     live_runs(node: NodeId, after: Option<&InstanceId>, limit: u32) -> Vec<LiveRun>;

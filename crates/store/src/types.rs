@@ -223,7 +223,7 @@ pub struct NextDue {
 
 /// Which instances outlived their overall deadline, and when the next one does.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Expired {
+pub struct Overdue {
     /// Those that failed for it now.
     pub instances: Vec<InstanceId>,
     /// Milliseconds from now by the store's clock until the next one, 0 if there are more already; `None` if none has a deadline.
@@ -496,7 +496,8 @@ pub struct EventFilter {
 /// An event as it is recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredEvent {
-    /// Its number within its instance: the order in which they were recorded, without gaps that could hide one.
+    /// Its number within its instance: the order in which they were recorded. Numbers have no gap but where events were folded, which the
+    /// event in the place of the last of them says.
     pub seq: u64,
     /// Its type.
     pub kind: EventKind,

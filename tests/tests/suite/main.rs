@@ -18,6 +18,7 @@ mod people_and_clients;
 mod processes;
 mod restarts;
 mod sleeps_and_signals;
+mod upkeep;
 mod wasm;
 mod wire_core;
 mod wire_environment;

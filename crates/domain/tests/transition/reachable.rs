@@ -22,6 +22,7 @@ pub(crate) fn started(max_attempts: Option<u32>) -> InstanceState {
         settings: RunSettings::default(),
         timeout_ms: limits::RUN_TIMEOUT_MS,
         max_attempts,
+        max_events: None,
         due: Due::NOW,
         request_timeout_ms: None,
         heartbeat_timeout_ms: Some(10_000),

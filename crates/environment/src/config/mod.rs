@@ -8,6 +8,7 @@ mod node;
 mod reader;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 mod variables;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use runtara_domain::limits;
+use runtara_scheduler::UpkeepConfig;
 
 use self::reader::Reader;
 use crate::Error;
@@ -122,6 +124,10 @@ pub struct Config {
     pub guests: GuestSettings,
     /// How much of each stream of a run is kept, in bytes.
     pub log_bytes: u64,
+    /// What is kept, and for how long.
+    pub upkeep: UpkeepConfig,
+    /// How many events of an instance are kept where its start does not say; `None` for all.
+    pub max_events: Option<u32>,
     /// Variables that every program is given.
     pub passed_env: BTreeMap<String, String>,
     /// How logs are written.
@@ -173,6 +179,11 @@ impl Config {
         (config, reader.problems)
     }
 
+    /// Where the data directory of a server with these variables is. Nothing else of them is looked at.
+    pub(crate) fn data_dir_of(lookup: &dyn Fn(&str) -> Option<OsString>) -> PathBuf {
+        Reader::new(lookup).data_dir()
+    }
+
     fn gather(mode: Mode, database: Option<DatabaseUrl>, reader: &mut Reader<'_>) -> Self {
         let dev = mode == Mode::Dev;
         let bind: IpAddr = reader
@@ -186,10 +197,7 @@ impl Config {
         let config = Self {
             mode,
             database,
-            data_dir: reader
-                .text("DATA_DIR")
-                .unwrap_or_else(|| ".data".to_owned())
-                .into(),
+            data_dir: reader.data_dir(),
             env_addr: SocketAddr::new(bind, port as u16),
             core_addr: reader.core_addr(),
             core_mode: reader.core_mode(),
@@ -245,6 +253,8 @@ impl Config {
             containers: ContainerSettings::read(reader),
             guests: GuestSettings::read(reader),
             log_bytes: reader.number("RUNTARA_LOG_BYTES", 10 << 20, 64 << 10, 1 << 40),
+            upkeep: upkeep::read(reader),
+            max_events: upkeep::max_events(reader),
             passed_env: reader.passed_env(),
             log_format: reader.log_format(),
             log_filter: reader.log_filter(),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::net::Ipv6Addr;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use tracing_subscriber::EnvFilter;
@@ -124,6 +125,11 @@ impl<'a> Reader<'a> {
             }
         }
         None
+    }
+
+    pub(super) fn data_dir(&mut self) -> PathBuf {
+        let named = self.text("DATA_DIR");
+        named.unwrap_or_else(|| ".data".to_owned()).into()
     }
 
     pub(super) fn core_addr(&mut self) -> String {

@@ -2,7 +2,7 @@
 
 use std::os::unix::ffi::OsStringExt as _;
 
-use runtara_domain::NetworkMode;
+use runtara_domain::{Keep, NetworkMode};
 
 use super::*;
 
@@ -139,6 +139,50 @@ fn what_containers_cannot_have_is_a_problem() {
     ] {
         let text = read(Mode::Dev, &[(name, value)]).unwrap_err().to_string();
         assert!(text.contains(name) && text.contains(told), "{name}: {text}");
+    }
+}
+
+#[test]
+fn what_is_kept_is_read() {
+    let config = read(
+        Mode::Dev,
+        &[
+            ("RUNTARA_RETENTION", "14d, failed@acme=forever"),
+            ("RUNTARA_LOGS_MAX_AGE", "12h"),
+            ("RUNTARA_LOGS_MAX_BYTES", "1048576"),
+            ("RUNTARA_IMAGES_UNUSED", "90d"),
+            ("RUNTARA_MAX_EVENTS", "5000"),
+        ],
+    );
+    let config = config.unwrap();
+    assert_eq!(config.max_events, Some(5_000));
+    let upkeep = config.upkeep;
+    assert_eq!(upkeep.retention, "failed@acme=forever,14d".parse().unwrap());
+    assert_eq!(upkeep.logs_max_age, Keep::For(12 * 3_600_000));
+    assert_eq!(upkeep.logs_max_bytes, Some(1 << 20));
+    assert_eq!(upkeep.images_unused, Keep::days(90));
+    let default = read(Mode::Dev, &[]).unwrap().upkeep;
+    assert_eq!(default.retention, "30d".parse().unwrap());
+    assert_eq!(default.images_unused, Keep::Forever);
+    for (name, value, told) in [
+        (
+            "RUNTARA_RETENTION",
+            "acme=7d",
+            "\"acme\" names no instances",
+        ),
+        ("RUNTARA_RETENTION", "30", "\"30\" is no time"),
+        ("RUNTARA_LOGS_MAX_AGE", "soon", "\"soon\" is no time"),
+        (
+            "RUNTARA_LOGS_MAX_BYTES",
+            "10",
+            "a whole number from 1048576",
+        ),
+        ("RUNTARA_MAX_EVENTS", "99", "a whole number from 100"),
+        ("RUNTARA_IMAGES_UNUSED", "5m", "at least 1h"),
+        ("RUNTARA_IMAGES_UNUSED", "off", "\"off\" is no time"),
+    ] {
+        let text = problem(Mode::Dev, &[(name, value)]);
+        assert!(text.starts_with(name) && text.contains(told), "{text}");
     }
 }
 

@@ -256,6 +256,31 @@ pub const VARIABLES: &[Variable] = &[
         "how much of each stream of a run is kept",
     ),
     variable(
+        "RUNTARA_RETENTION",
+        "30d",
+        "how long ended instances are kept, with all that belongs to them: rules such as 30d, failed=90d, @tenant=7d, failed@tenant=forever",
+    ),
+    variable(
+        "RUNTARA_LOGS_MAX_AGE",
+        "30d",
+        "how long what ended runs have written is kept: a time such as 12h or 30d, or forever: as long as their instance",
+    ),
+    variable(
+        "RUNTARA_LOGS_MAX_BYTES",
+        "10737418240",
+        "how much of that is kept on this node: the oldest goes first",
+    ),
+    variable(
+        "RUNTARA_MAX_EVENTS",
+        "- (all)",
+        "how many events of an instance are kept, if its start does not say; the oldest that its program has reported are folded into one",
+    ),
+    variable(
+        "RUNTARA_IMAGES_UNUSED",
+        "forever",
+        "after what time a registered image is deleted from which nothing is started and that nothing needs: a time such as 90d, or forever",
+    ),
+    variable(
         "RUNTARA_CONNECTION_SERVICE_URL",
         "-",
         "handed on as CONNECTION_SERVICE_URL",

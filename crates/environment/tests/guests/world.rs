@@ -66,6 +66,7 @@ impl World {
             max_runs_per_tenant: None,
             self_registered_timeout: None,
             other_core_addrs: Vec::new(),
+            upkeep: Default::default(),
         };
         let parts = SchedulerParts {
             store: Arc::clone(&store),
@@ -134,6 +135,7 @@ impl World {
             settings: RunSettings::default(),
             timeout_ms: 600_000,
             max_attempts: None,
+            max_events: None,
             due: Due::NOW,
             request_timeout_ms: None,
             heartbeat_timeout_ms: None,

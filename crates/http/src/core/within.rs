@@ -75,4 +75,8 @@ impl ServerReport for Untold {
     fn machine(&self) -> Vec<MachineCheck> {
         Vec::new()
     }
+
+    fn metrics(&self) -> String {
+        String::new()
+    }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
+use http::header::CONTENT_TYPE;
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -49,4 +50,10 @@ pub(super) async fn ready(State(state): State<EnvironmentState>) -> Response {
         "active_instances": state.report.active_runs(),
     });
     standing::answer(ready, body)
+}
+
+/// `GET /metrics`: the figures of this server in the text format of OpenMetrics. Asks nobody, so that it answers whatever else is away.
+pub(super) async fn metrics(State(state): State<EnvironmentState>) -> Response {
+    const KIND: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(CONTENT_TYPE, KIND)], state.report.metrics()).into_response()
 }

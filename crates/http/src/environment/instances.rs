@@ -47,6 +47,7 @@ pub(super) struct StartBody {
     /// RFC 3339.
     expires_at: Option<String>,
     expires_in_seconds: Option<u64>,
+    max_events: Option<u32>,
     limits: Option<Box<RawValue>>,
     network: Option<String>,
     allowed_hosts: Option<Vec<String>>,
@@ -88,6 +89,7 @@ fn start_of(
         )?,
         timeout_seconds: body.timeout_seconds,
         max_attempts: body.max_attempts,
+        max_events: body.max_events,
         start_at: body.start_at_ms.map(Timestamp),
         delay_ms: body.delay_ms,
         heartbeat_timeout_seconds: body.heartbeat_timeout_seconds,

@@ -43,6 +43,9 @@ pub trait ServerReport: Send + Sync {
 
     /// What was found out about this machine when the server started.
     fn machine(&self) -> Vec<MachineCheck>;
+
+    /// The figures of this server in the text format of OpenMetrics, from what is kept in memory.
+    fn metrics(&self) -> String;
 }
 
 /// What the routes work with.
@@ -100,6 +103,7 @@ pub fn service(state: EnvironmentState, hosts: HostPolicy) -> EnvironmentService
     let router = Router::new()
         .route("/health", get(health::alive))
         .route("/ready", get(health::ready))
+        .route("/metrics", get(health::metrics))
         .nest("/api/v1", api)
         .fallback(unknown_route)
         .method_not_allowed_fallback(unknown_method)

@@ -139,6 +139,10 @@ impl ServerReport for Nothing {
     fn machine(&self) -> Vec<MachineCheck> {
         Vec::new()
     }
+
+    fn metrics(&self) -> String {
+        String::new()
+    }
 }
 
 pub(crate) struct World {
@@ -192,6 +196,7 @@ impl World {
             Arc::clone(&programs) as _,
             ControlConfig {
                 node: NodeId(Uuid::from_u128(1)),
+                max_events: None,
                 kinds: kinds.to_vec(),
                 unavailable: unavailable
                     .map(|(kind, reason)| (*kind, (*reason).to_owned()))

@@ -11,6 +11,7 @@ mod liveness;
 #[path = "../../../store/tests/postgres_support/mod.rs"]
 mod postgres_support;
 mod throng;
+mod upkeep;
 mod world;
 
 use std::time::Duration;

@@ -17,7 +17,7 @@ use runtara_runner::{
     PrepareError, PreparedImage, Readiness, Run, RunDirectories, RunDirectory, RunKey, Runner,
     RunnerError,
 };
-use runtara_scheduler::{Scheduler, SchedulerConfig, SchedulerParts};
+use runtara_scheduler::{Scheduler, SchedulerConfig, SchedulerParts, UpkeepConfig};
 use runtara_store::memory::MemoryStore;
 use runtara_store::{Clock, InstanceRecord, Nudges, Started, Store, SystemClock};
 use tempfile::TempDir;
@@ -261,6 +261,10 @@ pub(crate) struct World {
     content: Stored,
     images: Mutex<HashMap<TenantId, ImageId>>,
     pub(crate) max_runs_per_tenant: Option<u32>,
+    /// What the next scheduler is told of what is kept.
+    pub(crate) upkeep: Mutex<UpkeepConfig>,
+    /// How many events are kept of what is started.
+    pub(crate) max_events: Mutex<Option<u32>>,
 }
 
 impl World {
@@ -295,6 +299,8 @@ impl World {
             content,
             images: Mutex::default(),
             max_runs_per_tenant: None,
+            upkeep: Mutex::default(),
+            max_events: Mutex::default(),
         }
     }
 
@@ -348,6 +354,7 @@ impl World {
             max_runs_per_tenant: self.max_runs_per_tenant,
             self_registered_timeout: None,
             other_core_addrs: vec!["127.0.0.1:3".to_owned()],
+            upkeep: self.upkeep.lock().unwrap().clone(),
         };
         let parts = SchedulerParts {
             store: Arc::clone(&self.store),
@@ -382,6 +389,7 @@ impl World {
             settings: RunSettings::default(),
             timeout_ms: 60_000,
             max_attempts: None,
+            max_events: *self.max_events.lock().unwrap(),
             due: Due::NOW,
             request_timeout_ms: None,
             heartbeat_timeout_ms: None,

@@ -400,6 +400,102 @@ pub async fn a_start_never_loses_its_image(harness: &dyn Harness) {
     }
 }
 
+/// An image from which nothing was started for a time is unused, unless something may still need it.
+pub async fn unused_images_are_deleted(harness: &dyn Harness) {
+    const DAY: u64 = 86_400_000;
+    let world = World::new(harness).await;
+    let register = |name: &'static str| new_image(&world.tenant, name, name.as_bytes());
+    let mut images = Vec::new();
+    for name in ["failed", "runs", "completed", "recent", "below", "idle"] {
+        images.push(world.store.register_image(register(name)).await.unwrap());
+        world.advance(1).await;
+    }
+    let mut above = register("above");
+    above.base = Some(ImageDigest::of(b"below"));
+    world.store.register_image(above).await.unwrap();
+    let of = |name: &str| {
+        images
+            .iter()
+            .find(|image| image.name.as_str() == name)
+            .unwrap()
+    };
+    let start = |id: &str, image: &str| {
+        let mut new = world.new_instance(id);
+        new.image_id = of(image).image_id.clone();
+        world.start_as(new)
+    };
+    for (id, image) in [("failed", "failed"), ("completed", "completed")] {
+        start(id, image).await;
+        let run = world.claim_only(&super::make::instance(id)).await;
+        match id {
+            "failed" => run.say(Word::Failed { error: "no".into() }).await,
+            _ => run.complete(b"1").await,
+        };
+        run.exit(exit_code(0)).await;
+    }
+    start("runs", "runs").await;
+    let runs = world.claim_only(&super::make::instance("runs")).await;
+    world.advance(DAY / 2).await;
+    start("recent", "recent").await;
+    let recent = world.claim_only(&super::make::instance("recent")).await;
+    recent.complete(b"1").await;
+    recent.exit(exit_code(0)).await;
+    let names = |images: &[ImageRecord]| {
+        let names = images.iter().map(|image| image.name.as_str().to_owned());
+        names.collect::<Vec<_>>()
+    };
+    let unused = || async { names(&world.store.unused_images(DAY, 9).await.unwrap()) };
+    assert_eq!(unused().await, [] as [&str; 0]);
+    // The last of them was registered a day ago by then, and the one that was used lately was started half a day ago.
+    world.advance(DAY / 2).await;
+    let wanted = ["program", "completed", "idle", "above"];
+    assert_eq!(unused().await, wanted);
+    let first = world.store.unused_images(DAY, 2).await.unwrap();
+    assert_eq!(names(&first), wanted[..2]);
+    let deleted = world.store.delete_unused_images(DAY, 2).await.unwrap();
+    assert_eq!(deleted, first);
+    let deleted = world.store.delete_unused_images(DAY, 9).await.unwrap();
+    assert_eq!(names(&deleted), wanted[2..]);
+    assert_eq!(unused().await, [] as [&str; 0]);
+    let (any, page) = (ImageFilter::default(), PageRequest::first(9));
+    let list = world.store.list_images(&any, &page).await.unwrap();
+    let mut left = names(&list.rows);
+    left.sort();
+    assert_eq!(left, ["below", "failed", "recent", "runs"]);
+    // It is deleted as by a person: what an ended instance ran stays readable with it.
+    let unneeded = names(&world.store.unneeded_images(9).await.unwrap());
+    assert!(!unneeded.contains(&"completed".to_owned()), "{unneeded:?}");
+    assert_eq!(unneeded.len(), 3);
+    world.store.remove_unneeded_images(9).await.unwrap();
+    assert_eq!(world.store.unneeded_images(9).await.unwrap(), []);
+    assert_eq!(unused().await, ["below"], "nothing is laid on it any more");
+    runs.complete(b"1").await;
+}
+
+/// A start and the deletion of an unused image do not cross: an instance that was started has its image.
+pub async fn a_start_keeps_an_unused_image(harness: &dyn Harness) {
+    let world = World::new(harness).await;
+    for round in 0..30 {
+        let image = new_image(&world.tenant, "idle", format!("{round}").as_bytes());
+        let image = world.store.register_image(image).await.unwrap();
+        world.advance(10).await;
+        let mut new = world.new_instance(&format!("i-{round}"));
+        new.image_id = image.image_id.clone();
+        let (starter, deleter) = (world.store.clone(), world.store.clone());
+        let start = tokio::spawn(async move { starter.start_instance(new).await });
+        let delete = tokio::spawn(async move { deleter.delete_unused_images(10, 9).await });
+        let started = start.await.expect("no task panics").unwrap();
+        let deleted = delete.await.expect("no task panics").unwrap();
+        let is_deleted = deleted.iter().any(|one| one.image_id == image.image_id);
+        let is_there = world.store.image(&image.image_id).await.unwrap().is_some();
+        match started {
+            crate::Started::New(_) => assert!(!is_deleted && is_there, "round {round}"),
+            crate::Started::ImageNotFound => assert!(is_deleted && !is_there, "round {round}"),
+            other => panic!("round {round}: {other:?}"),
+        }
+    }
+}
+
 /// The list is newest first, filtered, and cut into pages that meet.
 pub async fn images_are_listed(harness: &dyn Harness) {
     let world = World::new(harness).await;

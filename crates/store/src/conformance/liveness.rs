@@ -7,7 +7,7 @@ use runtara_domain::{
 use super::Harness;
 use super::make::{exit_code, refusal, wait_for};
 use super::world::{Run, World};
-use crate::{Expired, NextDue, NodeLease};
+use crate::{NextDue, NodeLease, Overdue};
 
 /// The shortest heartbeat timeout there is, and how long silence must then be by what is noted.
 const TIMEOUT_MS: u64 = limits::HEARTBEAT_TIMEOUT_MIN_MS;
@@ -134,7 +134,7 @@ pub async fn any_call_is_a_sign_of_life(harness: &dyn Harness) {
 }
 
 async fn expire(world: &World<'_>, limit: u32) -> Vec<String> {
-    let Expired { instances, .. } = world.store.expire_due(limit).await.expect("answered");
+    let Overdue { instances, .. } = world.store.expire_due(limit).await.expect("answered");
     instances.iter().map(ToString::to_string).collect()
 }
 

@@ -18,6 +18,7 @@ pub mod checkpoints;
 pub mod claims;
 pub mod differential;
 pub mod events;
+pub mod folding;
 pub mod images;
 pub mod instances;
 pub mod liveness;
@@ -25,6 +26,7 @@ pub mod make;
 pub mod metrics;
 pub mod nodes;
 pub mod nudges;
+pub mod removal;
 pub mod runs;
 pub mod signals;
 pub mod starts;
@@ -229,6 +231,8 @@ cases! { $
         a_base_stays_while_it_is_needed,
         removal_is_bounded,
         a_start_never_loses_its_image,
+        unused_images_are_deleted,
+        a_start_keeps_an_unused_image,
         images_are_listed,
     }
     instances {
@@ -295,6 +299,25 @@ cases! { $
         a_watcher_hears_of_every_change,
         a_waiting_watcher_is_woken,
     }
+    removal {
+        instances_are_expired_by_how_and_when_they_ended,
+        the_search_for_expired_instances_is_bounded,
+        what_has_changed_since_stays,
+        a_process_that_may_live_keeps_its_instance,
+        a_large_instance_goes_in_pieces,
+        an_id_may_be_used_while_something_is_left_of_it,
+        a_number_is_not_given_twice,
+        a_purge_and_a_resume_do_not_cross,
+    }
+    folding {
+        the_oldest_events_are_folded,
+        folding_goes_on,
+        folding_is_bounded,
+        who_is_not_bounded_keeps_all,
+        pages_tell_what_was_folded,
+        newer_steps_stay,
+        a_folded_instance_is_removed,
+    }
 }
 
 #[cfg(test)]
@@ -322,6 +345,8 @@ mod tests {
             ("admission", include_str!("admission.rs")),
             ("bounds", include_str!("bounds.rs")),
             ("nudges", include_str!("nudges.rs")),
+            ("removal", include_str!("removal.rs")),
+            ("folding", include_str!("folding.rs")),
         ];
         for (module, source) in sources {
             let written: Vec<_> = source

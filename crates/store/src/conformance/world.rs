@@ -94,6 +94,7 @@ impl<'a> World<'a> {
             settings: RunSettings::default(),
             timeout_ms: limits::RUN_TIMEOUT_MS,
             max_attempts: None,
+            max_events: None,
             due: Due::NOW,
             request_timeout_ms: None,
             heartbeat_timeout_ms: None,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use runtara_domain::{
     Cursor, ImageDigest, ImageId, ImageName, ImageRecord, NewImage, Refusal, RegistrationNumber,
-    TenantId, Timestamp,
+    Status, TenantId, Timestamp,
 };
 
 use super::Model;
@@ -185,23 +185,67 @@ impl Model {
         ImageDeletion::Deleted
     }
 
-    /// See [`crate::Store::remove_unneeded_images`].
-    pub fn remove_unneeded_images(&mut self, limit: u32) -> Vec<ImageDigest> {
+    /// See [`crate::Store::unneeded_images`].
+    #[must_use]
+    pub fn unneeded_images(&self, limit: u32) -> Vec<ImageRecord> {
         let needed: BTreeSet<_> = self
             .instances
             .values()
             .filter_map(|instance| instance.state.image_id.clone())
             .collect();
-        let unneeded: Vec<_> = self
-            .images
+        self.images
             .iter()
             .filter(|(id, image)| (image.deleted || !image.record.current) && !needed.contains(*id))
-            .map(|(id, _)| id.clone())
+            .map(|(_, image)| image.record.clone())
             .take(limit as usize)
+            .collect()
+    }
+
+    /// See [`crate::Store::unused_images`].
+    #[must_use]
+    pub fn unused_images(&self, unused_ms: u64, limit: u32, now: Timestamp) -> Vec<ImageRecord> {
+        let unused_ms = i64::try_from(unused_ms).unwrap_or(i64::MAX);
+        let horizon = Timestamp(now.0.saturating_sub(unused_ms));
+        let is_used = |image: &ImageRecord| {
+            let mut instances = self.instances.values();
+            let mut images = self.images.values();
+            instances.any(|of| {
+                of.state.image_id.as_ref() == Some(&image.image_id)
+                    && (of.state.status != Status::Completed || of.state.created_at > horizon)
+            }) || images.any(|other| other.record.base == Some(image.digest))
+        };
+        let mut unused: Vec<_> = self
+            .current_images()
+            .filter(|image| image.created_at <= horizon && !is_used(image))
+            .cloned()
             .collect();
+        unused.sort_by_key(|image| (image.created_at, image.image_id.clone()));
+        unused.truncate(limit as usize);
+        unused
+    }
+
+    /// See [`crate::Store::delete_unused_images`].
+    pub fn delete_unused_images(
+        &mut self,
+        unused_ms: u64,
+        limit: u32,
+        now: Timestamp,
+    ) -> Vec<ImageRecord> {
+        let unused = self.unused_images(unused_ms, limit, now);
+        for image in &unused {
+            if let Some(image) = self.images.get_mut(&image.image_id) {
+                image.deleted = true;
+            }
+        }
+        unused
+    }
+
+    /// See [`crate::Store::remove_unneeded_images`].
+    pub fn remove_unneeded_images(&mut self, limit: u32) -> Vec<ImageDigest> {
+        let unneeded = self.unneeded_images(limit);
         let removed: BTreeSet<_> = unneeded
             .iter()
-            .filter_map(|id| self.images.remove(id))
+            .filter_map(|image| self.images.remove(&image.image_id))
             .flat_map(|image| [Some(image.record.digest), image.record.base])
             .flatten()
             .collect();

@@ -44,6 +44,7 @@ impl Model {
             env: new.env,
             args: new.args,
             settings: new.settings,
+            max_events: new.max_events,
             ..Instance::new(state.clone())
         };
         self.instances.insert(new.instance_id, instance);

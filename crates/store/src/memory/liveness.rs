@@ -4,11 +4,11 @@ use runtara_domain::{Change, InstanceId, Status, Timestamp, silence_allowed_ms, 
 
 use super::Model;
 use super::model::Node;
-use crate::Expired;
+use crate::Overdue;
 
 impl Model {
     /// See [`crate::Store::expire_due`].
-    pub fn expire_due(&mut self, limit: u32, now: Timestamp) -> Expired {
+    pub fn expire_due(&mut self, limit: u32, now: Timestamp) -> Overdue {
         let mut open: Vec<_> = self
             .instances
             .values()
@@ -24,7 +24,7 @@ impl Model {
         for (_, id) in &open {
             self.end_if_still(id, &Change::Expire, now);
         }
-        Expired {
+        Overdue {
             instances: open.into_iter().map(|(_, id)| id).collect(),
             next_in_ms: rest.first().map(|(at, _)| at.millis_since(now)),
         }

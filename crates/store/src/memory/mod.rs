@@ -5,12 +5,14 @@
 //! simulations; so it searches and sorts where a database has an index. [`MemoryStore`] puts it behind a lock and gives the nudges.
 
 mod calls;
+mod folding;
 mod images;
 mod instances;
 mod lists;
 mod liveness;
 mod model;
 mod nodes;
+mod removal;
 mod runs;
 mod steps;
 
@@ -27,12 +29,12 @@ use runtara_domain::{
 pub use model::{Model, Told};
 
 use crate::{
-    Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, Clock, EventFilter, Expired,
-    HeldWait, ImageBytes, ImageDeletion, ImageFilter, InstanceFilter, InstanceOrder,
-    InstanceRecord, InstanceSummary, InstanceValues, LiveRun, MetricsBucket, MetricsQuery, NextDue,
-    NodeLease, NodeRecord, NodeRemoval, NodeStanding, Nudges, Page, PageRequest, Purge, Scope,
-    Started, StepFilter, StepSummary, Store, StoreError, StoreResult, StoredCheckpoint,
-    StoredEvent, TokenOwner, WaitRequest, Waiting,
+    Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, Clock, EndedInstance,
+    EventFilter, Expired, ExpiredPage, Folded, HeldWait, ImageBytes, ImageDeletion, ImageFilter,
+    InstanceFilter, InstanceOrder, InstanceRecord, InstanceSummary, InstanceValues, LiveRun,
+    MetricsBucket, MetricsQuery, NextDue, NodeLease, NodeRecord, NodeRemoval, NodeStanding, Nudges,
+    Overdue, Page, PageRequest, Purge, Remains, Scope, Started, StepFilter, StepSummary, Store,
+    StoreError, StoreResult, StoredCheckpoint, StoredEvent, TokenOwner, WaitRequest, Waiting,
 };
 
 /// A [`Model`] behind a lock. What it knows is gone with it.
@@ -168,6 +170,22 @@ impl Store for MemoryStore {
         self.with(|model, _| model.remove_unneeded_images(limit))
     }
 
+    async fn unneeded_images(&self, limit: u32) -> StoreResult<Vec<ImageRecord>> {
+        self.with(|model, _| model.unneeded_images(limit))
+    }
+
+    async fn unused_images(&self, unused_ms: u64, limit: u32) -> StoreResult<Vec<ImageRecord>> {
+        self.with(|model, now| model.unused_images(unused_ms, limit, now))
+    }
+
+    async fn delete_unused_images(
+        &self,
+        unused_ms: u64,
+        limit: u32,
+    ) -> StoreResult<Vec<ImageRecord>> {
+        self.with(|model, now| model.delete_unused_images(unused_ms, limit, now))
+    }
+
     async fn is_content_needed(&self, digest: &ImageDigest) -> StoreResult<bool> {
         self.with(|model, _| model.is_content_needed(digest))
     }
@@ -191,6 +209,27 @@ impl Store for MemoryStore {
 
     async fn purge_instance(&self, id: &InstanceId) -> StoreResult<Purge> {
         self.with(|model, _| model.purge_instance(id))
+    }
+
+    async fn overfull_instances(&self, ids: &[InstanceId]) -> StoreResult<Vec<InstanceId>> {
+        self.with(|model, _| model.overfull_instances(ids))
+    }
+
+    async fn fold_events(&self, id: &InstanceId, limit: u32) -> StoreResult<Folded> {
+        self.with(|model, _| model.fold_events(id, limit))
+    }
+
+    async fn expired_instances(&self, demand: &Expired) -> StoreResult<ExpiredPage> {
+        self.with(|model, now| model.expired_instances(demand, now))
+    }
+
+    async fn remove_ended(&self, ended: &[EndedInstance]) -> StoreResult<Vec<InstanceId>> {
+        self.with(|model, _| model.remove_ended(ended))
+    }
+
+    async fn remove_remains(&self, _rows: u32) -> StoreResult<Remains> {
+        // What belongs to an instance goes with it.
+        self.with(|_, _| Remains::default())
     }
 
     async fn claim_due(&self, claim: Claim) -> StoreResult<Vec<ClaimedRun>> {
@@ -218,7 +257,7 @@ impl Store for MemoryStore {
         self.with(|model, now| model.live_run(id, now))
     }
 
-    async fn expire_due(&self, limit: u32) -> StoreResult<Expired> {
+    async fn expire_due(&self, limit: u32) -> StoreResult<Overdue> {
         self.with(|model, now| model.expire_due(limit, now))
     }
 

@@ -75,8 +75,12 @@ pub(super) struct Instance {
     pub(super) stderr: Option<String>,
     /// In the order in which they were saved; the number of each is its place, from 1.
     pub(super) checkpoints: Vec<Checkpoint>,
-    /// In the order in which they were recorded; the number of each is its place, from 1.
+    /// How many of its events are kept.
+    pub(super) max_events: Option<u32>,
+    /// In the order in which they were recorded.
     pub(super) events: Vec<Event>,
+    /// The number of the last event.
+    pub(super) event_seq: u64,
     /// In the order of their numbers.
     pub(super) waits: BTreeMap<WaitKey, Vec<WaitRecord>>,
     /// In the order in which they came.
@@ -95,6 +99,7 @@ pub(super) struct Checkpoint {
 
 #[derive(Debug)]
 pub(super) struct Event {
+    pub(super) seq: u64,
     pub(super) event: NewEvent,
     pub(super) created_at: Timestamp,
     pub(super) run_number: RunNumber,
@@ -114,7 +119,9 @@ impl Instance {
             error: None,
             stderr: None,
             checkpoints: Vec::new(),
+            max_events: None,
             events: Vec::new(),
+            event_seq: 0,
             waits: BTreeMap::new(),
             signals: BTreeMap::new(),
         }
@@ -151,7 +158,9 @@ impl Instance {
     }
 
     pub(super) fn record(&mut self, event: NewEvent, request_id: Option<String>, now: Timestamp) {
+        self.event_seq += 1;
         self.events.push(Event {
+            seq: self.event_seq,
             event,
             created_at: now,
             run_number: self.state.run_number,
@@ -192,22 +201,18 @@ impl Instance {
     }
 
     pub(super) fn stored_events(&self) -> impl DoubleEndedIterator<Item = (&Event, StoredEvent)> {
-        (1..)
-            .zip(&self.events)
-            .collect::<Vec<_>>()
-            .into_iter()
-            .map(|(seq, event)| {
-                let stored = StoredEvent {
-                    seq,
-                    kind: event.event.kind,
-                    subtype: event.event.subtype.clone(),
-                    checkpoint_id: event.event.checkpoint_id.clone(),
-                    payload: event.event.payload.clone(),
-                    created_at: event.created_at,
-                    run_number: event.run_number,
-                };
-                (event, stored)
-            })
+        self.events.iter().map(|event| {
+            let stored = StoredEvent {
+                seq: event.seq,
+                kind: event.event.kind,
+                subtype: event.event.subtype.clone(),
+                checkpoint_id: event.event.checkpoint_id.clone(),
+                payload: event.event.payload.clone(),
+                created_at: event.created_at,
+                run_number: event.run_number,
+            };
+            (event, stored)
+        })
     }
 }
 

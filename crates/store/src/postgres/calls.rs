@@ -12,11 +12,13 @@ use sqlx::postgres::PgRow;
 
 use crate::Changed;
 use crate::plan::{self, KeptSignal};
+use crate::removal::PIECE;
 
 use super::PostgresStore;
 use super::connections::Fetch as _;
 use super::error::{Answer, Fault};
 use super::instances::load;
+use super::removal;
 use super::row;
 use super::write::{
     Loaded, NewCheckpoint, SignalPlace, TRIES, Write, loaded_columns, request_key, write, write_in,
@@ -41,6 +43,8 @@ pub(super) async fn register(
                 if register_unknown(store, caller, tenant, checkpoint_id, &call).await? {
                     return Ok(());
                 }
+                // Made meanwhile, or removed before and not whole yet.
+                removal::remove_remains(store, Some(&caller.instance_id), PIECE).await?;
                 continue;
             }
             loaded => loaded?,
@@ -75,7 +79,8 @@ async fn register_unknown(
         InstanceState::self_registered(caller.instance_id.clone(), tenant.clone(), Timestamp(0));
     let now: Option<i64> = sqlx::query_scalar(
         "insert into runtara_instances (instance_id, tenant_id, origin, status, timeout_ms, created_at)
-         values ($1, $2, $3, 'pending', $4, runtara_now())
+         select $1, $2, $3, 'pending', $4, runtara_now()
+          where not exists (select from runtara_removals where instance_id = $1)
          on conflict (instance_id) do nothing
          returning created_at",
     )

@@ -15,6 +15,7 @@ use super::{numbered, row};
 fn push_filter(sql: &mut QueryBuilder<Postgres>, id: &InstanceId, filter: &CheckpointFilter) {
     sql.push(" from runtara_checkpoints c where c.instance_id = ");
     sql.push_bind(id.as_str().to_owned());
+    numbered::push_not_removed(sql, id);
     if let Some(name) = &filter.checkpoint_id {
         numbered::push_text(sql, "c.checkpoint_id", name);
     }
@@ -65,6 +66,7 @@ pub(super) async fn newest(
     let found = sqlx::query(
         "select state, created_at from runtara_checkpoints
           where instance_id = $1 and checkpoint_id = $2
+            and exists (select from runtara_instances where instance_id = $1)
           order by version desc limit 1",
     )
     .bind(id.as_str())

@@ -23,6 +23,7 @@ fn push_text(sql: &mut QueryBuilder<Postgres>, column: &str, wanted: Option<&Str
 fn push_filter(sql: &mut QueryBuilder<Postgres>, id: &InstanceId, filter: &EventFilter) {
     sql.push(" from runtara_events e where e.instance_id = ");
     sql.push_bind(id.as_str().to_owned());
+    numbered::push_not_removed(sql, id);
     if let Some(kind) = filter.kind {
         sql.push(" and e.kind = ");
         sql.push_bind(kind.as_str());
@@ -105,6 +106,7 @@ fn push_steps(sql: &mut QueryBuilder<Postgres>, id: &InstanceId, filter: &StepFi
         sql.push_bind(id.as_str().to_owned());
         sql.push(" and s.subtype = 'step_debug_start' and s.step_key is not null");
     }
+    numbered::push_not_removed(sql, id);
     match filter.status {
         None | Some(StepStatus::Failed) => {}
         Some(StepStatus::Running) => {
@@ -214,7 +216,9 @@ pub(super) async fn scope_ancestors(
                      order by e.seq desc limit 1) p
               where o.depth < 1000 and p.scope_id <> all(o.met)
          )
-         select payload, created_at from outward order by depth",
+         select payload, created_at from outward
+          where exists (select from runtara_instances where instance_id = $1)
+          order by depth",
     )
     .bind(id.as_str())
     .bind(row::without_nul(scope_id))

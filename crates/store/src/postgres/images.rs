@@ -349,3 +349,98 @@ pub(super) async fn is_content_needed(store: &PostgresStore, digest: &ImageDiges
     .await?;
     Ok(found)
 }
+
+/// Images that nothing needs, along `runtara_images_replaced`.
+pub(super) async fn unneeded(store: &PostgresStore, limit: u32) -> Answer<Vec<ImageRecord>> {
+    let found = sqlx::query(concat!(
+        "select ",
+        image_columns!(),
+        " from runtara_images m
+          where (not m.current or m.deleted_at is not null)
+            and not exists (select from runtara_instances i where i.image_id = m.image_id)
+          order by m.image_id limit $1"
+    ))
+    .bind(i64::from(limit))
+    .all_on(&store.connections)
+    .await?;
+    found.iter().map(row::image).collect()
+}
+
+/// What makes an image `m` one that was not used for `$1` milliseconds. Served by `runtara_instances_image_used`,
+/// `runtara_instances_image_created` and `runtara_images_base`.
+macro_rules! is_unused {
+    () => {
+        "m.current and m.deleted_at is null and m.created_at <= runtara_now() - $1
+            and not exists (
+                select from runtara_instances i
+                 where i.image_id = m.image_id and i.status in ('pending', 'running', 'suspended'))
+            and not exists (
+                select from runtara_instances i
+                 where i.image_id = m.image_id and i.created_at > runtara_now() - $1)
+            and not exists (
+                select from runtara_instances i where i.image_id = m.image_id and i.status <> 'completed')
+            and not exists (select from runtara_images b where b.base = m.digest)"
+    };
+}
+
+/// Images that are unused, along `runtara_images_created`.
+pub(super) async fn unused(
+    store: &PostgresStore,
+    unused_ms: u64,
+    limit: u32,
+) -> Answer<Vec<ImageRecord>> {
+    let found = sqlx::query(concat!(
+        "select ",
+        image_columns!(),
+        " from runtara_images m where ",
+        is_unused!(),
+        " order by m.created_at, m.image_id limit $2"
+    ))
+    .bind(row::signed(unused_ms.min(i64::MAX as u64 / 2)))
+    .bind(i64::from(limit))
+    .all_on(&store.connections)
+    .await?;
+    found.iter().map(row::image).collect()
+}
+
+/// Deletes images that are unused. They are locked first, which keeps off the starts that would use them, and looked at again in a second
+/// statement, which sees every start that held one of them before; one that is held right now is in use.
+pub(super) async fn delete_unused(
+    store: &PostgresStore,
+    unused_ms: u64,
+    limit: u32,
+) -> Answer<Vec<ImageRecord>> {
+    let unused_ms = row::signed(unused_ms.min(i64::MAX as u64 / 2));
+    let mut connection = store.connections.pool.begin().await?;
+    let candidates: Vec<String> = sqlx::query_scalar(concat!(
+        "select m.image_id from runtara_images m where ",
+        is_unused!(),
+        " order by m.created_at, m.image_id limit $2 for update skip locked"
+    ))
+    .bind(unused_ms)
+    .bind(i64::from(limit))
+    .fetch_all(&mut *connection)
+    .await?;
+    if candidates.is_empty() {
+        return Ok(Vec::new());
+    }
+    let deleted: Vec<String> = sqlx::query_scalar(concat!(
+        "update runtara_images m set deleted_at = runtara_now() where m.image_id = any($2) and ",
+        is_unused!(),
+        " returning m.image_id"
+    ))
+    .bind(unused_ms)
+    .bind(candidates)
+    .fetch_all(&mut *connection)
+    .await?;
+    let found = sqlx::query(concat!(
+        "select ",
+        image_columns!(),
+        " from runtara_images m where m.image_id = any($1) order by m.created_at, m.image_id"
+    ))
+    .bind(deleted)
+    .fetch_all(&mut *connection)
+    .await?;
+    connection.commit().await?;
+    found.iter().map(row::image).collect()
+}

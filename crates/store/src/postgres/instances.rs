@@ -6,19 +6,21 @@ use runtara_domain::{
     TenantId, Timestamp, limits, transition,
 };
 
-use crate::{Changed, InstanceRecord, InstanceValues, Purge, Started};
+use crate::removal::PIECE;
+use crate::{Changed, InstanceRecord, InstanceValues, Started};
 
 use sqlx::postgres::PgRow;
 
 use super::PostgresStore;
 use super::connections::Fetch as _;
 use super::error::{Answer, Fault};
+use super::removal;
 use super::row::{self, state_columns};
 use super::write::{Loaded, SignalPlace, TRIES, Write, loaded_columns, write};
 
 /// Starts an instance: its row, its labels and its input in one statement, which also holds the image against deletion.
 pub(super) async fn start(store: &PostgresStore, new: NewInstance) -> Answer<Started> {
-    // Between two looks the instance of that id may be purged; then the start is tried again.
+    // Between two looks the instance of that id may be removed; then the start is tried again.
     for _ in 0..TRIES {
         if let Some(now) = insert(store, &new).await? {
             let state = InstanceState::started(&new, now);
@@ -37,6 +39,7 @@ pub(super) async fn start(store: &PostgresStore, new: NewInstance) -> Answer<Sta
                 return Ok(Started::TooManyPending { pending });
             }
         }
+        removal::remove_remains(store, Some(&new.instance_id), PIECE).await?;
     }
     Err(Fault::Contended)
 }
@@ -60,7 +63,8 @@ macro_rules! start {
             "with image as (
              select image_id, kind from runtara_images
               where image_id = $2 and tenant_id = $3 and deleted_at is null
-                and not exists (select from runtara_instances where instance_id = $1)",
+                and not exists (select from runtara_instances where instance_id = $1)
+                and not exists (select from runtara_removals where instance_id = $1)",
             $condition,
             "
                 for key share
@@ -75,8 +79,8 @@ macro_rules! start {
              returning instance_id, created_at
          ),
          brought as (
-             insert into runtara_instance_inputs (instance_id, input, env, args, settings)
-             select instance_id, $8, $9, $10, $14 from made
+             insert into runtara_instance_inputs (instance_id, input, env, args, settings, max_events)
+             select instance_id, $8, $9, $10, $14, $18 from made
          ),
          labelled as (
              insert into runtara_instance_labels (instance_id, key, value)
@@ -92,7 +96,7 @@ const START: &str = start!("");
 const START_LIMITED: &str = start!(
     "
                 and (select count(*) from (select from runtara_instances p
-                                            where p.tenant_id = $3 and p.status = 'pending' limit $18) p) < $18"
+                                            where p.tenant_id = $3 and p.status = 'pending' limit $19) p) < $19"
 );
 
 async fn insert(store: &PostgresStore, new: &NewInstance) -> Answer<Option<Timestamp>> {
@@ -127,7 +131,8 @@ async fn insert(store: &PostgresStore, new: &NewInstance) -> Answer<Option<Times
         .bind(row::json_text(&new.settings, new.settings.is_empty())?)
         .bind(new.heartbeat_timeout_ms.map(row::signed))
         .bind(expires_at)
-        .bind(expires_in_ms);
+        .bind(expires_in_ms)
+        .bind(new.max_events.map(row::stored_small));
     let statement = match new.pending_allowed {
         None => statement,
         Some(allowed) => statement.bind(row::signed(allowed)),
@@ -276,52 +281,6 @@ pub(super) async fn send_signal(
         if write(&store.connections, &loaded, &sent).await? {
             store.after(&decided.state);
             return Ok(());
-        }
-    }
-    Err(Fault::Contended)
-}
-
-/// Removes an ended instance with everything that belongs to it, in one statement under the lock of its row.
-pub(super) async fn purge(store: &PostgresStore, id: &InstanceId) -> Answer<Purge> {
-    for _ in 0..TRIES {
-        let purged: i64 = sqlx::query_scalar(
-            "with gone as (
-                 delete from runtara_instances
-                  where instance_id = $1 and status in ('completed', 'failed', 'cancelled') and live_node is null
-              returning instance_id
-             ),
-             labels as (delete from runtara_instance_labels t using gone where t.instance_id = gone.instance_id),
-             inputs as (delete from runtara_instance_inputs t using gone where t.instance_id = gone.instance_id),
-             results as (delete from runtara_instance_results t using gone where t.instance_id = gone.instance_id),
-             checkpoints as (delete from runtara_checkpoints t using gone where t.instance_id = gone.instance_id),
-             events as (delete from runtara_events t using gone where t.instance_id = gone.instance_id),
-             waits as (delete from runtara_waits t using gone where t.instance_id = gone.instance_id),
-             signals as (delete from runtara_signals t using gone where t.instance_id = gone.instance_id)
-             select count(*) from gone",
-        )
-        .bind(id.as_str())
-        .one_on(&store.connections)
-        .await?;
-        if purged == 1 {
-            store.nudges.changed(id);
-            store.herald.changed(id);
-            return Ok(Purge::Purged);
-        }
-        let found = sqlx::query(
-            "select status::text as status, live_node is not null as live from runtara_instances where instance_id = $1",
-        )
-        .bind(id.as_str())
-        .optional_on(&store.connections)
-        .await?;
-        let Some(found) = found else {
-            return Ok(Purge::NotFound);
-        };
-        let status = row::status(&found)?;
-        if !status.is_end() {
-            return Ok(Purge::NotEnded(status));
-        }
-        if row::get(&found, "live")? {
-            return Ok(Purge::ProcessLeaving);
         }
     }
     Err(Fault::Contended)

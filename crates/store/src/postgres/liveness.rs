@@ -4,7 +4,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use runtara_domain::{Change, InstanceId, Refusal, limits};
 use sqlx::postgres::PgRow;
 
-use crate::Expired;
+use crate::Overdue;
 
 use super::PostgresStore;
 use super::connections::Fetch as _;
@@ -37,7 +37,7 @@ pub(super) const SILENT: &str = "select instance_id from runtara_instances
       order by instance_id limit $2";
 
 /// Ends what has outlived its deadline.
-pub(super) async fn expire(store: &PostgresStore, limit: u32) -> Answer<Expired> {
+pub(super) async fn expire(store: &PostgresStore, limit: u32) -> Answer<Overdue> {
     let rows = sqlx::query(OVER)
         .bind(i64::from(limit))
         .all_on(&store.connections)
@@ -46,7 +46,7 @@ pub(super) async fn expire(store: &PostgresStore, limit: u32) -> Answer<Expired>
     let next_in_ms: Option<i64> = sqlx::query_scalar(NEXT_OVER)
         .optional_on(&store.connections)
         .await?;
-    Ok(Expired {
+    Ok(Overdue {
         instances,
         next_in_ms: next_in_ms.map(row::unsigned),
     })

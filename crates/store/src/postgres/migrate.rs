@@ -54,6 +54,16 @@ const MIGRATIONS: &[Migration] = &[
         name: "liveness",
         sql: include_str!("../../migrations/postgres/0008_liveness.sql"),
     },
+    Migration {
+        version: 9,
+        name: "removals",
+        sql: include_str!("../../migrations/postgres/0009_removals.sql"),
+    },
+    Migration {
+        version: 10,
+        name: "event_bounds",
+        sql: include_str!("../../migrations/postgres/0010_event_bounds.sql"),
+    },
 ];
 
 /// The key of the advisory lock under which one server migrates and others wait: "runtara" in ASCII.

@@ -1,8 +1,8 @@
 //! The store on PostgreSQL: for production, and for several nodes.
 //!
 //! Rare changes of an instance are decided outside of the database and written by one statement if the instance is still as it was
-//! read (`write`). What many instances write at once goes through queues and is written together (`lanes`, `batches`). A claim, a
-//! start and a purge are statements of their own. Every decision uses the clock of the database, `runtara_now()`.
+//! read (`write`). What many instances write at once goes through queues and is written together (`lanes`, `batches`). A claim and a
+//! start are statements of their own; what is removed goes in pieces (`removal`), and so are events folded (`folding`). Every decision uses the clock of the database, `runtara_now()`.
 
 mod batches;
 mod calls;
@@ -12,6 +12,7 @@ mod connections;
 mod counts;
 mod error;
 mod events;
+mod folding;
 mod herald;
 mod images;
 mod instances;
@@ -26,6 +27,7 @@ mod nodes;
 mod numbered;
 mod options;
 mod queued;
+mod removal;
 mod row;
 mod steady;
 mod waits;
@@ -45,12 +47,12 @@ use sqlx::postgres::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, EventFilter, Expired,
-    HeldWait, ImageBytes, ImageDeletion, ImageFilter, InstanceFilter, InstanceOrder,
-    InstanceRecord, InstanceSummary, InstanceValues, LiveRun, MetricsBucket, MetricsQuery, NextDue,
-    NodeLease, NodeRecord, NodeRemoval, NodeStanding, Nudges, Page, PageRequest, Purge, Scope,
-    Started, StepFilter, StepSummary, Store, StoreResult, StoredCheckpoint, StoredEvent,
-    TokenOwner, WaitRequest, Waiting,
+    Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, EndedInstance, EventFilter,
+    Expired, ExpiredPage, Folded, HeldWait, ImageBytes, ImageDeletion, ImageFilter, InstanceFilter,
+    InstanceOrder, InstanceRecord, InstanceSummary, InstanceValues, LiveRun, MetricsBucket,
+    MetricsQuery, NextDue, NodeLease, NodeRecord, NodeRemoval, NodeStanding, Nudges, Overdue, Page,
+    PageRequest, Purge, Remains, Scope, Started, StepFilter, StepSummary, Store, StoreResult,
+    StoredCheckpoint, StoredEvent, TokenOwner, WaitRequest, Waiting,
 };
 
 use connections::{Connections, Fetch as _, Losses};
@@ -248,6 +250,25 @@ impl Store for PostgresStore {
         removed.map_err(|fault| fault.during("removing images that nothing needs"))
     }
 
+    async fn unneeded_images(&self, limit: u32) -> StoreResult<Vec<ImageRecord>> {
+        let unneeded = images::unneeded(self, limit).await;
+        unneeded.map_err(|fault| fault.during("looking for images that nothing needs"))
+    }
+
+    async fn unused_images(&self, unused_ms: u64, limit: u32) -> StoreResult<Vec<ImageRecord>> {
+        let unused = images::unused(self, unused_ms, limit).await;
+        unused.map_err(|fault| fault.during("looking for images that are unused"))
+    }
+
+    async fn delete_unused_images(
+        &self,
+        unused_ms: u64,
+        limit: u32,
+    ) -> StoreResult<Vec<ImageRecord>> {
+        let deleted = images::delete_unused(self, unused_ms, limit).await;
+        deleted.map_err(|fault| fault.during("deleting images that are unused"))
+    }
+
     async fn is_content_needed(&self, digest: &ImageDigest) -> StoreResult<bool> {
         let needed = images::is_content_needed(self, digest).await;
         needed.map_err(|fault| fault.during("looking for an image of a content"))
@@ -274,8 +295,33 @@ impl Store for PostgresStore {
     }
 
     async fn purge_instance(&self, id: &InstanceId) -> StoreResult<Purge> {
-        let purged = instances::purge(self, id).await;
+        let purged = removal::purge(self, id).await;
         purged.map_err(|fault| fault.during("removing an instance"))
+    }
+
+    async fn overfull_instances(&self, ids: &[InstanceId]) -> StoreResult<Vec<InstanceId>> {
+        let overfull = folding::overfull(self, ids).await;
+        overfull.map_err(|fault| fault.during("looking for instances with many events"))
+    }
+
+    async fn fold_events(&self, id: &InstanceId, limit: u32) -> StoreResult<Folded> {
+        let folded = folding::fold_oldest(self, id, limit).await;
+        folded.map_err(|fault| fault.during("folding events"))
+    }
+
+    async fn expired_instances(&self, demand: &Expired) -> StoreResult<ExpiredPage> {
+        let expired = removal::expired(self, demand).await;
+        expired.map_err(|fault| fault.during("looking for instances whose time is over"))
+    }
+
+    async fn remove_ended(&self, ended: &[EndedInstance]) -> StoreResult<Vec<InstanceId>> {
+        let removed = removal::take_away(self, ended).await;
+        removed.map_err(|fault| fault.during("removing instances whose time is over"))
+    }
+
+    async fn remove_remains(&self, rows: u32) -> StoreResult<Remains> {
+        let removed = removal::remove_remains(self, None, rows).await;
+        removed.map_err(|fault| fault.during("removing what is left of removed instances"))
     }
 
     async fn claim_due(&self, claim: Claim) -> StoreResult<Vec<ClaimedRun>> {
@@ -308,7 +354,7 @@ impl Store for PostgresStore {
         run.map_err(|fault| fault.during("reading a live run"))
     }
 
-    async fn expire_due(&self, limit: u32) -> StoreResult<Expired> {
+    async fn expire_due(&self, limit: u32) -> StoreResult<Overdue> {
         let expired = liveness::expire(self, limit).await;
         expired.map_err(|fault| fault.during("ending what has outlived its deadline"))
     }

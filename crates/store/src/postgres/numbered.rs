@@ -38,6 +38,13 @@ pub(super) fn push_time(
     }
 }
 
+/// Demands that the instance is there: of one that was taken away a part may be left.
+pub(super) fn push_not_removed(sql: &mut QueryBuilder<Postgres>, id: &InstanceId) {
+    sql.push(" and exists (select from runtara_instances where instance_id = ");
+    sql.push_bind(id.as_str().to_owned());
+    sql.push(")");
+}
+
 fn push_page(
     sql: &mut QueryBuilder<Postgres>,
     seq: &str,

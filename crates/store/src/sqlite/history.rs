@@ -143,7 +143,7 @@ pub(super) async fn list_events(
     };
     let list = Numbered {
         instance,
-        all: (*filter == all).then_some(recorded),
+        all: recorded.filter(|_| *filter == all),
         ascending: filter.ascending,
         page,
         driver: Driver::of_events(filter),

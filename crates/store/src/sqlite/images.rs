@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use runtara_domain::{
     Cursor, ImageDigest, ImageId, ImageName, ImageRecord, LabelFilter, NewImage, Refusal, TenantId,
+    Timestamp,
 };
 use sqlx::SqliteConnection;
 
-use super::sql::{Columns, Sql, json_text};
+use super::sql::{Columns, Row, Sql, json_text};
 use super::tx::Tx;
 use crate::paging::{self, COUNTED};
 use crate::{
@@ -395,4 +396,73 @@ pub(super) async fn is_content_needed(
         .row(connection, "looking for an image's content")
         .await?;
     Ok(row.is_some())
+}
+
+fn all(rows: &[Row]) -> StoreResult<Vec<ImageRecord>> {
+    let images = rows.iter().map(|row| read_image(&mut Columns::of(row)));
+    images.collect()
+}
+
+/// Served by `runtara_images_replaced` and `runtara_images_deleted`.
+pub(super) async fn unneeded(
+    connection: &mut SqliteConnection,
+    limit: u32,
+) -> StoreResult<Vec<ImageRecord>> {
+    let mut sql = Sql::new(concat!(
+        "select ",
+        image_columns!(),
+        " from runtara_images m where (m.current = 0 or m.deleted = 1) and not exists \
+         (select 1 from runtara_instances i where i.image_id = m.image_id) \
+         order by m.image_id limit ?"
+    ));
+    sql.bind(limit);
+    all(&sql
+        .rows(connection, "looking for images that nobody needs")
+        .await?)
+}
+
+/// Images that are unused, oldest first. Served by `runtara_images_created`, for each image by
+/// `runtara_instances_image_created` and `runtara_images_base`.
+pub(super) fn unused_sql(unused_ms: u64, limit: u32, now: Timestamp) -> Sql {
+    let unused_ms = i64::try_from(unused_ms).unwrap_or(i64::MAX);
+    let horizon = now.0.saturating_sub(unused_ms);
+    let mut sql = Sql::new(concat!(
+        "select ",
+        image_columns!(),
+        " from runtara_images m where m.current = 1 and m.deleted = 0 and m.created_at <= ? \
+         and not exists (select 1 from runtara_instances i \
+         where i.image_id = m.image_id and i.created_at > ?) \
+         and not exists (select 1 from runtara_instances i \
+         where i.image_id = m.image_id and i.status <> 'completed') \
+         and not exists (select 1 from runtara_images b where b.base = m.digest) \
+         order by m.created_at, m.image_id limit ?"
+    ));
+    sql.bind(horizon).bind(horizon).bind(limit);
+    sql
+}
+
+pub(super) async fn unused(
+    connection: &mut SqliteConnection,
+    unused_ms: u64,
+    limit: u32,
+    now: Timestamp,
+) -> StoreResult<Vec<ImageRecord>> {
+    let sql = unused_sql(unused_ms, limit, now);
+    all(&sql.rows(connection, "looking for unused images").await?)
+}
+
+pub(super) fn delete_unused(
+    tx: &mut Tx,
+    unused_ms: u64,
+    limit: u32,
+) -> StoreResult<Vec<ImageRecord>> {
+    let sql = unused_sql(unused_ms, limit, tx.now);
+    let unused = all(&tx.rows(&sql, "looking for unused images")?)?;
+    let mut sql = Sql::default();
+    for image in &unused {
+        sql.then("update runtara_images set deleted = 1 where image_id = ?")
+            .bind(image.image_id.as_str());
+    }
+    tx.execute(sql)?;
+    Ok(unused)
 }

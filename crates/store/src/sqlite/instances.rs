@@ -11,7 +11,7 @@ use super::sql::{Columns, Question, Sql, json_text};
 use super::state::{insert, load, read_with, state_columns};
 use super::tx::{After, Tx};
 use super::write::Write;
-use crate::{Changed, InstanceRecord, InstanceValues, Purge, Started, StoreResult};
+use crate::{Changed, InstanceRecord, InstanceValues, Started, StoreResult};
 
 pub(super) const FIND_FOR_START: &str = concat!(
     "select m.kind, n.input, ",
@@ -55,13 +55,14 @@ pub(super) fn start(tx: &mut Tx, new: NewInstance) -> StoreResult<Started> {
         json_text(&new.labels, new.labels.is_empty())?.as_deref(),
     );
     sql.then(
-        "insert into runtara_inputs (instance, input, env, args, settings) \
-         values (last_insert_rowid(), ?, ?, ?, ?)",
+        "insert into runtara_inputs (instance, input, env, args, settings, max_events) \
+         values (last_insert_rowid(), ?, ?, ?, ?, ?)",
     )
     .bind_bytes(Some(&new.input))
     .bind(json_text(&new.env, new.env.is_empty())?)
     .bind(json_text(&new.args, new.args.is_empty())?)
-    .bind(json_text(&new.settings, new.settings.is_empty())?);
+    .bind(json_text(&new.settings, new.settings.is_empty())?)
+    .bind(new.max_events);
     label(&mut sql, &state, &new.labels);
     tx.execute(sql)?;
     tx.came(&state);
@@ -137,67 +138,6 @@ pub(super) fn send_signal(
     write.keep_signal(signal_id.as_str(), payload.as_ref());
     write.run(tx)?;
     Ok(())
-}
-
-/// Removes an ended instance with everything that belongs to it.
-pub(super) fn purge(tx: &mut Tx, id: &InstanceId) -> StoreResult<Purge> {
-    const FIND: &str = concat!(
-        "select ",
-        state_columns!(),
-        ", i.labels from runtara_instances i where i.instance_id = ?"
-    );
-    let mut sql = Sql::new(FIND);
-    sql.bind(id.as_str());
-    let Some(row) = tx.row(&sql, "loading an instance")? else {
-        return Ok(Purge::NotFound);
-    };
-    let (found, mut columns) = read_with(&row)?;
-    let labels: Labels = columns.json()?;
-    let state = &found.state;
-    if !state.status.is_end() {
-        return Ok(Purge::NotEnded(state.status));
-    }
-    if state.live_node.is_some() {
-        return Ok(Purge::ProcessLeaving);
-    }
-    let mut sql = Sql::default();
-    for table in [
-        "delete from runtara_events where place between ? and ?",
-        "delete from runtara_steps where place between ? and ?",
-        "delete from runtara_checkpoints where place between ? and ?",
-    ] {
-        sql.then(table)
-            .bind(super::state::place(found.id, 0))
-            .bind(super::state::place(found.id + 1, 0) - 1);
-    }
-    for table in [
-        "delete from runtara_signals where instance = ?",
-        "delete from runtara_waits where instance = ?",
-        "delete from runtara_inputs where instance = ?",
-        "delete from runtara_results where instance = ?",
-        "delete from runtara_instances where id = ?",
-    ] {
-        sql.then(table).bind(found.id);
-    }
-    unlabel(&mut sql, state, &labels);
-    tx.execute(sql)?;
-    tx.left(state);
-    tx.nudge_after(After::Made(Box::new(found.state)));
-    Ok(Purge::Purged)
-}
-
-fn unlabel(sql: &mut Sql, state: &InstanceState, labels: &Labels) {
-    for (key, value) in labels.iter() {
-        sql.then(
-            "delete from runtara_instance_labels where tenant_id = ? and key = ? and value = ? \
-             and created_at = ? and instance_id = ?",
-        )
-        .bind(state.tenant_id.as_str())
-        .bind(key)
-        .bind(value)
-        .bind_time(state.created_at)
-        .bind(state.instance_id.as_str());
-    }
 }
 
 /// Makes an instance that registers itself: its row, without an image or an input.

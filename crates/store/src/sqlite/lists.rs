@@ -500,21 +500,26 @@ impl Listing<'_> {
     }
 }
 
-/// The small number of an instance, by which what belongs to it is kept, and how many checkpoints and events it has.
+/// The small number of an instance, by which what belongs to it is kept, and how many checkpoints and events it has, if these are numbered
+/// without a gap.
 pub(super) async fn numbers(
     connection: &mut SqliteConnection,
     id: &InstanceId,
-) -> StoreResult<Option<(i64, u64, u64)>> {
+) -> StoreResult<Option<(i64, u64, Option<u64>)>> {
     let mut sql = Sql::new(
-        "select id, checkpoints_saved, events_recorded from runtara_instances \
-         where instance_id = ?",
+        "select i.id, i.checkpoints_saved, i.events_recorded, coalesce(n.events_folded, 0) \
+         from runtara_instances i left join runtara_inputs n on n.instance = i.id \
+         where i.instance_id = ?",
     );
     sql.bind(id.as_str());
     let Some(row) = sql.row(connection, "looking for an instance").await? else {
         return Ok(None);
     };
     let mut columns = Columns::of(&row);
-    Ok(Some((columns.int()?, columns.number()?, columns.number()?)))
+    let (instance, saved) = (columns.int()?, columns.number()?);
+    let recorded = columns.number()?;
+    let folded = columns.int()?;
+    Ok(Some((instance, saved, (folded == 0).then_some(recorded))))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use super::sql::{Columns, Row, Sql};
 use super::state::{read_with, state_columns};
 use super::tx::Tx;
 use super::write::Write;
-use crate::{Expired, StoreResult};
+use crate::{Overdue, StoreResult};
 
 /// Served by `runtara_instances_expires`.
 pub(super) fn over_sql(now: Timestamp, limit: u32) -> Sql {
@@ -51,12 +51,12 @@ pub(super) fn silent_sql(by: Timestamp, now: Timestamp, limit: u32) -> Sql {
 }
 
 /// Ends what has outlived its deadline.
-pub(super) fn expire(tx: &mut Tx, limit: u32) -> StoreResult<Expired> {
+pub(super) fn expire(tx: &mut Tx, limit: u32) -> StoreResult<Overdue> {
     let rows = tx.rows(&over_sql(tx.now, limit), "looking for what is over")?;
     let instances = end_each(tx, &rows, &Change::Expire)?;
     let next = tx.row(&Sql::new(NEXT_OVER), "looking for what is over next")?;
     let next = next.map(|row| Columns::of(&row).time()).transpose()?;
-    Ok(Expired {
+    Ok(Overdue {
         instances,
         next_in_ms: next.map(|at| at.millis_since(tx.now)),
     })

@@ -2,7 +2,7 @@
 //!
 //! - `writer`: one thread owns the one connection that writes, and commits for all who write at the same time.
 //! - `readers`: a few connections that only read, and never wait for the writer.
-//! - `instances`, `calls`, `runs`, `images`, `nodes`: what is written, each as load, decide, write.
+//! - `instances`, `calls`, `runs`, `images`, `nodes`, `removal`, `folding`: what is written, each as load, decide, write.
 //! - `lists`, `history`: the questions.
 //! - `state`, `write`: the row of an instance, and what one change of it writes; `tx`: several changes in one transaction.
 //! - `redo`: what makes changes durable before SQLite commits them; `known`: what is kept in memory of instances that run.
@@ -13,6 +13,7 @@ mod calls;
 mod connect;
 mod failure;
 mod file;
+mod folding;
 mod history;
 mod images;
 mod instances;
@@ -26,6 +27,7 @@ mod numbered;
 mod plans;
 mod readers;
 mod redo;
+mod removal;
 mod runs;
 mod sql;
 mod state;
@@ -56,12 +58,12 @@ use self::sql::Question;
 use self::tx::Tx;
 use self::writer::{Told, Writer};
 use crate::{
-    Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, Clock, EventFilter, Expired,
-    HeldWait, ImageBytes, ImageDeletion, ImageFilter, InstanceFilter, InstanceOrder,
-    InstanceRecord, InstanceSummary, InstanceValues, LiveRun, MetricsBucket, MetricsQuery, NextDue,
-    NodeLease, NodeRecord, NodeRemoval, NodeStanding, Nudges, Page, PageRequest, Purge, Scope,
-    Started, StepFilter, StepSummary, Store, StoreResult, StoredCheckpoint, StoredEvent,
-    SystemClock, TokenOwner, WaitRequest, Waiting,
+    Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, Clock, EndedInstance,
+    EventFilter, Expired, ExpiredPage, Folded, HeldWait, ImageBytes, ImageDeletion, ImageFilter,
+    InstanceFilter, InstanceOrder, InstanceRecord, InstanceSummary, InstanceValues, LiveRun,
+    MetricsBucket, MetricsQuery, NextDue, NodeLease, NodeRecord, NodeRemoval, NodeStanding, Nudges,
+    Overdue, Page, PageRequest, Purge, Remains, Scope, Started, StepFilter, StepSummary, Store,
+    StoreResult, StoredCheckpoint, StoredEvent, SystemClock, TokenOwner, WaitRequest, Waiting,
 };
 
 /// How long a request waits for its turn: a store that stays busy for longer is told at once, while the caller still listens.
@@ -360,6 +362,25 @@ impl Store for SqliteStore {
         act!(self, 0, |tx| images::remove_unneeded(tx, limit))
     }
 
+    async fn unneeded_images(&self, limit: u32) -> StoreResult<Vec<ImageRecord>> {
+        ask!(self, |connection| images::unneeded(connection, limit))
+    }
+
+    async fn unused_images(&self, unused_ms: u64, limit: u32) -> StoreResult<Vec<ImageRecord>> {
+        let now = self.clock.now();
+        ask!(self, |connection| images::unused(
+            connection, unused_ms, limit, now
+        ))
+    }
+
+    async fn delete_unused_images(
+        &self,
+        unused_ms: u64,
+        limit: u32,
+    ) -> StoreResult<Vec<ImageRecord>> {
+        act!(self, 0, |tx| images::delete_unused(tx, unused_ms, limit))
+    }
+
     async fn is_content_needed(&self, digest: &ImageDigest) -> StoreResult<bool> {
         ask!(self, |connection| images::is_content_needed(
             connection, digest
@@ -395,8 +416,36 @@ impl Store for SqliteStore {
     }
 
     async fn purge_instance(&self, id: &InstanceId) -> StoreResult<Purge> {
+        let of_purge = id.clone();
+        let (purged, left) = act!(self, 0, |tx| removal::purge(tx, &of_purge))?;
+        if let Some(instance) = left {
+            // Each piece is a request of its own, so that others have their turn between two.
+            while act!(self, 0, |tx| removal::remove_piece_of(tx, instance))? {}
+        }
+        Ok(purged)
+    }
+
+    async fn overfull_instances(&self, ids: &[InstanceId]) -> StoreResult<Vec<InstanceId>> {
+        ask!(self, |connection| folding::overfull(connection, ids))
+    }
+
+    async fn fold_events(&self, id: &InstanceId, limit: u32) -> StoreResult<Folded> {
         let id = id.clone();
-        act!(self, 0, |tx| instances::purge(tx, &id))
+        act!(self, 0, |tx| folding::fold_oldest(tx, &id, limit))
+    }
+
+    async fn expired_instances(&self, demand: &Expired) -> StoreResult<ExpiredPage> {
+        let now = self.clock.now();
+        ask!(self, |connection| removal::expired(connection, demand, now))
+    }
+
+    async fn remove_ended(&self, ended: &[EndedInstance]) -> StoreResult<Vec<InstanceId>> {
+        let ended = ended.to_vec();
+        act!(self, 0, |tx| removal::take_away(tx, &ended))
+    }
+
+    async fn remove_remains(&self, rows: u32) -> StoreResult<Remains> {
+        act!(self, 0, |tx| removal::remove_remains(tx, rows))
     }
 
     async fn claim_due(&self, claim: Claim) -> StoreResult<Vec<ClaimedRun>> {
@@ -432,7 +481,7 @@ impl Store for SqliteStore {
         self.look(runs::live_run(id, now)).await
     }
 
-    async fn expire_due(&self, limit: u32) -> StoreResult<Expired> {
+    async fn expire_due(&self, limit: u32) -> StoreResult<Overdue> {
         act!(self, 0, |tx| liveness::expire(tx, limit))
     }
 

@@ -102,6 +102,9 @@ impl Numbered<'_> {
             .push(" between ? and ?")
             .bind(first)
             .bind(last);
+        // It may have been taken away since its number was looked up, and a part of it removed.
+        sql.push(" and exists (select 1 from runtara_instances where id = ?)")
+            .bind(self.instance);
         let direction = if self.ascending { "" } else { " desc" };
         sql.push(" order by ").push(column).push(direction);
         sql.push(" limit ? offset ?")

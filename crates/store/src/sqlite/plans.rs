@@ -12,12 +12,12 @@ use super::lists::{From, Part, count_sql, in_order, part_sql, selective};
 use super::numbered::{Driver, Numbered, Question};
 use super::sql::{Columns, Sql};
 use super::{
-    SqliteOptions, SqliteStore, calls, connect, file, history, images, instances, lists, runs,
-    state,
+    SqliteOptions, SqliteStore, calls, connect, file, history, images, instances, lists, removal,
+    runs, state,
 };
 use crate::{
-    Claim, EventFilter, ImageFilter, InstanceFilter, InstanceOrder, MetricsQuery, PageRequest,
-    PageStart, StepFilter, StepStatus, Store as _,
+    Claim, EndPlace, EventFilter, Expired, ImageFilter, InstanceFilter, InstanceOrder,
+    MetricsQuery, Owners, PageRequest, PageStart, StepFilter, StepStatus, Store as _,
 };
 
 const FILL: &str = "with recursive n(n) as (select 1 union all select n + 1 from n where n < 3000)
@@ -80,6 +80,41 @@ async fn expect(connection: &mut SqliteConnection, sql: Sql, index: &str) {
             by_index || line.contains("subquery"),
             "scanned whole:\n{plan}\nfor {text}"
         );
+    }
+}
+
+#[tokio::test]
+async fn ended_instances_and_unused_images_are_found_by_index() {
+    let (_directory, mut connection) = filled().await;
+    let mut demand = Expired {
+        owners: Owners::AllBut(Vec::new()),
+        statuses: vec![Status::Failed],
+        ended_ms: 1,
+        after: Some(EndPlace {
+            finished_at: Timestamp(1_700_000_000_900),
+            instance_id: InstanceId::new("i-9").unwrap(),
+        }),
+        limit: 10,
+    };
+    let now = Timestamp(1_800_000_000_000);
+    for (owners, index) in [
+        (Owners::AllBut(Vec::new()), "runtara_instances_finished"),
+        (
+            Owners::Only(tenant().unwrap()),
+            "runtara_instances_tenant_finished",
+        ),
+    ] {
+        demand.owners = owners;
+        let sql = removal::expired_sql(&demand, now);
+        expect(&mut connection, sql, index).await;
+    }
+    for index in [
+        "runtara_images_created",
+        "runtara_instances_image_created",
+        "runtara_images_base",
+    ] {
+        let sql = images::unused_sql(1, 10, now);
+        expect(&mut connection, sql, index).await;
     }
 }
 

@@ -233,7 +233,8 @@ pub(super) struct Chosen<'a> {
     pub(super) signal: &'a KeptSignal,
 }
 
-/// Writes the row of a new instance. Its number is `last_insert_rowid()` in the statements that follow.
+/// Writes the row of a new instance. Its number is `last_insert_rowid()` in the statements that follow: the next one that SQLite gives,
+/// unless an instance of a higher number was taken away and something of it is left.
 pub(super) fn insert(
     sql: &mut Sql,
     state: &InstanceState,
@@ -241,13 +242,15 @@ pub(super) fn insert(
     labels: Option<&str>,
 ) {
     sql.then(
-        "insert into runtara_instances (instance_id, tenant_id, image_id, kind, origin, status, \
+        "insert into runtara_instances (id, instance_id, tenant_id, image_id, kind, origin, status, \
          due_at, run_number, spoke, heartbeat_seen, stored_new, cancel_shown, pause_shown, \
          asked_to_leave, slept_ms, resume_waits, crash_count, max_attempts, backoff, \
          interruptions, relaunches, timeout_ms, request_timeout_ms, created_at, has_error, \
          has_read_signals, cpu_usec, memory_peak_bytes, running_ms, labels, heartbeat_timeout_ms, \
-         expires_at) values \
-         (?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ?, 0, 0, 0, ?, ?, ?, 0, 0, 0, 0, 0, ?, ?, ?)",
+         expires_at) \
+         values ((select max(r.instance) + 1 from runtara_removals r \
+         where r.instance >= (select coalesce(max(i.id), 0) from runtara_instances i)), \
+         ?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ?, 0, 0, 0, ?, ?, ?, 0, 0, 0, 0, 0, ?, ?, ?)",
     )
     .bind(state.instance_id.as_str())
     .bind(state.tenant_id.as_str())

@@ -152,11 +152,16 @@ impl Tx {
 
     /// Runs statements that change something.
     pub(super) fn execute(&mut self, sql: Sql) -> StoreResult<()> {
+        self.execute_for_rows(sql).map(drop)
+    }
+
+    /// Runs statements that change something: all rows that the last one returns.
+    pub(super) fn execute_for_rows(&mut self, sql: Sql) -> StoreResult<Vec<Row>> {
         if sql.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         self.has_written = true;
-        match self.transaction() {
+        let rows = match self.transaction() {
             Ok(connection) => sql.run_here(connection, "writing")?,
             Err(error) => {
                 self.lose(&error);
@@ -164,7 +169,7 @@ impl Tx {
             }
         };
         self.written.push((self.request, sql));
-        Ok(())
+        Ok(rows)
     }
 
     /// Notes that there is a new instance.

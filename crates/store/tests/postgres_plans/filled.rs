@@ -17,6 +17,8 @@ pub(crate) const FILL: &str = "
      cross join lateral (select case when n % 100 < 60 then 'completed' when n % 100 < 65 then 'failed'
                                      when n % 100 < 95 then 'suspended' when n % 100 < 97 then 'running'
                                      else 'pending' end as status) s;
+    insert into runtara_instances (instance_id, tenant_id, origin, status, timeout_ms, created_at)
+    values ('long', 'others', 'self_registered', 'running', 1000, 1), ('rare', 'others', 'self_registered', 'running', 1000, 1);
     insert into runtara_instance_labels
     select 'n-' || lpad(n::text, 6, '0'), 'batch', (n / 50)::text from generate_series(1, 120000) n;
     insert into runtara_instance_inputs

@@ -3,12 +3,29 @@
 use runtara_domain::{Cursor, ImageDigest, ImageId, LabelFilter, Status, Timestamp};
 use runtara_store::postgres::PostgresStore;
 use runtara_store::{
-    InstanceFilter, InstanceOrder, MetricsQuery, PageRequest, PageStart, Store as _,
+    Expired, InstanceFilter, InstanceOrder, MetricsQuery, Owners, PageRequest, PageStart,
+    Store as _,
 };
 
 use crate::case::{Case, PAGES};
 use crate::filled::{id, tenant};
 use crate::node::Node;
+
+/// Two pages of ended instances whose time is over. Those that are meant are few among those that are looked at.
+async fn expired(store: &PostgresStore, owners: Owners) {
+    let mut demand = Expired {
+        owners,
+        statuses: vec![Status::Failed],
+        ended_ms: 86_400_000,
+        after: None,
+        limit: 100,
+    };
+    for _ in 0..2 {
+        let page = store.expired_instances(&demand).await.unwrap();
+        assert!(page.more && page.reached.is_some());
+        demand.after = page.reached;
+    }
+}
 
 async fn list(store: &PostgresStore, filter: InstanceFilter, order: InstanceOrder) {
     let after = Cursor {
@@ -53,6 +70,30 @@ pub(crate) const CASES: &[Case] = &[
             Box::pin(async move {
                 assert!(store.instance(&id(n + 1)).await.unwrap().is_some());
                 assert!(store.instance_values(&id(n + 1)).await.unwrap().is_some());
+            })
+        },
+    },
+    Case {
+        what: "ended instances whose time is over",
+        index: "runtara_instances_finished",
+        entries: 210,
+        call: |store, _| Box::pin(expired(store, Owners::AllBut(vec![tenant()]))),
+    },
+    Case {
+        what: "ended instances of a tenant whose time is over",
+        index: "runtara_instances_tenant_finished",
+        entries: 210,
+        call: |store, _| Box::pin(expired(store, Owners::Only(tenant()))),
+    },
+    Case {
+        what: "images that are unused",
+        index: "runtara_images_base",
+        // Each of them is a base: that of another, or its own.
+        entries: 25_000,
+        call: |store, _| {
+            Box::pin(async move {
+                let unused = store.unused_images(86_400_000, 10).await.unwrap();
+                assert!(unused.is_empty());
             })
         },
     },

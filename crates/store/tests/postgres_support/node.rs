@@ -54,6 +54,7 @@ impl<'a> Node<'a> {
             settings: RunSettings::default(),
             timeout_ms: 60_000,
             max_attempts: None,
+            max_events: None,
             due: Due::NOW,
             request_timeout_ms: None,
             heartbeat_timeout_ms: None,

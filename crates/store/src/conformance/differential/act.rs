@@ -65,6 +65,14 @@ pub(super) enum Act {
     },
     /// Removes an ended instance.
     Purge(u8),
+    /// Folds events of an instance.
+    Fold { instance: u8, limit: u8 },
+    /// Removes instances whose time is over: those of one tenant, or of all others.
+    RemoveEnded {
+        tenant: u8,
+        only: bool,
+        ended_ms: u32,
+    },
     /// Renews a lease.
     Renew { node: u8, lease_ms: u32 },
     /// Takes a node off the list.
@@ -516,6 +524,9 @@ fn act() -> impl Strategy<Value = Act> {
             .prop_map(|(instance, run, how, our_fault)| Act::Exit { instance, run, how, our_fault }),
         4 => (instance(), 0..3_u8, 0..3_u8).prop_map(|(instance, signal, payload)| Act::Send { instance, signal, payload }),
         1 => (0..INSTANCES).prop_map(Act::Purge),
+        2 => (instance(), 2..6_u8).prop_map(|(instance, limit)| Act::Fold { instance, limit }),
+        1 => (0..2_u8, any::<bool>(), select(vec![0, 1_000, 60_000]))
+            .prop_map(|(tenant, only, ended_ms)| Act::RemoveEnded { tenant, only, ended_ms }),
         1 => (0..2_u8, select(vec![0, 15_000, 1_000_000])).prop_map(|(node, lease_ms)| Act::Renew { node, lease_ms }),
         1 => (0..2_u8).prop_map(Act::Release),
         1 => (0..3_u8).prop_map(Act::Expire),

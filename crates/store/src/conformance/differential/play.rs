@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use runtara_domain::{
     Caller, Change, Due, Fence, InstanceId, NewEvent, NewInstance, RegistrationNumber, RunNumber,
-    RunnerKind, SaveCheckpoint, Timestamp, TokenHash, Word, limits,
+    RunnerKind, SaveCheckpoint, Status, Timestamp, TokenHash, Word, limits,
 };
 
 use super::act::{Act, Asked, STARTED, Said, Spoken, Whose};
@@ -18,8 +18,8 @@ use super::names::{
 use crate::conformance::Harness;
 use crate::conformance::make::{checkpoint, new_image, signal, sleep, wait_for};
 use crate::{
-    Claim, ClaimedRun, HeldWait, NodeLease, Started, Store, StoreError, StoreResult, WaitRequest,
-    Waiting,
+    Claim, ClaimedRun, Expired, HeldWait, NodeLease, Owners, Started, Store, StoreError,
+    StoreResult, WaitRequest, Waiting,
 };
 
 /// An answer in words. What stood in the way of a store is for its own tests; that something did is a difference.
@@ -130,11 +130,15 @@ impl<'a> Player<'a> {
             }
             Act::DeleteImage(n) => words(store.delete_image(&image_id(n)).await),
             Act::RemoveUnneeded => {
+                let unneeded = match store.unneeded_images(100).await {
+                    Ok(unneeded) => unneeded,
+                    Err(error) => return words::<()>(Err(error)),
+                };
                 let mut removed = store.remove_unneeded_images(100).await;
                 if let Ok(removed) = &mut removed {
                     removed.sort();
                 }
-                words(removed)
+                words(removed.map(|removed| (unneeded, removed)))
             }
             Act::Start { .. } => self.start(act).await,
             Act::Claim {
@@ -199,6 +203,17 @@ impl<'a> Player<'a> {
                 }
                 words(answer)
             }
+            Act::Fold { instance, limit } => {
+                let id = instance_id(instance);
+                let overfull = store.overfull_instances(std::slice::from_ref(&id)).await;
+                let folded = store.fold_events(&id, u32::from(limit)).await;
+                words(overfull.and_then(|overfull| Ok((overfull, folded?))))
+            }
+            Act::RemoveEnded {
+                tenant,
+                only,
+                ended_ms,
+            } => self.remove_ended(tenant, only, ended_ms).await,
             Act::Renew { node, lease_ms } => {
                 let lease = NodeLease {
                     guarded: lease_ms % 2 == 0,
@@ -245,6 +260,30 @@ impl<'a> Player<'a> {
         }
     }
 
+    async fn remove_ended(&mut self, tenant: u8, only: bool, ended_ms: u32) -> String {
+        let demand = Expired {
+            owners: match only {
+                true => Owners::Only(owner(tenant)),
+                false => Owners::AllBut(vec![owner(tenant)]),
+            },
+            statuses: vec![Status::Completed, Status::Failed],
+            ended_ms: u64::from(ended_ms),
+            after: None,
+            limit: 3,
+        };
+        let expired = match self.store.expired_instances(&demand).await {
+            Ok(expired) => expired,
+            Err(error) => return words::<()>(Err(error)),
+        };
+        let removed = self.store.remove_ended(&expired.instances).await;
+        for id in removed.iter().flatten() {
+            self.tokens.remove(id);
+        }
+        // A part of what is left: how much that is differs, what is seen of it must not.
+        let remains = self.store.remove_remains(2).await.map(drop);
+        words(remains.and(removed.map(|removed| (expired, removed))))
+    }
+
     async fn start(&self, act: &Act) -> String {
         let Act::Start {
             instance,
@@ -269,6 +308,7 @@ impl<'a> Player<'a> {
             settings: settings_of(*labels),
             timeout_ms: limits::RUN_TIMEOUT_MS,
             max_attempts: attempts.map(u32::from),
+            max_events: (*labels == 2).then_some(4),
             due: match delay_ms.map(u64::from) {
                 None => Due::NOW,
                 Some(millis) if millis % 2 == 0 => Due::After(millis),

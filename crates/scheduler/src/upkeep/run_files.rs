@@ -1,45 +1,87 @@
 //! The files of runs: whose they are, and that none stay which nobody needs.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use runtara_domain::{EndedBy, InstanceId, InstanceState, RunNumber};
 use runtara_runner::shim::is_locked;
 use runtara_runner::{Adoption, RunDirectory, RunKey, blocking, owner_of_runs, remove_tree};
 use tokio::time::timeout;
-use tracing::{info, warn};
+use tracing::warn;
 
+use super::{Failure, Pass, Reconciler};
 use crate::Shared;
 
 /// How long a run may take to end that is killed.
 const STRAY_ENDS_WITHIN: Duration = Duration::from_secs(10);
-
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+/// Most files whose sizes are added up: what a run has left may be of any shape.
+const MEASURED: usize = 10_000;
 
 /// Removes all files of runs whose instance is not in the store any more; of other runs that are over, what was to be removed when their
-/// exit was recorded, if the server was killed in between or could not.
-pub(crate) async fn remove_unneeded(shared: &Shared) -> Result<(), Failure> {
-    let runs = shared.config.data_dir.join("runs");
-    let mut directories = match tokio::fs::read_dir(&runs).await {
-        Ok(directories) => directories,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error.into()),
-    };
-    while let Some(entry) = directories.next_entry().await? {
-        if shared.closing.is_cancelled() {
-            return Ok(());
-        }
-        // What stands in the way of one must not keep the others.
-        if let Err(error) = tidy(shared, &entry.path()).await {
-            let directory = entry.path();
-            warn!(directory = %directory.display(), %error, "files of runs could not be removed; it is tried again");
-        }
+/// exit was recorded, if the server was killed in between or could not. What belongs to whom decides, never how old it is.
+pub(super) struct RunFiles;
+
+#[async_trait]
+impl Reconciler for RunFiles {
+    fn name(&self) -> &'static str {
+        "run-files"
     }
-    Ok(())
+
+    fn about(&self) -> &'static str {
+        "files of runs that are over, and of instances that are gone"
+    }
+
+    fn period(&self) -> Duration {
+        Duration::from_secs(600)
+    }
+
+    async fn reconcile(&self, shared: &Shared, pass: &Pass) -> Result<(), Failure> {
+        let runs = shared.config.data_dir.join("runs");
+        let mut directories = match tokio::fs::read_dir(&runs).await {
+            Ok(directories) => directories,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        while let Some(entry) = directories.next_entry().await? {
+            if pass.is_over() {
+                return Ok(());
+            }
+            // What stands in the way of one must not keep the others.
+            if let Err(error) = tidy(shared, pass, &entry.path()).await {
+                let directory = entry.path();
+                warn!(directory = %directory.display(), %error, "files of runs could not be removed; it is tried again");
+            }
+        }
+        Ok(())
+    }
 }
 
-async fn tidy(shared: &Shared, directory: &Path) -> Result<(), Failure> {
+/// How many bytes a directory holds, as far as that is found out soon. Links are not followed.
+async fn size_of(directory: PathBuf) -> Result<u64, Failure> {
+    let measured = blocking(move || {
+        let (mut bytes, mut files, mut left) = (0, 0, vec![directory]);
+        while let Some(directory) = left.pop() {
+            // What is gone or closed meanwhile has no size that matters.
+            for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+                files += 1;
+                if files > MEASURED {
+                    return Ok(bytes);
+                }
+                match entry.metadata() {
+                    Ok(found) if found.is_dir() => left.push(entry.path()),
+                    Ok(found) => bytes += found.len(),
+                    Err(_) => {}
+                }
+            }
+        }
+        Ok(bytes)
+    });
+    Ok(measured.await?)
+}
+
+async fn tidy(shared: &Shared, pass: &Pass, directory: &Path) -> Result<(), Failure> {
     let path = directory.to_owned();
     // Listed before the row is read: a run that is claimed afterwards is not among them.
     let listed = blocking(move || Ok((owner_of_runs(&path)?, runs_in(&path)?)));
@@ -47,25 +89,38 @@ async fn tidy(shared: &Shared, directory: &Path) -> Result<(), Failure> {
         return Ok(());
     };
     let Some(instance) = shared.store.instance(&owner).await? else {
-        return remove_all(shared, &owner, directory).await;
+        return remove_all(shared, pass, &owner, directory).await;
     };
     if runs.is_empty() {
-        return remove_empty(shared, &owner, directory).await;
+        return remove_empty(shared, pass, &owner, directory).await;
     }
     for (number, is_whole) in runs {
         if is_whole && !may_live(shared, &instance.state, number) {
-            clean(shared, &owner, number, true).await?;
-            info!(instance = %owner, run_number = %number, "removed what a run had left");
+            // Its logs stay, which are nearly all of it: how much goes is not worth finding out.
+            if !pass.dry_run {
+                clean(shared, &owner, number, true).await?;
+            }
+            pass.item(|| format!("run {number} of {owner}"), 0);
         }
     }
     Ok(())
 }
 
 /// Removes the files of all runs of an instance that is not there any more.
-async fn remove_all(shared: &Shared, owner: &InstanceId, directory: &Path) -> Result<(), Failure> {
+async fn remove_all(
+    shared: &Shared,
+    pass: &Pass,
+    owner: &InstanceId,
+    directory: &Path,
+) -> Result<(), Failure> {
+    let bytes = size_of(directory.to_owned()).await?;
     // Nothing is claimed meanwhile; another instance may have its id since.
     let _no_claims = shared.claiming.lock().await;
     if shared.live.get(owner).is_some() || shared.store.instance(owner).await?.is_some() {
+        return Ok(());
+    }
+    if pass.dry_run {
+        pass.item(|| format!("all runs of {owner}"), bytes);
         return Ok(());
     }
     let path = directory.to_owned();
@@ -74,7 +129,7 @@ async fn remove_all(shared: &Shared, owner: &InstanceId, directory: &Path) -> Re
     }
     let path = directory.to_owned();
     blocking(move || remove_tree(&path)).await?;
-    info!(instance = %owner, "removed the files of a removed instance's runs");
+    pass.item(|| format!("all runs of {owner}"), bytes);
     Ok(())
 }
 
@@ -88,7 +143,7 @@ fn may_live(shared: &Shared, state: &InstanceState, number: RunNumber) -> bool {
     (is_newest && state.live_node.is_some()) || shared.live.knows(&key)
 }
 
-async fn clean(
+pub(super) async fn clean(
     shared: &Shared,
     owner: &InstanceId,
     number: RunNumber,
@@ -125,6 +180,7 @@ async fn end_stray(shared: &Shared, key: &RunKey) -> Result<(), Failure> {
 /// Removes the directory of an instance of which no run has left anything.
 async fn remove_empty(
     shared: &Shared,
+    pass: &Pass,
     owner: &InstanceId,
     directory: &Path,
 ) -> Result<(), Failure> {
@@ -134,15 +190,22 @@ async fn remove_empty(
         return Ok(());
     }
     let path = directory.to_owned();
-    let removed = blocking(move || match runs_in(&path)?.is_empty() {
-        true => remove_tree(&path),
-        false => Ok(()),
+    let dry_run = pass.dry_run;
+    let removed = blocking(move || {
+        let is_empty = runs_in(&path)?.is_empty();
+        if is_empty && !dry_run {
+            remove_tree(&path)?;
+        }
+        Ok(is_empty)
     });
-    Ok(removed.await?)
+    if removed.await? {
+        pass.item(|| format!("the empty directory of {owner}"), 0);
+    }
+    Ok(())
 }
 
 /// The runs of a directory, and of each whether its `run.json` is there: it is the last that is removed of a run but for its logs.
-fn runs_in(directory: &Path) -> io::Result<Vec<(RunNumber, bool)>> {
+pub(super) fn runs_in(directory: &Path) -> io::Result<Vec<(RunNumber, bool)>> {
     let mut runs = Vec::new();
     for entry in std::fs::read_dir(directory)? {
         let entry = entry?;
