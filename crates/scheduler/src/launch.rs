@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use runtara_domain::{ImageContent, ImageDigest, RunExit, RunToken, RunnerKind};
+use runtara_failpoints::{Point, pass};
 use runtara_images::BlobStore;
 use runtara_runner::{
     AskedSettings, ImageFiles, Input, LaunchObstacle, LaunchSpec, PrepareError, PreparedImage,
@@ -122,6 +123,7 @@ async fn launch(
         core_addr: shared.config.core_addr.clone(),
         timeout: Duration::from_millis(claimed.timeout_ms),
     };
+    pass(Point::BeforeLaunch);
     let launched = match runner.launch(spec.clone()).await {
         // Somebody has cleaned up under us.
         Err(error) if error.obstacle == LaunchObstacle::NotPrepared => {
@@ -136,6 +138,7 @@ async fn launch(
         permanent: error.obstacle == LaunchObstacle::Image,
         error: error.reason,
     })?;
+    pass(Point::AfterLaunch);
     live.set_run(run);
     info!(image = %claimed.image.image_id, "launched");
     Ok(())

@@ -245,6 +245,7 @@ fn spawn(path: &Path) -> io::Result<(Child, OwnedFd)> {
         .env_clear()
         .env(SOCKET_VARIABLE, "0")
         .envs(open_files::before().map(|soft| (open_files::VARIABLE, soft)))
+        .envs(runtara_failpoints::handed_on())
         .stdin(Stdio::from(theirs))
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -5,6 +5,7 @@ use runtara_domain::{
     Change, Due, ImageId, InstanceId, InstanceState, Labels, NewInstance, Refusal, SignalId,
     TenantId, Timestamp, limits, transition,
 };
+use runtara_failpoints::{Point, pass};
 
 use crate::{Changed, InstanceRecord, InstanceValues, Purge, Started};
 
@@ -83,6 +84,7 @@ async fn insert(store: &PostgresStore, new: &NewInstance) -> Answer<Option<Times
     .bind(row::json_text(&new.settings, new.settings.is_empty())?)
     .optional_on(&store.connections)
     .await?;
+    pass(Point::StoreCommitted);
     Ok(now.map(Timestamp))
 }
 
