@@ -191,6 +191,7 @@ impl NotStarted {
             },
             ended_by: None,
             limits_met: Vec::new(),
+            stdout_is_cut: false,
             memory_limit_bytes: None,
             usage: Usage::default(),
         }

@@ -448,6 +448,7 @@ impl<'a> Parent<'a> {
             },
             ended_by,
             limits_met,
+            stdout_is_cut: self.outputs[0].dropped() > 0,
             memory_limit_bytes: counted.memory_limit_bytes,
             usage: self.usage(&counted),
         }
