@@ -7,6 +7,7 @@ mod fairness;
 mod faults;
 mod files;
 mod images;
+mod simulation;
 mod world;
 
 use std::time::Duration;
