@@ -39,7 +39,7 @@ pub use command_line::Ran;
 pub use containers::Remains;
 pub use database::{Ground, Kind, Store};
 pub use hold::Hold;
-pub use place::Shared;
+pub use place::{Shared, clean_up_after_the_dead};
 pub use postgres::PrivatePostgres;
 pub use programs::program;
 pub use proxy::Proxy;

@@ -3,6 +3,7 @@
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use tempfile::TempDir;
 
@@ -51,6 +52,7 @@ impl Drop for Place {
         processes::kill_all(self.path());
         remove_cgroups(self.path());
         containers::remove(self.path());
+        unmount_disk(self.path());
         if std::thread::panicking() && std::env::var_os("RUNTARA_TEST_KEEP").is_some() {
             self.directory.disable_cleanup(true);
             eprintln!("kept: {}", self.path().display());
@@ -78,6 +80,36 @@ fn remove_cgroups(place: &Path) {
     }
 }
 
+/// Removes what tests have left that were killed: processes, mounts, cgroups and files.
+pub fn clean_up_after_the_dead() {
+    sweep(Path::new("/tmp"));
+}
+
+/// Makes a directory a disk of its own, in memory.
+pub(crate) fn mount_disk(directory: &Path, mebibytes: u32) {
+    let options = format!("size={mebibytes}m,mode=0700");
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", &options, "runtara-test"])
+        .arg(directory)
+        .status();
+    assert!(
+        mounted.is_ok_and(|status| status.success()),
+        "a tmpfs cannot be mounted on {}; run this as root",
+        directory.display()
+    );
+}
+
+/// Unmounts the disk of a server, if it has one of its own.
+fn unmount_disk(place: &Path) {
+    let data = place.join("data");
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let is_mounted = |line: &str| line.split(' ').nth(1).map(Path::new) == Some(&data);
+    if mounts.lines().any(is_mounted) {
+        // What is still open keeps its files until it is closed.
+        let _stays = Command::new("umount").arg("--lazy").arg(&data).status();
+    }
+}
+
 /// Removes the places of tests that were killed. One test at a time: it must not take another that looks at the same place for one
 /// of its processes.
 fn sweep(base: &Path) {
@@ -100,6 +132,7 @@ fn sweep(base: &Path) {
             processes::kill_all(&path);
             remove_cgroups(&path);
             containers::remove(&path);
+            unmount_disk(&path);
             // Whatever cannot be removed now is found again.
             let _removed_or_later = fs::remove_dir_all(&path);
         }

@@ -76,6 +76,30 @@ impl PrivatePostgres {
         self.pg_ctl(&["start"]);
     }
 
+    /// Restarts it in good order: sessions are ended, and everything is written down.
+    pub fn restart(&self) {
+        self.pg_ctl(&["stop", "-m", "fast"]);
+        self.pg_ctl(&["start"]);
+    }
+
+    /// The id of its first process.
+    ///
+    /// # Panics
+    /// If it does not run.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        let text = fs::read_to_string(self.data().join("postmaster.pid"));
+        let text = text.expect("it runs");
+        let line = text.lines().next().unwrap_or_default();
+        line.trim().parse().expect("the first line is its id")
+    }
+
+    /// Its port on 127.0.0.1.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Ends it as a crash would.
     pub fn crash(&self) {
         self.pg_ctl(&["stop", "-m", "immediate"]);

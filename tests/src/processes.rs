@@ -11,7 +11,11 @@ use nix::unistd::Pid;
 use crate::containers;
 
 /// Programs that serve what lies in a directory of a test.
-const SERVERS: [&str; 2] = ["runtara-environment", "postgres"];
+const SERVERS: [&str; 3] = [
+    "runtara-environment",
+    "runtara-environment-with-failpoints",
+    "postgres",
+];
 
 /// A process as `/proc` shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]

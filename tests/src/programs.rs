@@ -22,6 +22,7 @@ pub fn program(name: &str) -> PathBuf {
 fn package_of(name: &str) -> &'static str {
     match name {
         "runtara-environment" => "runtara-environment-server",
+        "runtara-environment-with-failpoints" => "runtara-environment-server --features failpoints",
         "runtara" => "runtara",
         _ => "runtara-test-programs",
     }

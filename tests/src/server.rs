@@ -18,7 +18,7 @@ use nix::unistd::geteuid;
 use crate::database::{Database, Ground, Kind, psql};
 use crate::http::{self, Address, Answer, Request};
 use crate::keeper::Keeper;
-use crate::place::{Place, Shared};
+use crate::place::{self, Place, Shared};
 use crate::processes::{self, Process};
 use crate::programs::program;
 
@@ -40,6 +40,8 @@ pub struct Setup {
     /// Where its content of images is, if not in its own data directory.
     content: Option<PathBuf>,
     kind: Kind,
+    program: &'static str,
+    disk_mib: Option<u32>,
 }
 
 impl Setup {
@@ -84,6 +86,27 @@ impl Setup {
         setup.of_kind(other.kind())
     }
 
+    /// `serve` on somebody else's database.
+    #[must_use]
+    pub fn on(url: &str) -> Self {
+        let setup = Self::with(Place::make(), None, "serve");
+        setup.variable("RUNTARA_ENVIRONMENT_DATABASE_URL", url)
+    }
+
+    /// Has the server be this program.
+    #[must_use]
+    pub fn program(mut self, name: &'static str) -> Self {
+        self.program = name;
+        self
+    }
+
+    /// Gives the server a disk of its own for its data directory, of so many MiB. Only root can.
+    #[must_use]
+    pub fn with_small_disk(mut self, mebibytes: u32) -> Self {
+        self.disk_mib = Some(mebibytes);
+        self
+    }
+
     /// `dev`, which brings its own database.
     #[must_use]
     pub fn dev() -> Self {
@@ -100,6 +123,8 @@ impl Setup {
             is_passed_sockets: false,
             content: None,
             kind: Kind::Native,
+            program: "runtara-environment",
+            disk_mib: None,
         };
         if geteuid().is_root() {
             setup = setup.variable("RUNTARA_NATIVE_USER", "nobody");
@@ -283,6 +308,9 @@ impl Server {
         let shared = Shared::make(setup.place.path());
         let data = setup.place.path().join("data");
         fs::create_dir(&data).expect("the directory is ours");
+        if let Some(mebibytes) = setup.disk_mib {
+            place::mount_disk(&data, mebibytes);
+        }
         fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).expect("it is ours");
         if let Some(content) = &setup.content {
             std::os::unix::fs::symlink(content, data.join("blobs")).expect("the directory is ours");
@@ -343,7 +371,7 @@ impl Server {
     /// A command for this server's program with this server's variables.
     #[must_use]
     pub fn command(&self, verb: &str) -> Command {
-        let mut command = Command::new(program("runtara-environment"));
+        let mut command = Command::new(program(self.setup.program));
         for (name, _) in std::env::vars_os() {
             // What the developer has set for another server must not lead this one astray.
             if name.to_string_lossy().starts_with("RUNTARA_") || name == "DATA_DIR" {
@@ -471,6 +499,23 @@ impl Server {
         if let Err(status) = self.wait_until_ready() {
             panic!("the server left at its restart ({status})");
         }
+    }
+
+    /// Starts the server again, and does not wait for anything.
+    pub fn spawn_again(&mut self) {
+        self.spawn();
+    }
+
+    /// How the server has left, if it has.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn has_left(&mut self) -> Option<ExitStatus> {
+        let status = self.exited();
+        if status.is_some() {
+            self.child = None;
+        }
+        status
     }
 
     /// Leaves out a variable at the next start.

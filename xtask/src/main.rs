@@ -8,6 +8,7 @@ mod command;
 mod db;
 mod debian_rust;
 mod error;
+mod fault;
 mod guests;
 mod http;
 mod interrupt;
@@ -38,6 +39,7 @@ enum Verb {
     Up(up::Arguments),
     Test(test::Arguments),
     Bench(bench::Arguments),
+    Fault(fault::Arguments),
     Check(check::Arguments),
     Db(db::Arguments),
     Guests(guests::Arguments),
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Some(Verb::Up(arguments)) => up::run(&arguments),
         Some(Verb::Test(arguments)) => test::run(&arguments),
         Some(Verb::Bench(arguments)) => bench::run(&arguments),
+        Some(Verb::Fault(arguments)) => fault::run(&arguments),
         Some(Verb::Check(arguments)) => check::run(&arguments),
         Some(Verb::Db(arguments)) => db::run(&arguments),
         Some(Verb::Guests(arguments)) => guests::run(&arguments),

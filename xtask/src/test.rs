@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::postgres::PrivateCluster;
 use crate::steps::Steps;
 use crate::tools::NEXTEST;
-use crate::{check, guests, packages, requirements, up};
+use crate::{check, fault, guests, packages, requirements, up};
 
 /// Check, build and test everything; nothing is left out in silence.
 ///
@@ -37,6 +37,7 @@ enum Step {
     Build,
     Guests,
     Up,
+    Fault,
     Database,
     Doctests,
     Tests,
@@ -53,6 +54,7 @@ impl Step {
             Self::Build => "build",
             Self::Guests => "guests",
             Self::Up => "up",
+            Self::Fault => "fault",
             Self::Database => "database",
             Self::Doctests => "doctests",
             Self::Tests => "tests",
@@ -70,6 +72,7 @@ impl Step {
             | Self::Build
             | Self::Guests => &[Self::Requirements],
             Self::Up => &[Self::Requirements, Self::Build],
+            Self::Fault => &[Self::Requirements, Self::Build, Self::Guests],
             Self::Database => &[Self::Requirements],
             Self::Doctests => &[Self::Requirements, Self::Database],
             Self::Tests => &[
@@ -100,6 +103,10 @@ fn all(steps: &mut Steps, filters: &[OsString]) -> Result<(), Error> {
     steps.step(Step::Guests.name(), guests::build)?;
     // The first command of the README: whoever meets the product meets it there.
     steps.step(Step::Up.name(), || up::run(&up::Arguments::to_its_end()))?;
+    // The promises in short; `cargo xtask fault` is the long form.
+    steps.step(Step::Fault.name(), || {
+        fault::run(&fault::Arguments::in_short())
+    })?;
     let database = steps.step(Step::Database.name(), PrivateCluster::start)?;
     let environment = match &database {
         Some(database) => database.environment()?.to_vec(),

@@ -56,7 +56,7 @@ fn variables_help() -> String {
     format!("Variables:\n{}", lines.collect::<String>())
 }
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     // First, before any thread: the processes that parent runs are made from this executable.
     shim::init();
     let passed = PassedSockets::from_environment();

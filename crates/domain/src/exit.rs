@@ -41,6 +41,9 @@ pub enum ExitCause {
     Dropped,
     /// Nothing is known of it: its machine, its shim or its node went away.
     Lost,
+    /// It left with 0, and what it had given as its output could not be kept: the disk was full. That is no completion, for nobody
+    /// would ever learn of the output.
+    OutputLost,
     /// It could not be launched.
     NotLaunched {
         /// Whether a later launch would fail the same way, because the image itself is unfit.
@@ -121,6 +124,9 @@ impl RunExit {
             ExitCause::Trap(text) => format!("program was ended by a trap: {text}"),
             ExitCause::Dropped => "program was ended".to_owned(),
             ExitCause::Lost => "process was lost with its node or its shim".to_owned(),
+            ExitCause::OutputLost => {
+                "process ended with exit code 0, and its output could not be kept".to_owned()
+            }
             ExitCause::NotLaunched { error, .. } => {
                 format!("process could not be launched: {error}")
             }
@@ -211,6 +217,7 @@ pub enum Verdict {
 /// |---|---|---|
 /// | ended by the host, as the server goes away | interrupted, whatever its code | the same |
 /// | code 0 | completed | crash: it may hide a lost `completed` |
+/// | code 0, and its output could not be kept | interrupted, with a pause | the same |
 /// | other code | failed at once; a crash if the start gave `max_attempts` | crash |
 /// | signal, trap, out of memory | crash | crash |
 /// | running time over | failed, `timeout` | failed, `timeout` |
@@ -256,11 +263,14 @@ fn judge_relaunch(exit: &RunExit, facts: &ExitFacts) -> Verdict {
             permanent: false, ..
         }
         | ExitCause::Lost => Verdict::Interrupt,
+        ExitCause::OutputLost if !facts.spoke => Verdict::Interrupt,
         _ if facts.our_fault || by_host => Verdict::Interrupt,
         _ if exit.ended_by == Some(EndedBy::OutOfMemory) || facts.spoke => Verdict::Crash,
         ExitCause::Code(_) if facts.max_attempts_given => Verdict::Crash,
         ExitCause::Code(_) => Verdict::Fail(Reason::ApplicationError),
-        ExitCause::Signal(_) | ExitCause::Trap(_) | ExitCause::Dropped => Verdict::Crash,
+        ExitCause::Signal(_) | ExitCause::Trap(_) | ExitCause::Dropped | ExitCause::OutputLost => {
+            Verdict::Crash
+        }
     }
 }
 
@@ -292,6 +302,8 @@ mod tests {
         let cases = [
             (code(0), silent, Verdict::Complete),
             (code(0), spoke, Verdict::Crash),
+            (exit(ExitCause::OutputLost), silent, Verdict::Interrupt),
+            (exit(ExitCause::OutputLost), spoke, Verdict::Crash),
             (code(3), silent, Verdict::Fail(Reason::ApplicationError)),
             (code(3), spoke, Verdict::Crash),
             (killed.clone(), silent, Verdict::Crash),

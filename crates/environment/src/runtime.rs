@@ -370,6 +370,7 @@ impl RuntimeHandle {
         let grace = Grace::new(self.config.shutdown_grace);
         info!(runs = self.live_runs(), "leaving");
         self.scheduler.stop_claiming();
+        runtara_failpoints::pass(runtara_failpoints::Point::ShutdownBegun);
         self.leave(&self.servers.environment);
         self.servers.maintain.stop();
         self.control.close();

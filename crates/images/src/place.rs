@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use runtara_domain::ImageDigest;
+use runtara_failpoints::{Point, pass};
 use uuid::Uuid;
 
 use crate::BlobError;
@@ -155,12 +156,14 @@ impl Place {
                 part.sync()?;
             }
             make_directory(shard)?;
+            pass(Point::UploadWhole);
             part.rename(&path)?;
         }
         // Also where the content was there: another process may have put it there and not have flushed the directory yet, and
         // the answer to this upload must not depend on whether it still does.
         sync_directory(shard)?;
         sync_directory(&self.content())?;
+        pass(Point::UploadPlaced);
         Ok((already_there, pin))
     }
 

@@ -226,6 +226,7 @@ impl Upload {
     /// Gives the batch to be hashed and written, once the one before it is done.
     async fn hand_over(&mut self) -> Result<(), BlobError> {
         self.settle().await?;
+        runtara_failpoints::pass(runtara_failpoints::Point::MidUpload);
         let mut hasher = self
             .hasher
             .take()

@@ -24,6 +24,8 @@ pub(crate) struct Outputs {
 
 struct Written {
     directory: Directory,
+    /// What was written while there was no place for it.
+    missed: Vec<LogStream>,
     stdout: LogWriter,
     stderr: LogWriter,
 }
@@ -42,6 +44,7 @@ impl Outputs {
             key,
             written: Mutex::new(Written {
                 directory: Directory::NotYet,
+                missed: Vec::new(),
                 stdout: LogWriter::new(LogStream::Stdout, cap_bytes),
                 stderr: LogWriter::new(LogStream::Stderr, cap_bytes),
             }),
@@ -63,15 +66,23 @@ impl Outputs {
         }
         let Written {
             directory,
+            missed,
             stdout,
             stderr,
         } = &mut *written;
-        if let Directory::Open(_, handle) = directory {
-            let writer = match stream {
-                LogStream::Stdout => stdout,
-                LogStream::Stderr => stderr,
-            };
-            writer.write(handle.as_fd(), text);
+        match directory {
+            Directory::Open(_, handle) => {
+                let writer = match stream {
+                    LogStream::Stdout => stdout,
+                    LogStream::Stderr => stderr,
+                };
+                writer.write(handle.as_fd(), text);
+            }
+            Directory::NotYet | Directory::Missing => {
+                if !missed.contains(&stream) {
+                    missed.push(stream);
+                }
+            }
         }
     }
 
@@ -87,24 +98,26 @@ impl Outputs {
         })
     }
 
-    /// Writes the rest. Gives the directory with what was written, and whether some of it could not be stored.
-    pub(crate) fn finish(&self) -> (Option<RunDirectory>, bool) {
+    /// Writes the rest. Gives the directory with what was written, and those of which some could not be stored.
+    pub(crate) fn finish(&self) -> (Option<RunDirectory>, Vec<LogStream>) {
         let mut written = self.lock();
         let Written {
             directory,
+            missed,
             stdout,
             stderr,
         } = &mut *written;
-        match directory {
-            Directory::NotYet => (None, false),
-            Directory::Missing => (None, true),
-            Directory::Open(place, handle) => {
-                stdout.finish(handle.as_fd());
-                stderr.finish(handle.as_fd());
-                let dropped = stdout.dropped() + stderr.dropped();
-                (Some(place.clone()), dropped > 0)
+        let Directory::Open(place, handle) = directory else {
+            return (None, missed.clone());
+        };
+        let mut cut = Vec::new();
+        for (stream, writer) in [(LogStream::Stdout, stdout), (LogStream::Stderr, stderr)] {
+            writer.finish(handle.as_fd());
+            if writer.dropped() > 0 {
+                cut.push(stream);
             }
         }
+        (Some(place.clone()), cut)
     }
 }
 

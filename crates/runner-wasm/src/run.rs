@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use nix::time::{ClockId, clock_gettime};
 use runtara_domain::{EndedBy, ExitCause, RunExit, Usage, limits};
+use runtara_runner::shim::LogStream;
 use runtara_runner::{
     ProgramResult, Run, RunDirectory, RunKey, RunnerError, blocking, end_of_stderr,
     result_of_stdout,
@@ -206,11 +207,19 @@ impl Launched {
             Ok(Ok(code)) => (ExitCause::Code(code), None),
             Ok(Err(error)) => judge(&error),
         };
-        let (directory, is_cut) = outputs.finish();
+        let (directory, cut) = outputs.finish();
+        let cause = match cause {
+            // What it gave is its standard output, and nobody has it.
+            ExitCause::Code(0) if cut.contains(&LogStream::Stdout) => ExitCause::OutputLost,
+            cause => cause,
+        };
         let exit = RunExit {
             cause,
             ended_by,
-            limits_met: is_cut.then(|| "disk".to_owned()).into_iter().collect(),
+            limits_met: (!cut.is_empty())
+                .then(|| "disk".to_owned())
+                .into_iter()
+                .collect(),
             memory_limit_bytes: Some(memory_bytes),
             output: None,
             stderr: String::new(),
@@ -310,6 +319,7 @@ async fn with_outputs(key: &RunKey, directory: RunDirectory, mut exit: RunExit) 
                 ProgramResult::None => {}
                 ProgramResult::Json(json) => exit.output = Some(json),
                 ProgramResult::TooLarge => exit.limits_met.push("output".to_owned()),
+                ProgramResult::Lost => exit.cause = ExitCause::OutputLost,
             }
         }
         Err(error) => {

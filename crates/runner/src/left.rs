@@ -20,6 +20,8 @@ pub enum ProgramResult {
     Json(Bytes),
     /// More than results may have.
     TooLarge,
+    /// Something that could not be kept.
+    Lost,
 }
 
 /// The standard output of a run that has ended, as its result. Blocking.

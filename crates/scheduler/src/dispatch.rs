@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use runtara_domain::{RunToken, TenantId, TokenHash};
+use runtara_failpoints::{Point, pass};
 use runtara_runner::RunKey;
 use runtara_store::{Claim, ClaimedRun, StoreResult};
 use tokio::time::{Instant, sleep};
@@ -215,6 +216,9 @@ async fn claim(
     // A claim whose answer was lost may have used them: then they are used up.
     let claimed = shared.store.claim_due(claim).await?;
     shared.counters.claimed(claimed.len());
+    if !claimed.is_empty() {
+        pass(Point::AfterClaim);
+    }
     let tenants = claimed.iter().map(|run| run.tenant_id.clone()).collect();
     for claimed in claimed {
         if let Some(token) = offered.remove(&claimed.token) {

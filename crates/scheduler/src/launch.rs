@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use runtara_domain::{ImageContent, ImageDigest, RunExit, RunToken, RunnerKind};
+use runtara_failpoints::{Point, pass};
 use runtara_images::BlobStore;
 use runtara_runner::{
     AskedSettings, ImageFiles, Input, LaunchObstacle, LaunchSpec, PrepareError, PreparedImage,
@@ -135,6 +136,7 @@ async fn launch(
     if shared.lease.is_lost() {
         return Err(NotLaunched::for_now(lease::LOST));
     }
+    pass(Point::BeforeLaunch);
     let launched = match runner.launch(spec.clone()).await {
         // Somebody has cleaned up under us.
         Err(error) if error.obstacle == LaunchObstacle::NotPrepared => {
@@ -149,6 +151,7 @@ async fn launch(
         permanent: error.obstacle == LaunchObstacle::Image,
         error: error.reason,
     })?;
+    pass(Point::AfterLaunch);
     live.set_run(run);
     if claimed.heartbeat_timeout_ms.is_some() {
         // So that its minder learns how long it may be silent.

@@ -32,6 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use runtara_domain::{NodeId, RunnerKind};
+use runtara_failpoints::{Point, pass};
 use runtara_images::BlobStore;
 use runtara_runner::{CallTracker, Runner};
 use runtara_store::Store;
@@ -266,6 +267,7 @@ impl Scheduler {
         if minders.is_err() {
             warn!("exits were not recorded in time; they are recorded at the next start");
         }
+        pass(Point::ShutdownRunsLeft);
         for runner in shared.runners.values() {
             // What stays is found again at the next start.
             let _in_time = timeout_at(share(50, deadline), runner.leave()).await;

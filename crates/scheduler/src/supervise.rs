@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use runtara_domain::{Change, EndedBy, InstanceId, Refusal, RunExit, RunnerKind};
+use runtara_failpoints::{Point, pass};
 use runtara_runner::Run;
 use runtara_store::{LiveRun, StoreError};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -254,6 +255,7 @@ pub(crate) async fn record(shared: &Shared, live: &Live, exit: RunExit) -> bool 
         our_fault,
     };
     let mut pause = FIRST_PAUSE;
+    pass(Point::BeforeExitRecord);
     loop {
         match shared
             .store
@@ -280,6 +282,7 @@ pub(crate) async fn record(shared: &Shared, live: &Live, exit: RunExit) -> bool 
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
+    pass(Point::AfterExitRecord);
     shared.tracker.forget(live.token);
     shared.ended_runs.note(&live.key.instance_id);
     shared.live.remove(&live.key);

@@ -4,6 +4,7 @@
 //! away.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -28,6 +29,8 @@ pub struct LossyStore {
     inner: Arc<dyn Store>,
     /// How many answers of which method are yet to be lost.
     losing: Mutex<HashMap<&'static str, usize>>,
+    /// Whether nobody is answered any more.
+    is_cut_off: AtomicBool,
 }
 
 impl LossyStore {
@@ -37,6 +40,20 @@ impl LossyStore {
         Self {
             inner,
             losing: Mutex::default(),
+            is_cut_off: AtomicBool::new(false),
+        }
+    }
+
+    /// Answers nobody from now on, and changes nothing for them: as if whoever asks had been killed. A change that is under way
+    /// may be made.
+    pub fn cut_off(&self) {
+        self.is_cut_off.store(true, Ordering::SeqCst);
+    }
+
+    /// Goes on, unless nobody is answered any more.
+    async fn connected(&self) {
+        if self.is_cut_off.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
         }
     }
 
@@ -83,7 +100,9 @@ macro_rules! passing {
 
             $(
                 async fn $name(&self, $($argument: $kind),*) -> StoreResult<$answer> {
+                    self.connected().await;
                     let answer = self.inner.$name($($argument),*).await;
+                    self.connected().await;
                     self.pass(stringify!($name), answer)
                 }
             )+

@@ -13,9 +13,10 @@
 //! | `sleeps_forever` | does nothing |
 //! | `shows_environment` | gives what it finds around itself: variables, descriptors, limits, ids |
 //! | `speaks_the_protocol` | plays a script as programs with the published blocking client do |
+//! | `keeps_a_ledger` | plays it, and keeps a ledger outside of the server of all that it does |
 //! | `uses_the_sdk` | plays the same script with the SDK of this repository; builds as a WebAssembly component too |
 //!
-//! The simple ones take [`Options`]; the last two take a [`script`] as input.
+//! The simple ones take [`Options`]; the last three take a [`script`] as input.
 
 pub mod blocking;
 pub mod fake_core;

@@ -65,7 +65,10 @@ pub(super) fn exited(
         Verdict::Pause => next.pause(now),
         Verdict::Crash => next.crash(exit, now),
         Verdict::Interrupt => match exit.cause {
-            ExitCause::NotLaunched { .. } => next.postpone(&exit.describe(), now),
+            // The host's doing, which may last.
+            ExitCause::NotLaunched { .. } | ExitCause::OutputLost => {
+                next.postpone(&exit.describe(), now)
+            }
             _ => next.interrupt(&exit.describe(), now),
         },
     })

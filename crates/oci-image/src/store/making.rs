@@ -90,6 +90,7 @@ impl LayerStore {
             fs::rename(place, &damaged).map_err(ImageError::io("remove", place))?;
             remove(&damaged)?;
         }
+        runtara_failpoints::pass(runtara_failpoints::Point::UnpackWhole);
         fs::rename(made, place).map_err(ImageError::io("put in place", place))?;
         File::open(&self.layers)
             .and_then(|layers| layers.sync_all())

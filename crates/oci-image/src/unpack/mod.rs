@@ -113,6 +113,7 @@ pub(crate) fn unpack<S: Source>(
             .count(&entry)
             .map_err(|problem| reader.fail(problem))?;
         unpacker.entry(reader, &entry)?;
+        runtara_failpoints::pass(runtara_failpoints::Point::MidUnpack);
         if reader.position() - told >= TELL_BYTES {
             told = reader.position();
             tell(told);

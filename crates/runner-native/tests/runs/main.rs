@@ -51,7 +51,9 @@ fn main() {
             the_end_of_standard_error_is_kept,
             tokens_are_hidden_also_when_written_in_pieces,
             output_survives_a_directory_that_is_removed,
-            a_full_disk_loses_output_and_not_the_exit;
+            a_full_disk_loses_output_and_not_the_exit,
+            a_program_whose_output_was_lost_has_not_completed,
+            a_result_in_its_file_outlives_what_could_not_be_printed;
         ending:
             the_deadline_ends_a_run,
             slept_time_moves_the_deadline,

@@ -168,3 +168,29 @@ pub(crate) async fn a_full_disk_loses_output_and_not_the_exit() {
         (ExitCause::Code(3), vec!["disk".to_owned()])
     );
 }
+
+pub(crate) async fn a_program_whose_output_was_lost_has_not_completed() {
+    let stage = Stage::new().await;
+    let Some(_disk) = SmallDisk::mount(&stage.config.data_dir) else {
+        return;
+    };
+    let exit = stage
+        .run("cat /dev/zero > full 2>/dev/null; echo 42; exit 0")
+        .await;
+    assert_eq!(
+        (exit.cause, exit.output, exit.limits_met),
+        (ExitCause::OutputLost, None, vec!["disk".to_owned()])
+    );
+}
+
+pub(crate) async fn a_result_in_its_file_outlives_what_could_not_be_printed() {
+    let stage = Stage::new().await;
+    let Some(_disk) = SmallDisk::mount(&stage.config.data_dir) else {
+        return;
+    };
+    let exit = stage
+        .run("echo 42 > $RUNTARA_OUTPUT_FILE; cat /dev/zero > full 2>/dev/null; echo 7; exit 0")
+        .await;
+    assert_eq!(exit.cause, ExitCause::Code(0));
+    assert_eq!(exit.output.as_deref(), Some(&b"42"[..]));
+}

@@ -81,6 +81,7 @@ fn killed_early(by: EndedBy) -> ExitRecord {
         cause: ExitCause::Signal(libc::SIGKILL),
         ended_by: Some(by),
         limits_met: Vec::new(),
+        stdout_is_cut: false,
         memory_limit_bytes: None,
         usage: Usage::default(),
     }

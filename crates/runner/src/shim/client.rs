@@ -266,6 +266,7 @@ fn spawn(
         .env_clear()
         .envs(variables)
         .envs(open_files::before().map(|soft| (open_files::VARIABLE, soft)))
+        .envs(runtara_failpoints::handed_on())
         .stdin(Stdio::from(theirs))
         .stdout(Stdio::null())
         .stderr(Stdio::null())

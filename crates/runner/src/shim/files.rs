@@ -133,6 +133,8 @@ pub struct ExitRecord {
     pub ended_by: Option<EndedBy>,
     /// Limits that were met beside it.
     pub limits_met: Vec<String>,
+    /// Whether some of what it wrote to its standard output could not be stored.
+    pub stdout_is_cut: bool,
     /// The memory that its processes could have together, if that was limited for them alone.
     pub memory_limit_bytes: Option<u64>,
     /// What all its processes used.
@@ -158,6 +160,8 @@ struct ExitFile {
     #[serde(skip_serializing_if = "Option::is_none")]
     ended_by: Option<EndedByWord>,
     limits_met: Vec<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    stdout_is_cut: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     memory_limit_bytes: Option<u64>,
     cpu_usec: u64,
@@ -226,6 +230,7 @@ impl ExitRecord {
             not_launched: None,
             ended_by: self.ended_by.map(Into::into),
             limits_met: self.limits_met.clone(),
+            stdout_is_cut: self.stdout_is_cut,
             memory_limit_bytes: self.memory_limit_bytes,
             cpu_usec: self.usage.cpu_usec,
             memory_peak_bytes: self.usage.memory_peak_bytes,
@@ -235,7 +240,7 @@ impl ExitRecord {
             ExitCause::Code(code) => file.code = Some(*code),
             ExitCause::Signal(signal) => file.signal = Some(*signal),
             // No program of a shim is a guest.
-            ExitCause::Lost | ExitCause::Trap(_) | ExitCause::Dropped => {}
+            ExitCause::Lost | ExitCause::Trap(_) | ExitCause::Dropped | ExitCause::OutputLost => {}
             ExitCause::NotLaunched { permanent, error } => {
                 file.not_launched = Some(NotLaunched {
                     permanent: *permanent,
@@ -275,6 +280,7 @@ impl ExitRecord {
             cause,
             ended_by: file.ended_by.map(Into::into),
             limits_met: file.limits_met,
+            stdout_is_cut: file.stdout_is_cut,
             memory_limit_bytes: file.memory_limit_bytes,
             usage: Usage {
                 cpu_usec: file.cpu_usec,
@@ -416,6 +422,7 @@ mod tests {
                 cause,
                 ended_by: Some(EndedBy::Leaving),
                 limits_met: vec!["disk".to_owned()],
+                stdout_is_cut: true,
                 memory_limit_bytes: Some(4),
                 usage: Usage {
                     cpu_usec: 1,
@@ -469,6 +476,7 @@ mod tests {
                 },
                 ended_by: None,
                 limits_met: Vec::new(),
+                stdout_is_cut: false,
                 memory_limit_bytes: None,
                 usage: Usage::default(),
             };

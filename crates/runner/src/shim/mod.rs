@@ -87,6 +87,7 @@ pub fn init_with(makers: &'static dyn Containers) {
 }
 
 fn begin() {
+    runtara_failpoints::begin();
     if let Some(socket) = launcher::socket_of_launcher() {
         launcher::serve(socket);
     }

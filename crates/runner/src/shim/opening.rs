@@ -102,6 +102,7 @@ impl RunFiles {
     }
 
     fn put_exit_in_place(&self) -> nix::Result<()> {
+        runtara_failpoints::pass(runtara_failpoints::Point::ShimExitAside);
         renameat(&self.directory, EXIT_ASIDE, &self.directory, "exit.json")
     }
 
@@ -190,6 +191,7 @@ impl NotStarted {
             },
             ended_by: None,
             limits_met: Vec::new(),
+            stdout_is_cut: false,
             memory_limit_bytes: None,
             usage: Usage::default(),
         }

@@ -12,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::socket::{MsgFlags, send};
 use runtara_domain::{EndedBy, ExitCause, Usage};
+use runtara_failpoints::{Point, pass};
 
 use super::beginning::{Contained, end_all};
 use super::capture::Capture;
@@ -108,7 +109,9 @@ pub(crate) fn run(directory: &Path, ready: io::Result<Ready>, listener: Option<O
             Err(record) => (record, Remains::default()),
         },
     };
+    pass(Point::ShimExitUnwritten);
     let written = files.write_exit(&record);
+    pass(Point::ShimExitPlaced);
     // With the lock: from here on this process has nothing of the run but its empty cgroup.
     drop(files);
     if let (Ok(()), Some(listener)) = (&written, listener) {
@@ -212,6 +215,7 @@ impl<'a> Parent<'a> {
             sys::trim_memory();
         }
         // If this cannot be written the run goes on; only adoption has to wait for its end.
+        pass(Point::ShimStarted);
         let _written = files.write_lock(identity, child, began_ms);
         if let Some(cgroup) = &mut cgroup {
             cgroup.open_figures(contained.is_some());
@@ -456,6 +460,7 @@ impl<'a> Parent<'a> {
             },
             ended_by,
             limits_met,
+            stdout_is_cut: self.outputs[0].dropped() > 0,
             memory_limit_bytes: counted.memory_limit_bytes,
             usage: self.usage(&counted),
         }

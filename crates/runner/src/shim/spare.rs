@@ -68,6 +68,7 @@ fn rehearse(ready: &Ready) {
         cause: ExitCause::Code(0),
         ended_by: None,
         limits_met: Vec::new(),
+        stdout_is_cut: false,
         memory_limit_bytes: None,
         usage: Usage::default(),
     };

@@ -18,8 +18,10 @@ use crate::shim::ExitRecord;
 pub(super) fn of(places: &ShimRunPlaces, record: ExitRecord) -> io::Result<RunExit> {
     let mut limits_met = record.limits_met;
     let mut output = None;
-    if record.cause == ExitCause::Code(0) {
-        match result(places)? {
+    let mut cause = record.cause;
+    if cause == ExitCause::Code(0) {
+        match result(places, record.stdout_is_cut)? {
+            Some(ProgramResult::Lost) => cause = ExitCause::OutputLost,
             Some(ProgramResult::Json(result)) => output = Some(result),
             Some(ProgramResult::None) => {}
             Some(ProgramResult::TooLarge) => limits_met.push("output".to_owned()),
@@ -30,7 +32,7 @@ pub(super) fn of(places: &ShimRunPlaces, record: ExitRecord) -> io::Result<RunEx
         }
     }
     Ok(RunExit {
-        cause: record.cause,
+        cause,
         ended_by: record.ended_by,
         limits_met,
         memory_limit_bytes: record.memory_limit_bytes,
@@ -48,7 +50,7 @@ enum Output {
 
 /// What the program gave as its result: the file it was told of, else its standard output. `None` if it has put something else in the place
 /// of that file.
-fn result(places: &ShimRunPlaces) -> io::Result<Option<ProgramResult>> {
+fn result(places: &ShimRunPlaces, stdout_is_cut: bool) -> io::Result<Option<ProgramResult>> {
     let opened = open_output(places)?;
     if matches!(opened, Output::Unusable) {
         return Ok(None);
@@ -63,6 +65,9 @@ fn result(places: &ShimRunPlaces) -> io::Result<Option<ProgramResult>> {
         if !text.is_empty() {
             return Ok(Some(as_json(&redact_tokens(&text))));
         }
+    }
+    if stdout_is_cut {
+        return Ok(Some(ProgramResult::Lost));
     }
     result_of_stdout(&places.directory).map(Some)
 }

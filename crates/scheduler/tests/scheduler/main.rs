@@ -10,6 +10,7 @@ mod images;
 mod liveness;
 #[path = "../../../store/tests/postgres_support/mod.rs"]
 mod postgres_support;
+mod simulation;
 mod throng;
 mod upkeep;
 mod world;

@@ -5,6 +5,7 @@ use runtara_domain::{
     Change, Due, ImageId, InstanceId, InstanceState, Labels, NewInstance, Refusal, SignalId,
     TenantId, Timestamp, limits, transition,
 };
+use runtara_failpoints::{Point, pass};
 
 use crate::removal::PIECE;
 use crate::{Changed, InstanceRecord, InstanceValues, Started};
@@ -138,6 +139,7 @@ async fn insert(store: &PostgresStore, new: &NewInstance) -> Answer<Option<Times
         Some(allowed) => statement.bind(row::signed(allowed)),
     };
     let now: Option<i64> = statement.optional_on(&store.connections).await?;
+    pass(Point::StoreCommitted);
     Ok(now.map(Timestamp))
 }
 

@@ -19,6 +19,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use runtara_domain::InstanceId;
+use runtara_failpoints::{Point, pass};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -312,13 +313,16 @@ async fn write_all<B: Batch>(batch: &B, rows: &[B::Row]) -> Vec<Answer<Option<B:
 }
 
 async fn write_twice<B: Batch>(batch: &B, rows: &[B::Row]) -> Answer<Vec<Option<B::Told>>> {
-    match batch.commit(rows).await {
+    pass(Point::StoreWriting);
+    let answer = match batch.commit(rows).await {
         Err(Fault::Database(error)) if may_repeat(&error) => {
             tracing::debug!(%error, "repeated a batch");
             batch.commit(rows).await
         }
         answer => answer,
-    }
+    };
+    pass(Point::StoreCommitted);
+    answer
 }
 
 #[cfg(test)]

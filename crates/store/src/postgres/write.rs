@@ -8,6 +8,7 @@ use bytes::Bytes;
 use runtara_domain::{
     EventKind, InstanceState, NewEvent, ResultChange, Timestamp, Transition, subtype,
 };
+use runtara_failpoints::{Point, pass};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{PgConnection, Postgres};
@@ -155,7 +156,9 @@ pub(super) async fn write(
     loaded: &Loaded,
     write: &Write<'_>,
 ) -> Answer<bool> {
-    was_written(statement(loaded, write).one_on(connections).await)
+    let answer = statement(loaded, write).one_on(connections).await;
+    pass(Point::StoreCommitted);
+    was_written(answer)
 }
 
 /// The same within a transaction.

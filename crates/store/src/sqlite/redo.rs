@@ -191,6 +191,7 @@ impl Redo {
             self.size += STEP;
         }
         self.file.write_all_at(&self.record, self.end as u64)?;
+        runtara_failpoints::pass(runtara_failpoints::Point::RedoWritten);
         self.file.sync_data()?;
         self.end = end;
         self.records += 1;

@@ -340,6 +340,7 @@ impl Tx {
         sql.then("commit");
         let connection = self.transaction();
         let done = connection.and_then(|connection| sql.run_here(connection, "committing"));
+        runtara_failpoints::pass(runtara_failpoints::Point::RedoTakenOver);
         if done.is_ok() {
             self.is_open = false;
             self.committed = mark;

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use runtara_domain::Timestamp;
+use runtara_failpoints::{Point, pass};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
@@ -337,7 +338,9 @@ impl Task {
                 requests.try_recv().ok()
             };
         }
+        pass(Point::StoreWriting);
         self.tx.commit();
+        pass(Point::StoreCommitted);
         let Outcome {
             lost,
             members,

@@ -1,0 +1,241 @@
+//! What a proof is made on: servers, their database, and what all of its threads know.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::time::{ClockId, clock_gettime};
+use runtara_tests::http::{self, Address, Answer, Request};
+use runtara_tests::{PrivatePostgres, Server, Setup, Store};
+
+use crate::ledger::Broken;
+use crate::proxy::Proxy;
+
+/// The program of the servers.
+const SERVER: &str = "runtara-environment-with-failpoints";
+/// The disk of each server: enough for the images, and small enough to be filled in a moment.
+const DISK_MIB: u32 = 768;
+/// How long a server may take until it is ready.
+const READY_LIMIT: Duration = Duration::from_secs(90);
+
+/// What all threads know and note.
+pub(crate) struct Notes {
+    broken: Mutex<Vec<Broken>>,
+    counts: Mutex<BTreeMap<String, u64>>,
+    log: Mutex<File>,
+}
+
+impl Notes {
+    pub(crate) fn to(log: File) -> Self {
+        Self {
+            broken: Mutex::default(),
+            counts: Mutex::default(),
+            log: Mutex::new(log),
+        }
+    }
+
+    /// Notes that a promise was broken.
+    pub(crate) fn broken(&self, broken: Broken) {
+        self.say(&format!("BROKEN: {broken:?}"));
+        lock(&self.broken).push(broken);
+    }
+
+    /// All that was broken.
+    pub(crate) fn all_broken(&self) -> Vec<Broken> {
+        lock(&self.broken).clone()
+    }
+
+    /// Counts one more of something.
+    pub(crate) fn count(&self, what: impl Into<String>) {
+        *lock(&self.counts).entry(what.into()).or_default() += 1;
+    }
+
+    /// What was counted.
+    pub(crate) fn counts(&self) -> BTreeMap<String, u64> {
+        lock(&self.counts).clone()
+    }
+
+    /// Writes a line to the log of the proof, with the time as the ledger has it.
+    pub(crate) fn say(&self, what: &str) {
+        let line = format!("{} {what}\n", now());
+        // A log that cannot be written must not end the proof.
+        let _unwritten = lock(&self.log).write_all(line.as_bytes());
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Nanoseconds of CLOCK_BOOTTIME.
+pub(crate) fn now() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("Linux has this clock");
+    u64::try_from(now.tv_sec() * 1_000_000_000 + now.tv_nsec()).expect("the machine has booted")
+}
+
+/// The database server, and what stands before it.
+pub(crate) struct Database {
+    pub(crate) postgres: PrivatePostgres,
+    pub(crate) proxy: Proxy,
+}
+
+/// The servers and their database.
+pub(crate) struct Field {
+    pub(crate) nodes: Vec<Server>,
+    pub(crate) database: Option<Database>,
+    /// Until when a server may refuse to start, because of what was done to its surroundings.
+    pub(crate) trouble_until: Instant,
+}
+
+impl Field {
+    /// Starts it, with so many servers, and waits until all are ready.
+    pub(crate) fn start(store: Store, nodes: usize) -> Self {
+        let (database, nodes) = match store {
+            Store::Sqlite => {
+                let setup = Setup::new(Store::Sqlite);
+                (None, vec![started(setup, 0)])
+            }
+            Store::Postgres => {
+                let postgres = PrivatePostgres::start();
+                let proxy = Proxy::to(postgres.port()).expect("a port is free");
+                let url = format!("postgres://postgres@127.0.0.1:{}/postgres", proxy.port());
+                let nodes = (0..nodes).map(|number| started(Setup::on(&url), number));
+                let nodes = nodes.collect();
+                (Some(Database { postgres, proxy }), nodes)
+            }
+        };
+        Self {
+            nodes,
+            database,
+            trouble_until: Instant::now(),
+        }
+    }
+
+    /// Where the servers answer.
+    pub(crate) fn addresses(&self) -> Vec<Address> {
+        self.nodes.iter().map(Server::environment).collect()
+    }
+
+    /// Waits until a server is ready.
+    ///
+    /// # Errors
+    /// If it is not within the time, or leaves.
+    pub(crate) fn wait_until_ready(&mut self, node: usize) -> Result<(), String> {
+        let end = Instant::now() + READY_LIMIT;
+        let server = &mut self.nodes[node];
+        let address = server.environment();
+        loop {
+            if let Some(status) = server.has_left() {
+                return Err(format!("it left ({status})"));
+            }
+            let ready = http::exchange(&address, &Request::get("/ready"));
+            if ready.is_ok_and(|answer| answer.status == 200) {
+                return Ok(());
+            }
+            if Instant::now() > end {
+                return Err(format!("it was not ready within {READY_LIMIT:?}"));
+            }
+            sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Where a server keeps its files.
+    pub(crate) fn data_dir(&self, node: usize) -> PathBuf {
+        self.nodes[node].data_dir()
+    }
+
+    /// What of the server's files is not to be there when nothing runs.
+    pub(crate) fn leftovers(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        for server in &self.nodes {
+            let remains = server.remains();
+            if !remains.is_nothing() {
+                left.push(format!("of containers: {remains:?}"));
+            }
+            for process in server.processes() {
+                left.push(format!(
+                    "process {}: {}",
+                    process.pid,
+                    process.command_line.join(" ")
+                ));
+            }
+            let node = fs::read_to_string(server.data_dir().join("node")).unwrap_or_default();
+            for cgroup in cgroups_of(node.trim()) {
+                left.push(format!("cgroup {}", cgroup.display()));
+            }
+            for place in ["images/blobs/uploads", "blobs/uploads", "images/uploads"] {
+                for file in entries(&server.data_dir().join(place)) {
+                    left.push(format!("half an upload: {}", file.display()));
+                }
+            }
+        }
+        left
+    }
+}
+
+fn started(setup: Setup, number: usize) -> Server {
+    setup
+        .program(SERVER)
+        .with_small_disk(DISK_MIB)
+        .variable("RUNTARA_NODE_NAME", &format!("node-{number}"))
+        .variable("RUNTARA_SLEEP_HOLD_MS", "1000")
+        .variable("RUNTARA_MAX_RUNS", "60")
+        .variable("RUST_LOG", "info,runtara_scheduler=debug")
+        .start()
+}
+
+/// Cgroups of single runs of a node, wherever they are.
+fn cgroups_of(node: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    if node.is_empty() {
+        return found;
+    }
+    let prefix = format!("runtara-{node}-");
+    let mut open = vec![(PathBuf::from("/sys/fs/cgroup"), 0)];
+    while let Some((directory, depth)) = open.pop() {
+        for entry in entries(&directory).into_iter().filter(|it| it.is_dir()) {
+            let name = entry.file_name().unwrap_or_default().to_string_lossy();
+            if name.starts_with(&prefix) {
+                found.push(entry);
+            } else if depth < 6 {
+                open.push((entry, depth + 1));
+            }
+        }
+    }
+    found
+}
+
+fn entries(directory: &std::path::Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
+}
+
+/// What an answer means to who has asked.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Meaning {
+    /// It was done.
+    Done,
+    /// Something stood in the way, as is documented; ask again.
+    Later,
+    /// It cannot be done to an instance that stands as this one does.
+    Refused,
+    /// Nothing that is documented.
+    Wrong(String),
+}
+
+/// Reads an answer.
+pub(crate) fn meaning(answer: &std::io::Result<Answer>) -> Meaning {
+    match answer {
+        Err(_) => Meaning::Later,
+        Ok(answer) => match answer.status {
+            200..300 => Meaning::Done,
+            409 => Meaning::Refused,
+            429 | 503 | 507 => Meaning::Later,
+            _ => Meaning::Wrong(answer.to_string()),
+        },
+    }
+}
