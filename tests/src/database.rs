@@ -65,8 +65,17 @@ impl From<Store> for Ground {
 
 /// The database of one test, gone with it.
 pub(crate) enum Database {
-    Sqlite { url: String },
-    Postgres { admin: String, name: String },
+    /// That of another server, which is not dropped with this value.
+    OfAnother {
+        url: String,
+    },
+    Sqlite {
+        url: String,
+    },
+    Postgres {
+        admin: String,
+        name: String,
+    },
 }
 
 impl Database {
@@ -95,7 +104,7 @@ impl Database {
 
     pub(crate) fn url(&self) -> String {
         match self {
-            Self::Sqlite { url } => url.clone(),
+            Self::Sqlite { url } | Self::OfAnother { url } => url.clone(),
             Self::Postgres { admin, name } => {
                 let server = admin
                     .rsplit_once('/')

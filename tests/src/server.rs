@@ -69,6 +69,18 @@ impl Setup {
         Self::with(Place::make(), Some(Database::in_postgres(url)), "serve")
     }
 
+    /// `serve` on the database of another server, as a further node, with a place of its own. The other has to live longer: the database goes
+    /// with it.
+    ///
+    /// # Panics
+    /// If the other brings its own database.
+    #[must_use]
+    pub fn beside(other: &Server) -> Self {
+        let url = other.database_url();
+        let database = Database::OfAnother { url };
+        Self::with(Place::make(), Some(database), "serve").of_kind(other.kind())
+    }
+
     /// `dev`, which brings its own database.
     #[must_use]
     pub fn dev() -> Self {

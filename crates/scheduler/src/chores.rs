@@ -8,7 +8,7 @@ use runtara_domain::limits;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
 
-use crate::{Shared, run_files};
+use crate::{Shared, image_cache, run_files};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -20,6 +20,7 @@ pub(crate) fn start(shared: &Arc<Shared>) {
     let (ten_minutes, hour) = (Duration::from_secs(600), Duration::from_secs(3_600));
     every(shared, "images", ten_minutes, remove_unneeded_images);
     every(shared, "orphans", hour, remove_orphans);
+    shared.tasks.spawn(image_cache::keep(Arc::clone(shared)));
     every(shared, "run files", ten_minutes, remove_unneeded_files);
 }
 

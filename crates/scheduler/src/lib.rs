@@ -13,6 +13,7 @@
 
 mod chores;
 mod dispatch;
+mod image_cache;
 mod launch;
 mod lease;
 mod live;

@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use runtara_domain::limits;
+use runtara_images::ImageStoreUrl;
 
 use self::reader::Reader;
 use crate::Error;
@@ -86,6 +87,10 @@ pub struct Config {
     pub max_runs: usize,
     /// Largest content of an image, in bytes.
     pub max_image_bytes: u64,
+    /// Where images are that several nodes share.
+    pub image_store: Option<ImageStoreUrl>,
+    /// How many bytes of them may be here.
+    pub image_cache_bytes: u64,
     /// Most bytes of all layers of a container image, unpacked.
     pub max_unpacked_image_bytes: u64,
     /// Up to how many milliseconds from its end a sleep is held.
@@ -192,6 +197,8 @@ impl Config {
             node: NodeSettings::read(reader),
             max_runs: reader.number("RUNTARA_MAX_RUNS", 1_000, 1, 1_000_000) as usize,
             max_image_bytes: reader.number("RUNTARA_MAX_IMAGE_BYTES", 2 << 30, 1, 1 << 50),
+            image_store: reader.image_store(),
+            image_cache_bytes: reader.number("RUNTARA_IMAGE_CACHE_BYTES", 10 << 30, 1, 1 << 50),
             max_unpacked_image_bytes: reader.number(
                 "RUNTARA_MAX_UNPACKED_IMAGE_BYTES",
                 32 << 30,

@@ -6,6 +6,7 @@ use std::fmt;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
 
+use runtara_images::ImageStoreUrl;
 use tracing_subscriber::EnvFilter;
 
 use super::{CoreMode, DatabaseUrl, LogFormat};
@@ -109,6 +110,15 @@ impl<'a> Reader<'a> {
             }
         }
         None
+    }
+
+    pub(super) fn image_store(&mut self) -> Option<ImageStoreUrl> {
+        const NAME: &str = "RUNTARA_IMAGE_STORE_URL";
+        let text = self.text(NAME)?;
+        let url = text.trim().parse::<ImageStoreUrl>();
+        let usable = url.and_then(|url| url.check().map(|()| url));
+        // What was found is not repeated: somebody may have put a key into it.
+        usable.map_err(|problem| self.problem(NAME, problem)).ok()
     }
 
     pub(super) fn core_addr(&mut self) -> String {
