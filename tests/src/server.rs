@@ -37,8 +37,6 @@ pub struct Setup {
     variables: BTreeMap<String, String>,
     is_process_1: bool,
     is_passed_sockets: bool,
-    /// Where its content of images is, if not in its own data directory.
-    content: Option<PathBuf>,
     kind: Kind,
     program: &'static str,
     disk_mib: Option<u32>,
@@ -73,17 +71,15 @@ impl Setup {
         Self::with(Place::make(), Some(Database::in_postgres(url)), "serve")
     }
 
-    /// `serve` as a further node on the database of another server, which goes with that one; in a place of its own, but with the
-    /// same content of images.
+    /// `serve` on the database of another server, as a further node, with a place of its own. The other has to live longer: the database goes
+    /// with it.
     ///
     /// # Panics
     /// If that server brings its own database.
     #[must_use]
     pub fn beside(other: &Server) -> Self {
         let database = Database::of_another(&other.database_url());
-        let mut setup = Self::with(Place::make(), Some(database), "serve");
-        setup.content = Some(other.data_dir().join("blobs"));
-        setup.of_kind(other.kind())
+        Self::with(Place::make(), Some(database), "serve").of_kind(other.kind())
     }
 
     /// `serve` on somebody else's database.
@@ -121,7 +117,6 @@ impl Setup {
             variables: BTreeMap::new(),
             is_process_1: false,
             is_passed_sockets: false,
-            content: None,
             kind: Kind::Native,
             program: "runtara-environment",
             disk_mib: None,
@@ -140,6 +135,12 @@ impl Setup {
     pub fn database_url(&self) -> String {
         let database = self.database.as_ref();
         database.expect("this server is given a database").url()
+    }
+
+    /// The directory of the test: data, log and shared files.
+    #[must_use]
+    pub fn place(&self) -> &Path {
+        self.place.path()
     }
 
     /// Sets a variable of the server.
@@ -312,9 +313,6 @@ impl Server {
             place::mount_disk(&data, mebibytes);
         }
         fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).expect("it is ours");
-        if let Some(content) = &setup.content {
-            std::os::unix::fs::symlink(content, data.join("blobs")).expect("the directory is ours");
-        }
         let ports = Ports::free();
         let keeper = setup
             .is_passed_sockets

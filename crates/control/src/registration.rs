@@ -231,16 +231,15 @@ impl ImageRegistration {
         let chosen = control.choose_kind(&request, &detected)?;
         control.check_settings(chosen.kind, &request.settings, &RunSettings::default())?;
         let base = control.base_of(&request).await?;
-        let stored = upload.finish(request.expected).await.map_err(of_blob)?;
-        let (content, pins) = pinned(&stored, base);
-        let held = (stored.pin, pins);
+        let mut stored = upload.finish(request.expected).await.map_err(of_blob)?;
+        let (content, base_pin) = pinned(&stored, base);
         let tenant = request.tenant_id.clone();
         // Before it is made ready, which takes its time; and once more with its row.
         let room = control
             .check_image_room(&tenant, (stored.size, stored.size))
             .await;
         if let Err(refused) = room {
-            drop(held);
+            drop((stored, base_pin));
             control.remove_refused(content).await;
             return Err(refused);
         }
@@ -263,7 +262,7 @@ impl ImageRegistration {
             Ok(container) if is_wanted => container,
             tried => {
                 // Content that is held is not removed.
-                drop(held);
+                drop((stored, base_pin));
                 let refused = match tried {
                     Ok(_) => {
                         control.keep_for_another_try().await?;
@@ -275,6 +274,8 @@ impl ImageRegistration {
                 return Err(refused);
             }
         };
+        // Not before: what is refused is no other node's business.
+        control.blobs.share(&mut stored).await.map_err(of_blob)?;
         let image = NewImage {
             image_id: ImageId::generate(),
             number,
@@ -295,7 +296,7 @@ impl ImageRegistration {
             Ok(registered) => registered,
             Err(error) => {
                 let is_refused = matches!(error, StoreError::Refused(_));
-                drop(held);
+                drop((stored, base_pin));
                 if is_refused {
                     control.remove_refused(content).await;
                 }
@@ -313,7 +314,7 @@ impl ImageRegistration {
             "registered an image"
         );
         // Held until the row is durable, so that nobody removes the content or its base in between.
-        drop(held);
+        drop((stored, base_pin));
         Ok(registered)
     }
 }
@@ -362,10 +363,15 @@ pub(crate) fn of_blob(error: BlobError) -> ControlError {
         BlobError::TooManyUploads { .. }
         | BlobError::StorageFull { .. }
         | BlobError::Stopping
-        | BlobError::Locked { .. } => {
+        | BlobError::Locked { .. }
+        | BlobError::Shared { .. }
+        | BlobError::OtherDatabase { .. } => {
             tracing::warn!(%error, "an image could not be stored");
             let message = match &error {
                 BlobError::TooManyUploads { .. } => error.to_string(),
+                BlobError::Shared { .. } | BlobError::OtherDatabase { .. } => {
+                    "the server cannot store images now: the storage that it shares with other nodes cannot be reached; try again later".to_owned()
+                }
                 _ => "the server cannot store images now".to_owned(),
             };
             ControlError::Unavailable { message }

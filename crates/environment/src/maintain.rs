@@ -229,7 +229,7 @@ async fn scheduler(
         SchedulerParts {
             store: Arc::clone(store),
             runners: runners.all,
-            blobs: open_blobs(config, data_dir.path()).await?,
+            blobs: open_blobs(config, data_dir.path(), database_id).await?,
             tracker,
             identity: Default::default(),
         },

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use runtara_control::{Control, ControlConfig};
 use runtara_core::{Core, CoreConfig};
-use runtara_domain::NodeKey;
+use runtara_domain::{DatabaseId, NodeKey};
 use runtara_http::HostPolicy;
 use runtara_http::core::{CoreState, RoutesWithin, Tokenless};
 use runtara_http::environment::EnvironmentState;
 use runtara_http::server::{Listener, Server, ServerLimits};
-use runtara_images::{BlobOptions, BlobStore};
+use runtara_images::{BlobError, BlobOptions, BlobStore, SharedStore};
 use runtara_runner::shim::ShimProgram;
 use runtara_runner::{CallTracker, NodeGuard, shim};
 use runtara_scheduler::{NodeIdentity, Scheduler, SchedulerConfig, SchedulerParts};
@@ -104,7 +104,7 @@ impl EnvironmentRuntime {
             check_elsewhere(address, *taken, database_id).await?;
         }
         let core_addr = sockets.core_addr(&config)?;
-        let blobs = open_blobs(&config, data_dir.path()).await?;
+        let blobs = open_blobs(&config, data_dir.path(), database_id).await?;
         let tracker = CallTracker::new();
         let core = Arc::new(Core::new(
             Arc::clone(&store),
@@ -232,17 +232,33 @@ impl EnvironmentRuntime {
     }
 }
 
-pub(crate) async fn open_blobs(config: &Config, data_dir: &Path) -> Result<BlobStore, Error> {
+pub(crate) async fn open_blobs(
+    config: &Config,
+    data_dir: &Path,
+    database: DatabaseId,
+) -> Result<BlobStore, Error> {
+    let part = |what| {
+        move |error: BlobError| Error::Part {
+            what,
+            source: error.into(),
+        }
+    };
     let options = BlobOptions {
         max_bytes: config.max_image_bytes,
+        cache_bytes: config.image_cache_bytes,
         ..BlobOptions::default()
     };
-    BlobStore::open(data_dir.join("blobs"), options)
+    let blobs = BlobStore::open(data_dir.join("blobs"), options)
         .await
-        .map_err(|error| Error::Part {
-            what: "the store of images",
-            source: error.into(),
-        })
+        .map_err(part("the store of images"))?;
+    let Some(url) = &config.image_store else {
+        return Ok(blobs);
+    };
+    let shared_part = || part("the image store that RUNTARA_IMAGE_STORE_URL names");
+    let shared = SharedStore::at(url).map_err(shared_part())?;
+    shared.claim(database).await.map_err(shared_part())?;
+    info!(url = shared.name(), "images are shared");
+    Ok(blobs.with_shared(shared))
 }
 
 impl Servers {

@@ -1,6 +1,5 @@
 //! Content under its digest.
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::PathBuf;
@@ -12,12 +11,14 @@ use futures_util::stream::{BoxStream, Stream, StreamExt as _, TryStreamExt as _}
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Location;
 use object_store::{GetResultPayload, ObjectStore, ObjectStoreExt as _};
-use runtara_domain::{ImageDigest, limits};
+use runtara_domain::ImageDigest;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 
+use crate::cache::Cache;
+use crate::listing::{self, Listed};
 use crate::place::{Pin, Place, RemovalLock};
-use crate::{BlobError, Detected, Stored, Upload, detect};
+use crate::{BlobError, Detected, SharedStore, Stored, Upload, detect};
 
 /// How much is read from a file at once.
 const READ_BYTES: usize = 512 * 1024;
@@ -31,15 +32,18 @@ pub struct BlobOptions {
     pub uploads: usize,
     /// How long a further upload waits for one of those to end.
     pub upload_wait: Duration,
+    /// How many bytes of content may be here that is also in the shared store, as near as what is in use allows. Without one it means nothing.
+    pub cache_bytes: u64,
 }
 
 impl Default for BlobOptions {
-    /// 2 GiB, 16 uploads, 30 seconds.
+    /// 2 GiB, 16 uploads, 30 seconds, 10 GiB.
     fn default() -> Self {
         Self {
             max_bytes: 2 * 1024 * 1024 * 1024,
             uploads: 16,
             upload_wait: Duration::from_secs(30),
+            cache_bytes: 10 * 1024 * 1024 * 1024,
         }
     }
 }
@@ -64,14 +68,13 @@ pub enum Deletion {
     Pinned,
 }
 
-/// Keeps content under its SHA-256, in a directory that several servers may share.
+/// Keeps content under its SHA-256, in a directory that several servers may share; with [`BlobStore::with_shared`] the directory is a cache of
+/// storage that several machines share.
 ///
-/// Reading, listing and removing go through `object_store`, so that storage that several machines share can take the place of
-/// the directory. Writing to the directory does not: `object_store` wants to be told the name before the first byte, and the
-/// name is the digest of all of them; its temporary files carry no lock, so that nobody could tell those of a dead process
-/// from those of another server; and its multipart upload neither hashes nor starts the disk early. What a process runs must be
-/// a file in any case: [`BlobStore::local_path`] is the only way to one, and the place to fetch a copy from a store that is
-/// not a directory.
+/// Reading, listing and removing go through `object_store`. Writing to the directory does not: `object_store` wants to be told the name before
+/// the first byte, and the name is the digest of all of them; its temporary files carry no lock, so that nobody could tell those of a dead
+/// process from those of another server; and its multipart upload neither hashes nor starts the disk early. What a process runs must be
+/// a file in any case: [`BlobStore::local_path`] is the only way to one, and fetches it if it is elsewhere.
 ///
 /// Every method leaves blocking work to the blocking pool of the runtime that it is called on. Dropping a future that reads
 /// is harmless; for those that write, see [`Upload`] and [`Removal`].
@@ -81,6 +84,8 @@ pub struct BlobStore {
     pub(crate) options: Arc<BlobOptions>,
     uploads: Arc<Semaphore>,
     objects: Arc<dyn ObjectStore>,
+    pub(crate) shared: Option<SharedStore>,
+    pub(crate) cache: Arc<Cache>,
 }
 
 impl BlobStore {
@@ -101,9 +106,24 @@ impl BlobStore {
             uploads: Arc::new(Semaphore::new(options.uploads)),
             options: Arc::new(options),
             objects: Arc::new(objects),
+            shared: None,
+            cache: Arc::default(),
         };
         store.sweep().await?;
         Ok(store)
+    }
+
+    /// Makes the directory a cache of what several nodes share.
+    #[must_use]
+    pub fn with_shared(mut self, shared: SharedStore) -> Self {
+        self.shared = Some(shared);
+        self
+    }
+
+    /// What is shared with other nodes, if anything is.
+    #[must_use]
+    pub fn shared(&self) -> Option<&SharedStore> {
+        self.shared.as_ref()
     }
 
     /// The largest content that is taken, in bytes.
@@ -170,19 +190,26 @@ impl BlobStore {
         upload.finish(expected).await
     }
 
-    /// Says whether there is content of this digest.
+    /// Says whether there is content of this digest, here or in the shared store.
     ///
     /// # Errors
-    /// [`BlobError::Objects`] if that cannot be told now.
+    /// [`BlobError::Objects`] or [`BlobError::Shared`] if that cannot be told now.
     pub async fn exists(&self, digest: &ImageDigest) -> Result<bool, BlobError> {
         Ok(self.size(digest).await?.is_some())
     }
 
-    /// The size of this content in bytes, if it is there.
+    /// The size of this content in bytes, if it is here or in the shared store.
     ///
     /// # Errors
-    /// [`BlobError::Objects`] if that cannot be told now.
+    /// [`BlobError::Objects`] or [`BlobError::Shared`] if that cannot be told now.
     pub async fn size(&self, digest: &ImageDigest) -> Result<Option<u64>, BlobError> {
+        match (self.local_size(digest).await?, &self.shared) {
+            (None, Some(shared)) => shared.size(digest).await,
+            (found, _) => Ok(found),
+        }
+    }
+
+    pub(crate) async fn local_size(&self, digest: &ImageDigest) -> Result<Option<u64>, BlobError> {
         match self.objects.head(&location(digest)).await {
             Ok(meta) => Ok(Some(meta.size)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
@@ -190,36 +217,89 @@ impl BlobStore {
         }
     }
 
-    /// Keeps content that is there from being removed for as long as the answer lives; `None` if it is not there.
+    /// Keeps content that is there from being removed for as long as the answer lives, by this node or another; `None` if it is not there.
     ///
     /// # Errors
-    /// [`BlobError::Locked`] if it is being removed for too long, [`BlobError::Io`] or [`BlobError::Objects`] if that cannot be told now.
+    /// [`BlobError::Locked`] if it is being removed for too long, [`BlobError::Io`], [`BlobError::Objects`] or [`BlobError::Shared`] if that
+    /// cannot be told now.
     pub async fn pin(&self, digest: &ImageDigest) -> Result<Option<Pin>, BlobError> {
         let (place, pinned) = (Arc::clone(&self.place), *digest);
-        let pin = blocking(move || place.pin(&pinned)).await?;
+        let mut pin = blocking(move || place.pin(&pinned)).await?;
         // Looked at under the lock: before it, it could still be removed.
-        Ok(self.exists(digest).await?.then_some(pin))
+        let local = self.local_size(digest).await?;
+        let Some(shared) = &self.shared else {
+            return Ok(local.is_some().then_some(pin));
+        };
+        pin.shared = Some(shared.pin(digest).await?);
+        let is_there = self.ensure_shared(shared, digest, local).await?;
+        Ok(is_there.then_some(pin))
     }
 
-    /// The content as a local file: read-only, executable (mode 0555), never changed in place. It may be linked to, not moved.
+    async fn ensure_shared(
+        &self,
+        shared: &SharedStore,
+        digest: &ImageDigest,
+        local: Option<u64>,
+    ) -> Result<bool, BlobError> {
+        let path = self.place.path_of(digest);
+        let local = local.map(|size| (path.as_path(), size));
+        shared.ensure(digest, local).await
+    }
+
+    /// Puts content that has been stored where other nodes find it, if there is such a place; nothing is put that is there. Call it before the row
+    /// is written, and keep the pin until that is durable.
     ///
     /// # Errors
-    /// [`BlobError::Absent`] if it is not there, [`BlobError::Objects`] if that cannot be told now.
-    pub async fn local_path(&self, digest: &ImageDigest) -> Result<PathBuf, BlobError> {
-        if self.exists(digest).await? {
-            return Ok(self.place.path_of(digest));
+    /// [`BlobError::Shared`] if the shared store is away. The content stays here, and is found by the removal of content without rows.
+    pub async fn share(&self, stored: &mut Stored) -> Result<(), BlobError> {
+        if let Some(shared) = &self.shared {
+            stored.pin.shared = Some(shared.pin(&stored.digest).await?);
+            self.ensure_shared(shared, &stored.digest, Some(stored.size))
+                .await?;
+            self.cache.grown.notify_one();
         }
-        Err(BlobError::Absent { digest: *digest })
+        Ok(())
+    }
+
+    /// Puts content that a row needs, and that is here, where other nodes find it, if it is not there: what was registered before there was a
+    /// shared store, and what went away there.
+    ///
+    /// # Errors
+    /// [`BlobError::Shared`] if the shared store is away.
+    pub async fn share_again(&self, digest: &ImageDigest) -> Result<(), BlobError> {
+        if let Some(shared) = &self.shared
+            && let Some(size) = self.local_size(digest).await?
+            && shared.size(digest).await? != Some(size)
+        {
+            tracing::warn!(%digest, "the shared image store lacks content that an image needs; it is put there");
+            self.ensure_shared(shared, digest, Some(size)).await?;
+        }
+        Ok(())
+    }
+
+    /// The content as a local file: read-only, executable (mode 0555), never changed in place. It may be linked to, not moved. What is only in the
+    /// shared store is fetched, by one of all who ask at once.
+    ///
+    /// # Errors
+    /// [`BlobError::Absent`] if it is not there, [`BlobError::Corrupt`] if what was fetched is not what it should be, of which nothing is kept;
+    /// [`BlobError::Objects`] or [`BlobError::Shared`] if that cannot be told now.
+    pub async fn local_path(&self, digest: &ImageDigest) -> Result<PathBuf, BlobError> {
+        if self.local_size(digest).await?.is_none() {
+            self.fetch(digest).await?;
+        }
+        self.used(digest).await;
+        Ok(self.place.path_of(digest))
     }
 
     /// Reads content, in pieces of at most 512 KiB.
     ///
     /// # Errors
-    /// [`BlobError::Absent`] if it is not there, [`BlobError::Objects`] if it cannot be opened.
+    /// [`BlobError::Absent`] if it is not there, [`BlobError::Objects`] if it cannot be opened, otherwise as [`BlobStore::local_path`].
     pub async fn open_content(
         &self,
         digest: &ImageDigest,
     ) -> Result<BoxStream<'static, Result<Bytes, BlobError>>, BlobError> {
+        self.local_path(digest).await?;
         match self.objects.get(&location(digest)).await {
             Ok(found) => Ok(match found.payload {
                 // Its own stream would read a file in pieces of 8 KiB, each on a thread of its own.
@@ -272,8 +352,8 @@ impl BlobStore {
         .await
     }
 
-    /// Content by ascending digest, after the one given: a page of at most `limit` (and at most
-    /// [`limits::PAGE_ROWS`]). A page that is not full is the last.
+    /// Content that is here by ascending digest, after the one given: a page of at most `limit` (and at most
+    /// [`runtara_domain::limits::PAGE_ROWS`]). A page that is not full is the last.
     ///
     /// Takes time in proportion to the page; what was stored or removed meanwhile may or may not be seen.
     ///
@@ -284,68 +364,16 @@ impl BlobStore {
         after: Option<ImageDigest>,
         limit: usize,
     ) -> Result<Vec<Blob>, BlobError> {
-        let limit = limit.clamp(1, limits::PAGE_ROWS as usize);
-        let mut page = Vec::new();
-        for shard in self.shards(after).await? {
-            let missing = limit - page.len();
-            page.extend(self.list_shard(&shard, after, missing).await?);
-            if page.len() >= limit {
-                break;
-            }
-        }
-        Ok(page)
+        let listed = listing::list(self.objects.as_ref(), after, limit).await;
+        let page = listed.map_err(BlobError::objects("list content"))?;
+        let of = |listed: &Listed| Blob {
+            digest: listed.digest,
+            size: listed.size,
+        };
+        Ok(page.iter().map(of).collect())
     }
 
-    /// The prefixes that hold digests after the one given, ascending. There are at most 256.
-    async fn shards(&self, after: Option<ImageDigest>) -> Result<Vec<Location>, BlobError> {
-        let first = after.map_or_else(String::new, |digest| digest.to_hex()[..2].to_owned());
-        let found = self
-            .objects
-            .list_with_delimiter(Some(&Location::from(CONTENT)))
-            .await
-            .map_err(BlobError::objects("list content"))?;
-        let mut shards = found.common_prefixes;
-        shards.retain(|shard| shard.filename().is_some_and(|name| name >= first.as_str()));
-        shards.sort_unstable();
-        Ok(shards)
-    }
-
-    /// The `limit` smallest digests of a prefix that come after the one given. Listings have no order of their own on a
-    /// file system, so that all of the prefix is looked at; only the smallest are kept.
-    async fn list_shard(
-        &self,
-        shard: &Location,
-        after: Option<ImageDigest>,
-        limit: usize,
-    ) -> Result<Vec<Blob>, BlobError> {
-        let mut smallest = BTreeSet::new();
-        let mut found = self.objects.list(Some(shard));
-        while let Some(meta) = found
-            .try_next()
-            .await
-            .map_err(BlobError::objects("list content"))?
-        {
-            let Some(digest) = digest_at(&meta.location) else {
-                continue;
-            };
-            if after.is_some_and(|after| digest.0 <= after.0) {
-                continue;
-            }
-            smallest.insert((digest.0, meta.size));
-            if smallest.len() > limit {
-                smallest.pop_last();
-            }
-        }
-        Ok(smallest
-            .into_iter()
-            .map(|(digest, size)| Blob {
-                digest: ImageDigest(digest),
-                size,
-            })
-            .collect())
-    }
-
-    /// Removes content, unless it is being registered right now. Does not ask whether a row needs it: see
+    /// Removes content that is here, unless it is being registered right now. Does not ask whether a row needs it: see
     /// [`BlobStore::removal`].
     ///
     /// # Errors
@@ -384,7 +412,7 @@ pub struct Removal {
 }
 
 impl Removal {
-    /// Removes the content, durably. If the future is dropped, the content may be there or not; removing it again is
+    /// Removes the content that is here, durably; what is shared goes with [`SharedStore::remove`]. If the future is dropped, the content may be there or not; removing it again is
     /// harmless. Registrations wait until its name is gone, and not for its room on the disk, which a large file takes a while to
     /// give back.
     ///
@@ -421,16 +449,16 @@ impl Removal {
     }
 }
 
-const CONTENT: &str = "sha256";
+pub(crate) const CONTENT: &str = "sha256";
 
-fn location(digest: &ImageDigest) -> Location {
+pub(crate) fn location(digest: &ImageDigest) -> Location {
     let hex = digest.to_hex();
     let (shard, rest) = hex.split_at(2);
     Location::from_iter([CONTENT, shard, rest])
 }
 
 /// The digest whose content lies here, or `None` for files that are not ours.
-fn digest_at(location: &Location) -> Option<ImageDigest> {
+pub(crate) fn digest_at(location: &Location) -> Option<ImageDigest> {
     let mut parts = location.parts().skip(1);
     let (shard, rest) = (parts.next()?, parts.next()?);
     let hex = format!("{}{}", shard.as_ref(), rest.as_ref());

@@ -101,6 +101,25 @@ pub enum BlobError {
         /// What it reported.
         source: object_store::Error,
     },
+    /// The shared image store could not be reached, or refused something.
+    #[error("cannot {action} the shared image store: {reason}")]
+    Shared {
+        /// What was tried, such as `fetch content from`.
+        action: &'static str,
+        /// What it reported, without what it may have repeated of a request.
+        reason: String,
+    },
+    /// The shared image store is that of another database.
+    #[error(
+        "the shared image store belongs to the database with the id {found}, and this server uses {expected}: content without a row of its database is \
+         removed from it. Name another place; or, if no other server uses this one, remove the object 'database' from it"
+    )]
+    OtherDatabase {
+        /// The id that the store names.
+        found: String,
+        /// The id of our database.
+        expected: String,
+    },
     /// The server is shutting down.
     #[error("the server is shutting down")]
     Stopping,
@@ -122,7 +141,62 @@ impl BlobError {
         }
     }
 
+    pub(crate) fn shared(action: &'static str, error: &object_store::Error) -> Self {
+        let reason = without_answer(error);
+        Self::Shared { action, reason }
+    }
+
     pub(crate) fn objects(action: &'static str) -> impl FnOnce(object_store::Error) -> Self {
         move |source| Self::Objects { action, source }
+    }
+}
+
+/// What a store reported, without the document it may have answered with: those repeat parts of requests, such as the id of a key. Of one only
+/// its code is left.
+fn without_answer(error: &object_store::Error) -> String {
+    use std::error::Error as _;
+
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let further = error.to_string();
+        if !text.contains(&further) {
+            text.push_str(": ");
+            text.push_str(&further);
+        }
+        cause = error.source();
+    }
+    let Some(begin) = text.find('<') else {
+        return text;
+    };
+    let answer = text.split_off(begin);
+    let code = answer
+        .split_once("<Code>")
+        .and_then(|(_, rest)| rest.split_once("</Code>"))
+        .map_or("", |(code, _)| code);
+    text.truncate(text.trim_end_matches([' ', ':']).len());
+    if !code.is_empty() {
+        text.push_str(&format!(" ({code})"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_of_a_store_is_not_repeated() {
+        let answer = "status 403 Forbidden: <?xml?><Error><Code>SignatureDoesNotMatch</Code><AWSAccessKeyId>KEY</AWSAccessKeyId></Error>";
+        let error = object_store::Error::Generic {
+            store: "S3",
+            source: answer.into(),
+        };
+        let told = BlobError::shared("write to", &error).to_string();
+        assert!(
+            told.ends_with("403 Forbidden (SignatureDoesNotMatch)"),
+            "{told}"
+        );
+        assert!(!told.contains("KEY"), "{told}");
     }
 }

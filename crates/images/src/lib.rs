@@ -5,6 +5,7 @@
 //!
 //! - [`BlobStore`] keeps content under its SHA-256. An [`Upload`] streams into it: hashed while it is written, under a
 //!   temporary name, and in its place only when it is whole and durable. Memory does not grow with the size.
+//! - A [`SharedStore`] beside it is where several nodes have the same content; what is here are copies then.
 //! - [`detect`] says what content is, from the content alone; [`check_kind`] says whether a server can run it as what it was
 //!   declared to be.
 //!
@@ -18,6 +19,9 @@
 //! - **Removing**: [`BlobStore::removal`] locks the digest against new registrations; *then* ask the store whether a row needs
 //!   it; then take away what was made of it; then [`Removal::remove`]. Asking before locking would lose the content of an image that was
 //!   registered in between. Registrations wait for all of this, so what takes long (deleting many files) comes after it.
+//!
+//! That is for the servers that share a directory. Nodes that share content through a [`SharedStore`] have no locks, and an order of their own:
+//! [`BlobStore::share`] before the row, and [`SharedStore::remove`] after [`Removal::remove`].
 //!
 //! ```
 //! use runtara_domain::RunnerKind;
@@ -52,16 +56,22 @@
 
 mod base64_text;
 mod blob;
+mod cache;
 mod detect;
 mod error;
+mod fetch;
 mod kind;
+mod listing;
 mod place;
+mod shared;
 mod upload;
 
 pub use base64_text::{Base64Decoder, Base64Error};
 pub use blob::{Blob, BlobOptions, BlobStore, Deletion, Removal};
+pub use cache::Cached;
 pub use detect::{Compression, Detected, Elf, ElfClass, Machine, detect};
 pub use error::BlobError;
 pub use kind::{Candidate, ChosenKind, KindError, KindRules, check_kind, kinds_of};
 pub use place::Pin;
+pub use shared::{ImageStoreUrl, SharedPin, SharedStore};
 pub use upload::{Stored, Upload};

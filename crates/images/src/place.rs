@@ -22,7 +22,7 @@ use runtara_domain::ImageDigest;
 use runtara_failpoints::{Point, pass};
 use uuid::Uuid;
 
-use crate::BlobError;
+use crate::{BlobError, SharedPin};
 
 /// How long a registration waits for a removal of another digest with the same first byte. A removal holds its lock for one
 /// question to the database, and to take names away: giving back the room of what had them comes after it.
@@ -72,7 +72,7 @@ impl Place {
         self.content().join(shard).join(rest)
     }
 
-    fn content(&self) -> PathBuf {
+    pub(crate) fn content(&self) -> PathBuf {
         self.root.join("sha256")
     }
 
@@ -179,7 +179,12 @@ impl Place {
         let since = Instant::now();
         loop {
             match file.try_lock_shared() {
-                Ok(()) => return Ok(Pin { _file: file }),
+                Ok(()) => {
+                    return Ok(Pin {
+                        _file: file,
+                        shared: None,
+                    });
+                }
                 Err(TryLockError::Error(source)) => {
                     return Err(BlobError::io("lock", &path)(source));
                 }
@@ -225,6 +230,8 @@ impl Place {
 #[derive(Debug)]
 pub struct Pin {
     _file: File,
+    /// The same, for other nodes.
+    pub(crate) shared: Option<SharedPin>,
 }
 
 /// Keeps the content of a digest from being registered while it lives.

@@ -65,6 +65,12 @@ type Hashed = (Sha256, Arc<Vec<u8>>);
 type Written = (io::Result<()>, Arc<Vec<u8>>);
 
 impl Upload {
+    /// With another limit than that of its store.
+    pub(crate) fn of_at_most(mut self, bytes: u64) -> Self {
+        self.limit = bytes;
+        self
+    }
+
     pub(crate) fn new(store: &BlobStore, part: Part, permit: OwnedSemaphorePermit) -> Self {
         Self {
             place: Arc::clone(&store.place),

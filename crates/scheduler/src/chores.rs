@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
 
-use crate::Shared;
+use crate::{Shared, image_cache};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -18,6 +18,7 @@ pub(crate) fn start(shared: &Arc<Shared>) {
         let period = (timeout / 10).clamp(Duration::from_secs(1), Duration::from_secs(30));
         every(shared, "silent instances", period, lapse_silent);
     }
+    shared.tasks.spawn(image_cache::keep(Arc::clone(shared)));
 }
 
 fn every<F>(

@@ -6,21 +6,24 @@ use std::time::{Duration, Instant};
 
 use runtara_domain::{ImageContent, ImageDigest, RunExit, RunToken, RunnerKind};
 use runtara_failpoints::{Point, pass};
-use runtara_images::BlobStore;
+use runtara_images::{BlobError, BlobStore};
 use runtara_runner::{
     AskedSettings, ImageFiles, Input, LaunchObstacle, LaunchSpec, PrepareError, PreparedImage,
-    Runner,
+    Runner, describe,
 };
-use runtara_store::{ClaimedRun, Store};
+use runtara_store::{ClaimedRun, NodeRecord, Store};
 use tokio::sync::OnceCell;
 use tracing::{Instrument as _, info, info_span, warn};
 
+use crate::image_cache::{InUse, UsedContent};
 use crate::live::Live;
 use crate::{Shared, lease, supervise};
 
 /// Why a claimed instance has no run.
 struct NotLaunched {
     permanent: bool,
+    /// Whether it is because there is no content.
+    is_absent: bool,
     error: String,
 }
 
@@ -28,6 +31,7 @@ impl NotLaunched {
     fn for_now(error: impl std::fmt::Display) -> Self {
         Self {
             permanent: false,
+            is_absent: false,
             error: error.to_string(),
         }
     }
@@ -48,6 +52,7 @@ pub(crate) async fn run(
     );
     async {
         let kind = claimed.image.kind;
+        let _in_use = shared.images.in_use(claimed.image.content());
         match launch(&shared, &live, claimed, token).await {
             Ok(()) => {
                 shared.counters.launched(kind);
@@ -96,10 +101,7 @@ async fn launch(
              stopped"
         ))
     })?;
-    let image = shared
-        .images
-        .get(runner.as_ref(), claimed.image.content())
-        .await?;
+    let image = prepared(shared, runner.as_ref(), claimed.image.content()).await?;
     // Not before the image is ready: one that is just being unpacked must not keep others from their turn.
     let _turn = shared
         .launches
@@ -142,13 +144,14 @@ async fn launch(
         Err(error) if error.obstacle == LaunchObstacle::NotPrepared => {
             let content = claimed.image.content();
             shared.images.forget(kind, content);
-            let image = shared.images.get(runner.as_ref(), content).await?;
+            let image = prepared(shared, runner.as_ref(), content).await?;
             runner.launch(LaunchSpec { image, ..spec }).await
         }
         launched => launched,
     };
     let run = launched.map_err(|error| NotLaunched {
         permanent: error.obstacle == LaunchObstacle::Image,
+        is_absent: false,
         error: error.reason,
     })?;
     pass(Point::AfterLaunch);
@@ -161,14 +164,39 @@ async fn launch(
     Ok(())
 }
 
+/// The image made ready, with the advice that whoever finds no content needs.
+async fn prepared(
+    shared: &Shared,
+    runner: &dyn Runner,
+    content: ImageContent,
+) -> Result<PreparedImage, NotLaunched> {
+    let mut refused = match shared.images.get(runner, content).await {
+        Ok(image) => return Ok(image),
+        Err(refused) => refused,
+    };
+    if refused.is_absent && shared.images.blobs.shared().is_none() {
+        // Only asked where something is wrong already; who does not know names the variable once too often.
+        let nodes = shared.store.nodes().await;
+        let others = |nodes: Vec<NodeRecord>| nodes.iter().any(|it| it.node != shared.config.node);
+        if nodes.map_or(true, others) {
+            refused.error.push_str(
+                " on this node, and RUNTARA_IMAGE_STORE_URL is not set: without it each node has only the images that were registered with it. Set it for \
+                 all nodes, and start the one that has the content first",
+            );
+        }
+    }
+    Err(refused)
+}
+
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 type Runners = HashMap<RunnerKind, Arc<dyn Runner>>;
 type ReadyImages = HashMap<(RunnerKind, ImageContent), Arc<OnceCell<PreparedImage>>>;
 
 /// Images that runners have made ready, each once.
 pub(crate) struct PreparedImages {
-    blobs: BlobStore,
+    pub(crate) blobs: BlobStore,
     ready: Mutex<ReadyImages>,
+    pub(crate) used: Arc<UsedContent>,
 }
 
 /// Most images that are remembered as ready. Beyond it all are forgotten: making one ready again costs little.
@@ -179,7 +207,13 @@ impl PreparedImages {
         Self {
             blobs,
             ready: Mutex::default(),
+            used: Arc::default(),
         }
+    }
+
+    /// Says that an image is being made ready or run, until the answer is dropped.
+    pub(crate) fn in_use(&self, content: ImageContent) -> InUse {
+        self.used.hold(content)
     }
 
     async fn get(
@@ -187,6 +221,9 @@ impl PreparedImages {
         runner: &dyn Runner,
         content: ImageContent,
     ) -> Result<PreparedImage, NotLaunched> {
+        for digest in [Some(content.digest), content.base].into_iter().flatten() {
+            self.blobs.used(&digest).await;
+        }
         let cell = self.cell(runner.kind(), content);
         let image = cell
             .get_or_try_init(|| self.prepare(runner, content))
@@ -207,7 +244,7 @@ impl PreparedImages {
         ready.remove(&(kind, content));
     }
 
-    fn forget_all_with(&self, digest: ImageDigest) {
+    pub(crate) fn forget_all_with(&self, digest: ImageDigest) {
         let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
         ready.retain(|(_, content), _| content.digest != digest && content.base != Some(digest));
     }
@@ -260,6 +297,11 @@ impl PreparedImages {
             self.forget_all_with(digest);
             let size = self.blobs.size(&digest).await?;
             removal.remove().await?;
+            if let Some(shared) = self.blobs.shared() {
+                // No lock of this node is held any more: what keeps registrations and this apart is an order.
+                let is_needed = async || Ok::<_, Failure>(store.is_content_needed(&digest).await?);
+                shared.remove(&digest, is_needed).await?;
+            }
             return Ok(size);
         }
         Ok(None)
@@ -272,7 +314,10 @@ impl PreparedImages {
     ) -> Result<PreparedImage, NotLaunched> {
         let local = async |digest| {
             let path = self.blobs.local_path(&digest).await;
-            path.map_err(NotLaunched::for_now)
+            path.map_err(|error| NotLaunched {
+                is_absent: matches!(error, BlobError::Absent { .. }),
+                ..NotLaunched::for_now(describe(&error))
+            })
         };
         let base = match content.base {
             Some(base) => Some(local(base).await?),
@@ -285,6 +330,7 @@ impl PreparedImages {
         };
         runner.prepare(files).await.map_err(|error| NotLaunched {
             permanent: matches!(error, PrepareError::Unfit { .. }),
+            is_absent: false,
             error: error.to_string(),
         })
     }

@@ -18,6 +18,7 @@ mod chores;
 mod dispatch;
 mod expiry;
 mod figures;
+mod image_cache;
 mod launch;
 mod lease;
 mod live;

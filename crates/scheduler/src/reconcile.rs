@@ -12,6 +12,7 @@ use runtara_store::{LiveRun, StoreResult};
 use tokio::time::sleep;
 use tracing::{Instrument as _, info, info_span, warn};
 
+use crate::image_cache::InUse;
 use crate::live::Live;
 use crate::{Shared, supervise};
 
@@ -129,6 +130,7 @@ async fn mind_adopted(shared: Arc<Shared>, live: Arc<Live>, row: LiveRun) {
             info!("adopted");
             live.begins();
             live.set_run(run);
+            let _in_use = in_use(&shared, &row).await;
             // What happened to its row while nobody minded it has been nudged to nobody.
             live.look();
             return supervise::mind(&shared, &live, row.kind).await;
@@ -144,6 +146,14 @@ async fn mind_adopted(shared: Arc<Shared>, live: Arc<Live>, row: LiveRun) {
     if let Err(error) = runner.clean(&live.key, true).await {
         warn!(%error, "what a run has left could not be removed");
     }
+}
+
+/// Keeps the content of an adopted run from leaving the cache, as far as that can be told now: the run itself goes on without it.
+async fn in_use(shared: &Shared, row: &LiveRun) -> Option<InUse> {
+    shared.images.blobs.shared()?;
+    let instance = shared.store.instance(&row.instance_id).await.ok()??;
+    let image = shared.store.image(&instance.state.image_id?).await.ok()??;
+    Some(shared.images.in_use(image.content()))
 }
 
 /// Concludes nothing of a run. Its row stays as it is, and the next comparison asks again.

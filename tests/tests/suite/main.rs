@@ -17,6 +17,7 @@ mod nothing_twice;
 mod people_and_clients;
 mod processes;
 mod restarts;
+mod shared_images;
 mod sleeps_and_signals;
 mod upkeep;
 mod wasm;

@@ -5,10 +5,11 @@ mod orders;
 mod outputs;
 mod room;
 
+use std::path::Path;
 use std::time::Duration;
 
 use runtara_tests::http::Request;
-use runtara_tests::{Server, Setup, Store, eventually_within};
+use runtara_tests::{Ground, Server, Setup, Store, eventually_within};
 use serde_json::{Value, json};
 
 /// The lease of a node, and some more: until then the others have noticed that it died.
@@ -18,12 +19,34 @@ const TAKEN_OVER: Duration = Duration::from_secs(40);
 
 /// A node on a database of its own.
 fn first() -> Server {
-    named(Setup::new(Store::Postgres), "first").start()
+    alone(Store::Postgres).start()
+}
+
+/// The same before its start.
+fn alone(ground: impl Into<Ground>) -> Setup {
+    let setup = named(Setup::new(ground), "first");
+    let images = setup.place().join(IMAGES);
+    std::fs::create_dir(&images).expect("the place is ours");
+    with_images(setup, &images)
 }
 
 /// A further node beside it.
 fn second(first: &Server) -> Server {
-    named(Setup::beside(first), "second").start()
+    beside(first, "second").start()
+}
+
+/// The same before its start.
+fn beside(first: &Server, name: &str) -> Setup {
+    let images = first.place().join(IMAGES);
+    with_images(named(Setup::beside(first), name), &images)
+}
+
+/// Where in the place of the first node all nodes share their images.
+const IMAGES: &str = "images";
+
+fn with_images(setup: Setup, directory: &Path) -> Setup {
+    let url = format!("file://{}", directory.display());
+    setup.variable("RUNTARA_IMAGE_STORE_URL", &url)
 }
 
 fn named(setup: Setup, name: &str) -> Setup {

@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use runtara_domain::limits;
+use runtara_images::ImageStoreUrl;
 use runtara_scheduler::UpkeepConfig;
 
 use self::reader::Reader;
@@ -96,6 +97,10 @@ pub struct Config {
     pub self_registered_timeout: Option<Duration>,
     /// Largest content of an image, in bytes.
     pub max_image_bytes: u64,
+    /// Where images are that several nodes share.
+    pub image_store: Option<ImageStoreUrl>,
+    /// How many bytes of them may be here.
+    pub image_cache_bytes: u64,
     /// Most bytes of all layers of a container image, unpacked.
     pub max_unpacked_image_bytes: u64,
     /// Up to how many milliseconds from its end a sleep is held.
@@ -224,6 +229,8 @@ impl Config {
                 .optional_number("RUNTARA_SELF_REGISTERED_TIMEOUT", 10, 4_294_967_295)
                 .map(Duration::from_secs),
             max_image_bytes: reader.number("RUNTARA_MAX_IMAGE_BYTES", 2 << 30, 1, 1 << 50),
+            image_store: reader.image_store(),
+            image_cache_bytes: reader.number("RUNTARA_IMAGE_CACHE_BYTES", 10 << 30, 1, 1 << 50),
             max_unpacked_image_bytes: reader.number(
                 "RUNTARA_MAX_UNPACKED_IMAGE_BYTES",
                 32 << 30,

@@ -7,6 +7,7 @@ use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use runtara_images::ImageStoreUrl;
 use tracing_subscriber::EnvFilter;
 
 use super::{CoreMode, DatabaseUrl, LogFormat};
@@ -130,6 +131,15 @@ impl<'a> Reader<'a> {
     pub(super) fn data_dir(&mut self) -> PathBuf {
         let named = self.text("DATA_DIR");
         named.unwrap_or_else(|| ".data".to_owned()).into()
+    }
+
+    pub(super) fn image_store(&mut self) -> Option<ImageStoreUrl> {
+        const NAME: &str = "RUNTARA_IMAGE_STORE_URL";
+        let text = self.text(NAME)?;
+        let url = text.trim().parse::<ImageStoreUrl>();
+        let usable = url.and_then(|url| url.check().map(|()| url));
+        // What was found is not repeated: somebody may have put a key into it.
+        usable.map_err(|problem| self.problem(NAME, problem)).ok()
     }
 
     pub(super) fn core_addr(&mut self) -> String {

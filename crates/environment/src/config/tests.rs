@@ -26,6 +26,21 @@ fn serve_demands_a_database_and_dev_does_not() {
 }
 
 #[test]
+fn the_address_of_shared_images_is_checked_and_not_repeated() {
+    let at = |url| read(Mode::Dev, &[("RUNTARA_IMAGE_STORE_URL", url)]);
+    let config = at("file:///srv/images").unwrap();
+    let url = config.image_store.map(|url| url.to_string());
+    assert_eq!(url.as_deref(), Some("file:///srv/images"));
+    assert_eq!(config.image_cache_bytes, 10 << 30);
+    let error = at("s3://key:hunter2@bucket").unwrap_err().to_string();
+    assert!(
+        error.contains("RUNTARA_IMAGE_STORE_URL") && error.contains("AWS_ACCESS_KEY_ID"),
+        "{error}"
+    );
+    assert!(!error.contains("hunter2"), "a key is shown: {error}");
+}
+
+#[test]
 fn every_problem_is_told_at_once() {
     let error = read(
         Mode::Serve,

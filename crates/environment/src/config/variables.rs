@@ -110,6 +110,16 @@ pub const VARIABLES: &[Variable] = &[
     ),
     variable("RUNTARA_MAX_IMAGE_BYTES", "2147483648", "largest image"),
     variable(
+        "RUNTARA_IMAGE_STORE_URL",
+        "-",
+        "where the nodes of one database share their images: file:///directory or s3://bucket/prefix; region, endpoint and keys of S3 are AWS_REGION, AWS_ENDPOINT, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, and AWS_ALLOW_HTTP without TLS",
+    ),
+    variable(
+        "RUNTARA_IMAGE_CACHE_BYTES",
+        "10737418240",
+        "how much of what is shared each node keeps, beside what is in use",
+    ),
+    variable(
         "RUNTARA_MAX_UNPACKED_IMAGE_BYTES",
         "34359738368",
         "largest container image, unpacked",

@@ -3,6 +3,10 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use runtara_domain::ImageDigest;
+use runtara_images::{Deletion, SharedStore};
+use runtara_store::Store;
+use tracing::info;
 
 use super::{Failure, Pass, Reconciler};
 use crate::Shared;
@@ -32,6 +36,11 @@ impl Reconciler for Contents {
         if !pass.dry_run {
             images.blobs().sweep().await?;
         }
+        let common = images.blobs().shared();
+        if let Some(common) = common {
+            // Without rows, what another database's servers have put there would be taken for nobody's.
+            common.check_owner(store.database_id().await?).await?;
+        }
         let mut after = None;
         loop {
             let page = images.blobs().list(after, PAGE).await?;
@@ -42,6 +51,8 @@ impl Reconciler for Contents {
                 }
                 if !store.is_content_needed(&blob.digest).await? {
                     orphans.push(*blob);
+                } else if common.is_some() && !pass.dry_run {
+                    images.blobs().share_again(&blob.digest).await?;
                 }
             }
             if pass.dry_run {
@@ -57,8 +68,48 @@ impl Reconciler for Contents {
             }
             match page.last() {
                 Some(last) if page.len() == PAGE => after = Some(last.digest),
-                _ => return Ok(()),
+                _ => break,
             }
+        }
+        match common {
+            Some(common) => in_common(common, store, pass).await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// Removes content from the store that nodes share that no image has, and what those who died there have left.
+async fn in_common(common: &SharedStore, store: &dyn Store, pass: &Pass) -> Result<(), Failure> {
+    let is_needed =
+        async |digest: ImageDigest| Ok::<_, Failure>(store.is_content_needed(&digest).await?);
+    if !pass.dry_run {
+        let swept = common.sweep_removed(is_needed).await?;
+        if swept > 0 {
+            info!(
+                swept,
+                "removed what broken removals had left in the shared image store"
+            );
+        }
+    }
+    let mut after = None;
+    loop {
+        let page = common.list(after, PAGE).await?;
+        for (digest, is_old) in &page {
+            if pass.is_over() {
+                return Ok(());
+            }
+            if !*is_old || is_needed(*digest).await? {
+                continue;
+            }
+            let is_gone = pass.dry_run
+                || common.remove(digest, || is_needed(*digest)).await? == Deletion::Removed;
+            if is_gone {
+                pass.item(|| format!("{digest} in the shared image store"), 0);
+            }
+        }
+        match page.last() {
+            Some((last, _)) if page.len() == PAGE => after = Some(*last),
+            _ => return Ok(()),
         }
     }
 }

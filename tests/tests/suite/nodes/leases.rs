@@ -4,12 +4,12 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use runtara_tests::{
-    Proxy, Server, Setup, Store, eventually, eventually_within, holds_for, processes,
-};
+use runtara_tests::{Proxy, Server, Store, eventually, eventually_within, holds_for, processes};
 use serde_json::json;
 
-use super::{LEASE, TAKEN_OVER, drain, first, named, node, second, undrain, wait_until_guarded};
+use super::{
+    LEASE, TAKEN_OVER, alone, beside, drain, first, node, second, undrain, wait_until_guarded,
+};
 
 /// A program that tells every tenth of a second that it lives, for as long as there is no file `go`, and of each run its number.
 fn telling(server: &Server) -> String {
@@ -155,7 +155,7 @@ fn a_node_that_was_stopped_longer_than_its_lease_does_no_harm() {
 
 #[test]
 fn a_node_without_its_database_ends_its_runs_and_goes_on_afterwards() {
-    let setup = named(Setup::new(Store::Postgres), "first");
+    let setup = alone(Store::Postgres);
     let database = setup.database_url();
     let wire = Proxy::to_database(&database);
     let one = setup
@@ -190,7 +190,7 @@ fn a_node_without_its_database_ends_its_runs_and_goes_on_afterwards() {
 
 #[test]
 fn a_node_that_is_alone_ends_nothing_however_long_its_database_is_away() {
-    let setup = named(Setup::new(Store::Postgres), "first");
+    let setup = alone(Store::Postgres);
     let database = setup.database_url();
     let wire = Proxy::to_database(&database);
     let one = setup
@@ -216,7 +216,7 @@ fn a_node_that_is_alone_ends_nothing_however_long_its_database_is_away() {
 
 #[test]
 fn guests_of_a_stopped_node_end_with_it() {
-    let mut one = named(Setup::new(Store::Postgres.in_guests()), "first").start();
+    let mut one = alone(Store::Postgres.in_guests()).start();
     let two = second(&one);
     wait_until_guarded(&two, "first");
     drain(&two, "second", 0);
@@ -240,7 +240,7 @@ fn guests_of_a_stopped_node_end_with_it() {
 #[test]
 fn a_clock_that_is_wrong_by_minutes_makes_no_difference() {
     let one = first();
-    let two = named(Setup::beside(&one), "second")
+    let two = beside(&one, "second")
         .with_clock_ahead_by(Duration::from_secs(600))
         .start();
     wait_until_guarded(&one, "second");

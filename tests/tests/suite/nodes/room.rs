@@ -5,7 +5,7 @@ use std::time::Duration;
 use runtara_tests::{Server, Setup, Store, eventually, holds_for, on_both_stores};
 use serde_json::json;
 
-use super::named;
+use super::{alone, beside};
 
 on_both_stores!(runs_count_by_the_weights_of_their_kinds);
 
@@ -36,10 +36,10 @@ fn runs_count_by_the_weights_of_their_kinds(store: Store) {
 
 #[test]
 fn what_one_node_has_no_room_for_runs_on_another() {
-    let one = named(Setup::new(Store::Postgres), "full")
+    let one = alone(Store::Postgres)
         .variable("RUNTARA_MAX_RUNS", "1")
         .start();
-    let two = named(Setup::beside(&one), "other")
+    let two = beside(&one, "other")
         .variable("RUNTARA_MAX_RUNS", "1")
         .start();
     let image = one.shell("sleep 600");
