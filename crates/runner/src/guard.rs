@@ -66,8 +66,13 @@ impl NodeGuard {
         unreachable!("the second turn returns")
     }
 
-    /// Tells the guard that every run has ended that could live until that moment, and that none will be launched before it hears of a later
-    /// one: it has nothing to do then.
+    /// Tells the guard that the runs are being ended that could live until that moment, that none is left within this process, and that
+    /// none will be launched before it hears of a later one: it leaves this process alone then, and ends what is not ended in time.
+    pub async fn ending(&self, until: BootTime) {
+        self.tell(guard::Word::Ending(until.as_millis())).await;
+    }
+
+    /// Tells the guard that they all have ended: it has nothing to do then.
     pub async fn all_ended(&self, until: BootTime) {
         self.tell(guard::Word::Ended(until.as_millis())).await;
     }

@@ -257,7 +257,7 @@ fn begin(shared: &Arc<Shared>, claimed: ClaimedRun, token: RunToken) {
     };
     debug!(%key, "claimed");
     let weight = shared.live.weight(claimed.image.kind);
-    let live = Live::new(key, claimed.token, weight);
+    let live = Live::new(key, claimed.token, claimed.image.kind, weight);
     shared.live.insert(Arc::clone(&live));
     shared.tracker.announce(claimed.token, false);
     shared

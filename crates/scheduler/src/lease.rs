@@ -29,8 +29,11 @@ const AFTER_FAILURE: Duration = Duration::from_millis(500);
 const JUST_AFTER: Duration = Duration::from_millis(20);
 /// How many runs of lost nodes are taken over by one call.
 const TAKEN_AT_ONCE: u32 = 100;
-/// How long the server's own attempt to end all runs may take before the guard's follows.
-const ENDED_WITHIN: Duration = Duration::from_millis(900);
+/// How long it may take until nothing lives within this process: a little less than the guard waits, which would take the server for one that
+/// hangs.
+const WITHIN_ENDED_IN: Duration = Duration::from_millis(900);
+/// How long it may take until all has ended, before that is left to the guard alone.
+const ALL_ENDED_IN: Duration = Duration::from_secs(3);
 
 /// What this node says of itself to others, and what ends its runs.
 #[derive(Debug, Default)]
@@ -257,9 +260,10 @@ pub(crate) async fn take_over(shared: Arc<Shared>) {
         });
         tokio::select! {
             () = shared.closing.cancelled() => return,
-            // Another moment may be the next.
+            // Another moment may be the next, unless this one has just come.
             changed = standing.changed(), if others_end.is_some() => match changed {
-                Ok(()) => continue,
+                Ok(()) if others_end.is_some_and(|end| end > Instant::now()) => continue,
+                Ok(()) => {}
                 Err(_) => return,
             },
             () = sleep(soon.min(PERIOD)) => {}
@@ -327,17 +331,21 @@ async fn lose(shared: &Shared, until: BootTime) {
         runs = shared.live.len(),
         "the lease of this node could not be renewed in time; its runs are ended, for others may take them over"
     );
-    let ended = async {
-        supervise::kill(shared.live.all()).await;
-        shared.live.all_ended().await;
+    let Some(guard) = &shared.lease.identity.guard else {
+        return;
     };
-    match timeout(ENDED_WITHIN, ended).await {
-        Ok(()) => {
-            if let Some(guard) = &shared.lease.identity.guard {
-                guard.all_ended(until).await;
-            }
-        }
-        Err(_) => warn!("not all runs have ended in time; the guard ends them, and this server"),
+    let within_ended = async {
+        supervise::kill(shared.live.all()).await;
+        shared.live.all_within_ended().await;
+    };
+    if timeout(WITHIN_ENDED_IN, within_ended).await.is_err() {
+        error!("guests did not end in time; the guard ends them with this server");
+        return;
+    }
+    guard.ending(until).await;
+    match timeout(ALL_ENDED_IN, shared.live.all_ended()).await {
+        Ok(()) => guard.all_ended(until).await,
+        Err(_) => warn!("not all runs have ended in time; the guard ends them too"),
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::sync::{Notify, watch};
 pub(crate) struct Live {
     pub(crate) key: RunKey,
     pub(crate) token: TokenHash,
+    kind: RunnerKind,
     /// How much room it takes.
     weight: usize,
     run: OnceLock<Arc<dyn Run>>,
@@ -30,10 +31,11 @@ enum Phase {
 }
 
 impl Live {
-    pub(crate) fn new(key: RunKey, token: TokenHash, weight: usize) -> Arc<Self> {
+    pub(crate) fn new(key: RunKey, token: TokenHash, kind: RunnerKind, weight: usize) -> Arc<Self> {
         Arc::new(Self {
             key,
             token,
+            kind,
             weight,
             run: OnceLock::new(),
             phase: watch::Sender::new(Phase::Before),
@@ -197,6 +199,14 @@ impl LiveRuns {
     /// Waits until none has a process: those that are not launched yet have none.
     pub(crate) async fn all_ended(&self) {
         for live in self.all() {
+            live.ended().await;
+        }
+    }
+
+    /// Waits until none has anything within this process.
+    pub(crate) async fn all_within_ended(&self) {
+        let within = |live: &Arc<Live>| live.kind == RunnerKind::Wasm;
+        for live in self.all().into_iter().filter(within) {
             live.ended().await;
         }
     }

@@ -103,7 +103,8 @@ fn adopt(shared: &Arc<Shared>, row: LiveRun) -> bool {
     if shared.live.knows(&key) {
         return false;
     }
-    let live = Live::new(key, row.token, shared.live.weight(row.kind));
+    let weight = shared.live.weight(row.kind);
+    let live = Live::new(key, row.token, row.kind, weight);
     if !shared.live.insert(Arc::clone(&live)) {
         return false;
     }

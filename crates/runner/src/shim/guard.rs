@@ -5,9 +5,9 @@
 //! thread and little memory, knows nothing of the database, and waits for a moment on CLOCK_BOOTTIME, which goes on while the machine is
 //! suspended.
 //!
-//! The server tells it, after each renewal, until when the runs may live, and may tell it that it has ended them itself. When the moment
-//! comes without either, the guard kills the server, so that nothing more is launched and the guests within it end, and then has every run
-//! of the data directory ended. A server that has died is survived by its guard: if no other server has taken the node over by then, its
+//! The server tells it, after each renewal, until when the runs may live, and may tell it that it ends them itself. When the moment
+//! comes without either, the guard kills the server, so that nothing more is launched and the guests within it end. Then it has every run
+//! of the data directory ended that still lives. A server that has died is survived by its guard: if no other server has taken the node over by then, its
 //! runs are ended in the same way. By the file `guard` in the data directory a guard knows whether another has come after it.
 
 use std::ffi::OsStr;
@@ -53,7 +53,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 pub(crate) enum Word {
     /// Runs may live until this moment.
     Until(u64),
-    /// All runs have ended that could live until this moment.
+    /// The runs that could live until this moment are being ended; those within the server have, and nothing will be launched.
+    Ending(u64),
+    /// All of them have ended.
     Ended(u64),
     /// There is nothing to guard any more.
     Leave,
@@ -63,8 +65,9 @@ impl Word {
     pub(crate) fn pack(self) -> [u8; WORD_BYTES] {
         let (kind, moment) = match self {
             Self::Until(moment) => (1, moment),
-            Self::Ended(moment) => (2, moment),
-            Self::Leave => (3, 0),
+            Self::Ending(moment) => (2, moment),
+            Self::Ended(moment) => (3, moment),
+            Self::Leave => (4, 0),
         };
         let mut word = [kind; WORD_BYTES];
         word[1..].copy_from_slice(&moment.to_ne_bytes());
@@ -76,8 +79,9 @@ impl Word {
         let moment = u64::from_ne_bytes(moment.try_into().ok()?);
         match kind {
             1 => Some(Self::Until(moment)),
-            2 => Some(Self::Ended(moment)),
-            3 => Some(Self::Leave),
+            2 => Some(Self::Ending(moment)),
+            3 => Some(Self::Ended(moment)),
+            4 => Some(Self::Leave),
             _ => None,
         }
     }
@@ -105,7 +109,9 @@ struct Guard<'a> {
     server: Option<OwnedFd>,
     timer: TimerFd,
     until: Option<u64>,
-    /// The last moment of which the server has said that its runs have ended.
+    /// The last moment of which the server has said that it ends what could live until then.
+    ending: Option<u64>,
+    /// The last moment of which it has said that all has ended.
     ended: Option<u64>,
 }
 
@@ -127,6 +133,7 @@ impl<'a> Guard<'a> {
             server,
             timer: TimerFd::new(ClockId::CLOCK_BOOTTIME, TimerFlags::TFD_CLOEXEC)?,
             until: None,
+            ending: None,
             ended: None,
         })
     }
@@ -176,6 +183,7 @@ impl<'a> Guard<'a> {
                 let once = Expiration::OneShot(at);
                 self.timer.set(once, TimerSetTimeFlags::TFD_TIMER_ABSTIME)?;
             }
+            Some(Word::Ending(moment)) => self.ending = Some(moment),
             Some(Word::Ended(moment)) => self.ended = Some(moment),
             Some(Word::Leave) => return Ok(true),
             None => return Ok(false),
@@ -207,12 +215,13 @@ impl<'a> Guard<'a> {
         if !self.is_current() {
             return Ok(true);
         }
-        if let Some(server) = self.server.take() {
+        let is_at_work = self.until.is_some() && self.ending == self.until;
+        if !is_at_work && let Some(server) = self.server.take() {
             let _gone = sys::pidfd_signal(server.as_fd(), libc::SIGKILL, None);
             wait_for_end(&server, ALL);
         }
         end_runs(&self.directory.join("runs"))?;
-        Ok(true)
+        Ok(self.server.is_none())
     }
 }
 
@@ -307,7 +316,12 @@ mod tests {
 
     #[test]
     fn words_survive_the_way() {
-        for word in [Word::Until(u64::MAX), Word::Ended(7), Word::Leave] {
+        for word in [
+            Word::Until(u64::MAX),
+            Word::Ending(7),
+            Word::Ended(7),
+            Word::Leave,
+        ] {
             assert_eq!(Word::unpack(&word.pack()), Some(word));
         }
         assert_eq!(Word::unpack(&[9; WORD_BYTES]), None);
