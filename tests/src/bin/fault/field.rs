@@ -10,10 +10,9 @@ use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 use runtara_tests::http::{self, Address, Answer, Request};
-use runtara_tests::{PrivatePostgres, Server, Setup, Store};
+use runtara_tests::{PrivatePostgres, Proxy, Server, Setup, Store};
 
 use crate::ledger::Broken;
-use crate::proxy::Proxy;
 
 /// The program of the servers.
 const SERVER: &str = "runtara-environment-with-failpoints";

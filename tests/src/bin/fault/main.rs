@@ -10,7 +10,6 @@ mod injector;
 mod judge;
 mod ledger;
 mod plan;
-mod proxy;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
