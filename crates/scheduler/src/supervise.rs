@@ -19,6 +19,8 @@ use crate::silence::Silence;
 const LAST_CALLS: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// A store that takes so long to answer was away.
+const SLOW_ANSWER: Duration = Duration::from_secs(1);
 /// When to look again at a row that could not be read.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -186,7 +188,13 @@ impl<'a> Minder<'a> {
 
     /// Reads the row and does what it wants of the run; says when to look again.
     async fn look(&mut self, shared: &Shared) -> Option<Instant> {
-        match shared.store.live_run(&self.live.key.instance_id).await {
+        let asked = Instant::now();
+        let answer = shared.store.live_run(&self.live.key.instance_id).await;
+        if asked.elapsed() >= SLOW_ANSWER {
+            // Nor will the calls of the run have been answered meanwhile.
+            Silence::excuse(shared, self.live.token);
+        }
+        match answer {
             Ok(Some(row)) if row.run_number == self.live.key.run_number => {
                 let leave_at = self.follow(&row).await;
                 if row.leave_in_ms.is_some() {

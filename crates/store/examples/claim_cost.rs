@@ -153,7 +153,7 @@ async fn main() -> Result<(), Failure> {
             .await?;
     }
     let mark = if url.contains('?') { '&' } else { '?' };
-    let options = PostgresOptions::new(&format!("{url}{mark}options=-csearch_path%3D{schema}"));
+    let options = PostgresOptions::new(format!("{url}{mark}options=-csearch_path%3D{schema}"));
     let outcome = measure_all(options, &mut connection, &sizes).await;
     sqlx::query(AssertSqlSafe(format!("drop schema {schema} cascade")))
         .execute(&mut connection)

@@ -167,7 +167,8 @@ async fn end_stray(shared: &Shared, key: &RunKey) -> Result<(), Failure> {
         return Ok(());
     }
     for runner in shared.runners.values() {
-        if let Adoption::Alive(run) = runner.adopt(key).await? {
+        // Of which kind it was nobody knows any more; a runner of another kind cannot tell what became of it.
+        if let Ok(Adoption::Alive(run)) = runner.adopt(key).await {
             warn!(%key, "ends a run whose instance has gone on without it");
             run.terminate(Duration::ZERO, EndedBy::Host).await?;
             timeout(STRAY_ENDS_WITHIN, run.wait()).await??;
