@@ -74,7 +74,14 @@ pub(super) fn see(directory: &RunDirectory) -> io::Result<Seen> {
             return Ok(Seen::Exited(exit));
         }
         make_directory(directory.path())?;
-        let lock = open_lock(&directory.lock_file())?;
+        let lock = match open_lock(&directory.lock_file()) {
+            // A launch that failed has just taken the directory away again.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && Instant::now() < until => {
+                std::thread::sleep(LOOK_AGAIN);
+                continue;
+            }
+            opened => opened?,
+        };
         match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => return under_lock(directory, &lock),
             Err((_, Errno::EWOULDBLOCK)) => {}
