@@ -69,12 +69,9 @@ impl Control {
             instance_id: id.clone(),
             run_number,
         };
-        let path = RunDirectory::of(&self.config.data_dir, &key)
-            .path()
-            .to_owned();
         if run_number == RunNumber(0)
             || run_number > state.run_number
-            || blocking(move || path.try_exists()).await?
+            || self.has_files(&key).await?
         {
             return Ok(LogPlace::Here);
         }
@@ -108,10 +105,12 @@ impl Control {
             instance_id: id.clone(),
             run_number,
         };
-        let path = RunDirectory::of(&self.config.data_dir, &key)
-            .path()
-            .to_owned();
-        blocking(move || path.try_exists()).await
+        self.has_files(&key).await
+    }
+
+    async fn has_files(&self, key: &RunKey) -> ControlResult<bool> {
+        let directory = RunDirectory::of(&self.config.data_dir, key);
+        blocking(move || directory.path().try_exists()).await
     }
 
     /// Opens one output of a run: of the run with this number, or of the latest. It begins at `offset`, or at the oldest byte that is

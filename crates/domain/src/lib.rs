@@ -41,6 +41,7 @@ mod platform;
 mod refusal;
 mod retention;
 mod run_settings;
+mod secret;
 mod sleep;
 mod status;
 mod text;

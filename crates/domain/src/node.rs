@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::text::base32_letters;
+use crate::secret;
 
 /// The secret by which the nodes of one database know each other: each makes one for itself, and the others read it there. It does not
 /// implement `Display`, and its `Debug` form shows nothing.
@@ -10,24 +10,19 @@ use crate::text::base32_letters;
 pub struct NodeKey(String);
 
 impl NodeKey {
-    const LETTERS: usize = 52;
-
     /// Makes a new key of 256 random bits.
     ///
     /// # Panics
     /// If the operating system has no randomness to give, which Linux rules out after boot.
     #[must_use]
     pub fn generate() -> Self {
-        let mut bytes = [0; 32];
-        getrandom::fill(&mut bytes).expect("the operating system gives random bytes after boot");
-        Self(base32_letters(&bytes, Self::LETTERS))
+        Self(secret::generate())
     }
 
     /// Takes a text for a key if it has the form of one: 52 lower-case letters and digits.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let is_letter = |b: u8| b.is_ascii_lowercase() || (b'2'..=b'7').contains(&b);
-        (text.len() == Self::LETTERS && text.bytes().all(is_letter)).then(|| Self(text.to_owned()))
+        secret::has_form(text).then(|| Self(text.to_owned()))
     }
 
     /// The text that travels. A secret: it must reach no log and no answer.

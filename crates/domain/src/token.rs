@@ -4,7 +4,7 @@ use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::text::base32_letters;
+use crate::secret;
 
 /// The secret by which a run proves which run it is. It is given to the program and kept nowhere else; the store knows only
 /// its [`TokenHash`]. It does not implement `Display`, and its `Debug` form shows nothing.
@@ -12,7 +12,7 @@ use crate::text::base32_letters;
 pub struct RunToken(String);
 
 impl RunToken {
-    const LETTERS: usize = 52;
+    const LETTERS: usize = secret::LETTERS;
 
     /// Makes a new token of 256 random bits.
     ///
@@ -20,16 +20,13 @@ impl RunToken {
     /// If the operating system has no randomness to give, which Linux rules out after boot.
     #[must_use]
     pub fn generate() -> Self {
-        let mut bytes = [0; 32];
-        getrandom::fill(&mut bytes).expect("the operating system gives random bytes after boot");
-        Self(base32_letters(&bytes, Self::LETTERS))
+        Self(secret::generate())
     }
 
     /// Takes a text for a token if it has the form of one: 52 lower-case letters and digits.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let is_letter = |b: u8| b.is_ascii_lowercase() || (b'2'..=b'7').contains(&b);
-        (text.len() == Self::LETTERS && text.bytes().all(is_letter)).then(|| Self(text.to_owned()))
+        secret::has_form(text).then(|| Self(text.to_owned()))
     }
 
     /// The text that goes into the program's URL. A secret: it must reach no log and no answer.

@@ -18,23 +18,47 @@ macro_rules! time_in_status {
     };
 }
 
+/// Whether the node of a claim may claim at all: asked in the claim's own statement, whatever was true before it.
+macro_rules! may_claim {
+    () => {
+        "exists (select from runtara_nodes
+                         where node_id = $1 and lease_until > runtara_now() and drain_by is null and not removed)"
+    };
+}
+
+/// Who has something that is due now or later, hopping from tenant to tenant along `runtara_instances_tenant_due`.
+macro_rules! tenants_hopped {
+    () => {
+        "recursive tenants as (
+         (select tenant_id from runtara_instances
+           where due_at is not null and live_node is null
+           order by tenant_id limit 1)
+         union all
+         select (select i.tenant_id from runtara_instances i
+                  where i.due_at is not null and i.live_node is null and i.tenant_id > t.tenant_id
+                  order by i.tenant_id limit 1)
+           from tenants t where t.tenant_id is not null
+     )"
+    };
+}
+
 /// Everything that the claim of a row writes: `Change::Claim` of the domain. What is picked says itself that the node may claim: that is
 /// asked in the same statement, so that a node that was held up between its last renewal and its claim gets nothing.
 ///
 /// Parameters: node, tokens, largest input.
 macro_rules! claim_picked {
-    ($picked:literal) => {
+    ([$($picked:tt)+]) => {
         claim_picked!(
-            $picked,
+            [$($picked)+],
             "",
             "claimed c
                join runtara_images m on m.image_id = c.image_id"
         )
     };
-    ($picked:literal, $columns:literal, $claimed:literal) => {
+    ([$($picked:tt)+], $columns:literal, $claimed:literal) => {
         concat!(
             "with ",
-            $picked,
+            $($picked)+,
             ",
              numbered as (
                  select instance_id, due_at, row_number() over (order by due_at, instance_id) as n from picked
@@ -73,32 +97,24 @@ macro_rules! claim_picked {
 }
 
 /// Plain claim: the oldest due times, whoever owns them. Index `runtara_instances_due`.
-pub(super) const CLAIM: &str = claim_picked!(
+pub(super) const CLAIM: &str = claim_picked!([
     "picked as (
          select instance_id, due_at from runtara_instances
           where due_at <= runtara_now() and live_node is null and runner_kind = any($4::text[])
-            and exists (select from runtara_nodes
-                         where node_id = $1 and lease_until > runtara_now() and drain_by is null and not removed)
+            and ",
+    may_claim!(),
+    "
             and (expires_at is null or expires_at > runtara_now())
           order by due_at, instance_id
           limit cardinality($2::bytea[])
             for update skip locked
      )"
-);
+]);
 
 /// Claim that leaves out tenants. It hops from tenant to tenant along `runtara_instances_tenant_due`, so that a tenant with a
 /// million due instances costs no more than one with a single one, and takes the oldest of each.
 pub(super) const CLAIM_WITHOUT: &str = claim_picked!(
-    "recursive tenants as (
-         (select tenant_id from runtara_instances
-           where due_at is not null and live_node is null
-           order by tenant_id limit 1)
-         union all
-         select (select i.tenant_id from runtara_instances i
-                  where i.due_at is not null and i.live_node is null and i.tenant_id > t.tenant_id
-                  order by i.tenant_id limit 1)
-           from tenants t where t.tenant_id is not null
-     ),
+    [tenants_hopped!(), ",
      candidates as (
          select due.instance_id
            from (select tenant_id from tenants where tenant_id <> all($5::text[]) limit 10000) t
@@ -116,19 +132,18 @@ pub(super) const CLAIM_WITHOUT: &str = claim_picked!(
            from runtara_instances i
           where i.instance_id = any(array(select instance_id from candidates))
             and i.due_at <= runtara_now() and i.live_node is null
-            and exists (select from runtara_nodes
-                         where node_id = $1 and lease_until > runtara_now() and drain_by is null and not removed)
+            and ", may_claim!(), "
             and (i.expires_at is null or i.expires_at > runtara_now())
           order by i.due_at, i.instance_id
           limit cardinality($2::bytea[])
             for update skip locked
-     )"
+     )"]
 );
 
 /// Claim of which each tenant has only so many run at once (`$5`): of the first that are due it takes, in their order, those for which there is
 /// room. The first row says how many it has looked at.
 pub(super) const CLAIM_WITHIN: &str = claim_picked!(
-    "due as (
+    ["due as (
          select instance_id, tenant_id, due_at from runtara_instances
           where due_at <= runtara_now() and live_node is null and runner_kind = any($4::text[])
             and (expires_at is null or expires_at > runtara_now())
@@ -154,11 +169,10 @@ pub(super) const CLAIM_WITHIN: &str = claim_picked!(
            from runtara_instances i
           where i.instance_id = any(array(select instance_id from allowed))
             and i.due_at <= runtara_now() and i.live_node is null
-            and exists (select from runtara_nodes
-                         where node_id = $1 and lease_until > runtara_now() and drain_by is null and not removed)
+            and ", may_claim!(), "
           order by i.due_at, i.instance_id
             for update skip locked
-     )",
+     )"],
     ", s.seen",
     "(select count(*) as seen from due) s
        left join claimed c on true
@@ -168,16 +182,7 @@ pub(super) const CLAIM_WITHIN: &str = claim_picked!(
 /// The same where more is due than that looks at: it hops from tenant to tenant as `CLAIM_WITHOUT` does, so that a tenant that has no room is
 /// left out with all it has.
 pub(super) const CLAIM_WITHIN_WITHOUT: &str = claim_picked!(
-    "recursive tenants as (
-         (select tenant_id from runtara_instances
-           where due_at is not null and live_node is null
-           order by tenant_id limit 1)
-         union all
-         select (select i.tenant_id from runtara_instances i
-                  where i.due_at is not null and i.live_node is null and i.tenant_id > t.tenant_id
-                  order by i.tenant_id limit 1)
-           from tenants t where t.tenant_id is not null
-     ),
+    [tenants_hopped!(), ",
      candidates as (
          select due.instance_id
            from (select tenant_id from tenants where tenant_id <> all($5::text[]) limit 10000) t
@@ -198,11 +203,10 @@ pub(super) const CLAIM_WITHIN_WITHOUT: &str = claim_picked!(
            from runtara_instances i
           where i.instance_id = any(array(select instance_id from candidates))
             and i.due_at <= runtara_now() and i.live_node is null
-            and exists (select from runtara_nodes
-                         where node_id = $1 and lease_until > runtara_now() and drain_by is null and not removed)
+            and ", may_claim!(), "
           order by i.due_at, i.instance_id
             for update skip locked
-     )"
+     )"]
 );
 
 pub(super) fn words(kinds: &[RunnerKind]) -> Vec<&'static str> {
