@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::command::{cargo, run as run_command, target};
 use crate::error::Error;
-use crate::packages;
+use crate::{packages, requirements};
 
 /// The simulation among what `--only` can name; everything else there is a fault.
 const SIMULATION: &str = "simulation";
@@ -60,11 +60,12 @@ impl Arguments {
     }
 }
 
-/// Builds what it needs, and proves.
+/// Brings and builds what it needs, and proves.
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
     if arguments.only.iter().any(|it| it == SIMULATION) {
         return simulate(arguments);
     }
+    requirements::ensure()?;
     // As the tests are built, so that nothing is compiled once more for this.
     run_command(&mut cargo([
         "build",
