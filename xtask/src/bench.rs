@@ -14,6 +14,7 @@ mod load;
 mod memory;
 mod million;
 mod process;
+mod recovery;
 mod runs;
 mod server;
 mod wake;
@@ -70,6 +71,8 @@ enum Phase {
     Containers,
     /// WebAssembly guests on both stores, beside wasmtime alone.
     Wasm,
+    /// Native programs that go on when their server is killed.
+    Recovery,
     /// How far behind their due time sleepers wake.
     Wake,
     /// An image of 1 GiB.
@@ -160,6 +163,7 @@ impl Phase {
             Self::Workflows => runs::workflows(bench),
             Self::Containers => containers::measure(bench),
             Self::Wasm => guests::measure(bench),
+            Self::Recovery => recovery::measure(bench),
             Self::Wake => wake::measure(bench),
             Self::Upload => memory::upload(bench),
             Self::Waiting => memory::waiting(bench),
@@ -175,6 +179,7 @@ impl Phase {
             Self::Workflows => "workflows",
             Self::Containers => "containers",
             Self::Wasm => "wasm",
+            Self::Recovery => "recovery",
             Self::Wake => "wake",
             Self::Upload => "upload",
             Self::Waiting => "waiting",

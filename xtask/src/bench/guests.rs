@@ -338,19 +338,19 @@ fn held(bench: &Bench, store: &str) -> Result<Vec<Figure>, Error> {
     Ok(vec![memory, recovery])
 }
 
-/// The id of a guest that waits.
-fn held_id(number: usize) -> String {
+/// The id of an instance that waits.
+pub(super) fn held_id(number: usize) -> String {
     format!("{}held-{number}", id_prefix())
 }
 
 /// Waits until so many are in their run of this number, and have spoken in it, since when it may have begun.
-fn wait_for_runs(
+pub(super) fn wait_for_runs(
     connection: &mut Connection,
     (run, since): (u64, Duration),
     count: usize,
 ) -> Result<(), Error> {
     let mut missing: Vec<_> = (0..count).map(held_id).collect();
-    interrupt::until("the guests to wait", PATIENCE, || {
+    interrupt::until("the instances to wait", PATIENCE, || {
         while let Some(id) = missing.last() {
             let found = connection.get(&format!("/api/v1/instances/{id}"))?;
             let seen = found["heartbeat_at_ms"].as_u64().unwrap_or_default();
@@ -380,7 +380,8 @@ fn start(connection: &mut Connection, image: &str, id: &str, args: &[String]) ->
     connection.post("/api/v1/instances", &body).map(drop)
 }
 
-fn completed(connection: &mut Connection, id: &str) -> Result<Value, Error> {
+/// Waits until an instance has completed, and gives it.
+pub(super) fn completed(connection: &mut Connection, id: &str) -> Result<Value, Error> {
     let end = connection.get(&format!("/api/v1/instances/{id}?wait_ms=40000"))?;
     expect_completed(&end)?;
     Ok(end)
@@ -396,7 +397,8 @@ fn number_of(output: &Value) -> Result<u64, Error> {
     number.ok_or_else(|| Error::Unmet(format!("a guest completed with no number: {output}")))
 }
 
-fn now() -> Duration {
+/// Since 1970, as the server tells times.
+pub(super) fn now() -> Duration {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
