@@ -71,7 +71,7 @@ enum Phase {
     Containers,
     /// WebAssembly guests on both stores, beside wasmtime alone.
     Wasm,
-    /// Native programs that go on when their server is killed.
+    /// Native programs when their server is killed, and when their node is.
     Recovery,
     /// How far behind their due time sleepers wake.
     Wake,

@@ -1,5 +1,6 @@
-//! How soon native programs are in the hands of a server again whose predecessor was killed.
+//! How soon native programs are in the hands of a server again when the one that had them was killed.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -8,6 +9,7 @@ use super::figure::{Bound, Figure};
 use super::guests::{completed, held_id, now, wait_for_runs};
 use super::load::median;
 use super::server::{Server, TENANT};
+use super::wire::Connection;
 use super::{Bench, say};
 use crate::error::Error;
 use crate::interrupt;
@@ -19,7 +21,11 @@ const CLIENT: &str = "uses_the_sdk";
 /// How long a program waits: less than what the server is told to hold.
 const WAIT_MS: u32 = 590_000;
 
-/// Measures it on both stores.
+/// How many run on a node that dies, and what a node may need until it runs them: the lease of the dead one and a second.
+const LOST: usize = 16;
+const FAILOVER_LIMIT: f64 = 15.0 + 1.0;
+
+/// Measures the next server of the same node on both stores, and another node on the store that several can share.
 pub(super) fn measure(bench: &Bench) -> Result<Vec<Figure>, Error> {
     let place = "recovery-sqlite";
     let file = bench.place.join(place).join("runtara.db");
@@ -28,6 +34,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Figure>, Error> {
     Ok(vec![
         adopted(bench, ("SQLite", place), &sqlite)?,
         adopted(bench, ("PostgreSQL", "recovery-postgresql"), &postgres)?,
+        taken_over(bench)?,
     ])
 }
 
@@ -39,13 +46,7 @@ fn adopted(bench: &Bench, (store, place): (&str, &str), url: &str) -> Result<Fig
     let image = server.image(CLIENT)?;
     let mut connection = server.connect()?;
     let began = Instant::now();
-    for number in 0..count {
-        let input = json!({"actions": [{"wait_signal": {"id": "go", "timeout_ms": WAIT_MS}}]});
-        let start = json!({
-            "tenant_id": TENANT, "image_id": image, "instance_id": held_id(number), "input": input,
-        });
-        connection.post("/api/v1/instances", &start)?;
-    }
+    start(&mut connection, &image, count)?;
     wait_for_runs(&mut connection, (1, Duration::ZERO), count)?;
     let started = began.elapsed().as_secs_f64();
     let mut rounds = Vec::new();
@@ -84,4 +85,58 @@ fn adopted(bench: &Bench, (store, place): (&str, &str), url: &str) -> Result<Fig
         median(&readies)
     ));
     Ok(figure)
+}
+
+/// Kills one of two nodes, and takes the time until all that ran there run on the other one.
+fn taken_over(bench: &Bench) -> Result<Figure, Error> {
+    let images = bench.place.join("failover-images");
+    fs::create_dir_all(&images).map_err(Error::io(format!("make {}", images.display())))?;
+    let images = format!("file://{}", images.display());
+    let mut rounds = Vec::new();
+    for round in 0..bench.rounds {
+        let url = bench.postgres.database(&format!("failover_{round}"))?.url;
+        let node = |name: &str| {
+            let variables = [
+                ("RUNTARA_SLEEP_HOLD_MS", "600000"),
+                ("RUNTARA_IMAGE_STORE_URL", &images),
+                ("RUNTARA_NODE_NAME", name),
+            ];
+            let place = format!("failover-{round}-{name}");
+            Server::start_on(&bench.place, &place, &url, &variables)
+        };
+        let mut first = node("first")?;
+        let image = first.image(CLIENT)?;
+        // The other one is not there yet: all of them run here.
+        start(&mut first.connect()?, &image, LOST)?;
+        wait_for_runs(&mut first.connect()?, (1, Duration::ZERO), LOST)?;
+        let second = node("second")?;
+        interrupt::pause(Duration::from_secs(6))?;
+        let (began, killed) = (Instant::now(), now());
+        first.kill()?;
+        wait_for_runs(&mut second.connect()?, (2, killed), LOST)?;
+        let again = began.elapsed().as_secs_f64();
+        say(format!(
+            "{LOST} programs of a dead node, round {}: at work on the other one after {again:.2} s",
+            round + 1
+        ));
+        rounds.push(again);
+    }
+    let figure = Figure::new("failover of a dead node", "s", &rounds)
+        .must(Bound::AtMost(FAILOVER_LIMIT))
+        .note(format!(
+            "{LOST} programs, from the kill on until the last is at work on the other node; a lease lasts 15 s"
+        ));
+    Ok(figure)
+}
+
+/// Starts so many that wait.
+fn start(connection: &mut Connection, image: &str, count: usize) -> Result<(), Error> {
+    for number in 0..count {
+        let input = json!({"actions": [{"wait_signal": {"id": "go", "timeout_ms": WAIT_MS}}]});
+        let start = json!({
+            "tenant_id": TENANT, "image_id": image, "instance_id": held_id(number), "input": input,
+        });
+        connection.post("/api/v1/instances", &start)?;
+    }
+    Ok(())
 }

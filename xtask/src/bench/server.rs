@@ -103,14 +103,19 @@ impl Server {
         id_of_image(&body)
     }
 
+    /// Kills the process; what it has started lives on.
+    pub(super) fn kill(&mut self) -> Result<(), Error> {
+        let killed = self.child.kill().and_then(|()| self.child.wait());
+        killed.map(drop).map_err(Error::io("kill the server"))
+    }
+
     /// Kills the process, starts another in its place, and waits until that is ready.
     pub(super) fn kill_and_restart(
         &mut self,
         database_url: &str,
         variables: &[(&str, &str)],
     ) -> Result<(), Error> {
-        let killed = self.child.kill().and_then(|()| self.child.wait());
-        killed.map_err(Error::io("kill the server"))?;
+        self.kill()?;
         let ports = [self.environment, self.core];
         self.child = spawn(&self.directory, ports, database_url, variables)?;
         self.wait_until_ready()
@@ -140,6 +145,9 @@ impl Server {
 
     /// Ends the process, politely first. Not a wait that Ctrl-C cuts short: this is what happens after it.
     fn stop(&mut self) -> std::io::Result<()> {
+        if self.child.try_wait()?.is_some() {
+            return Ok(());
+        }
         signal(self.pid(), Signal::SIGTERM);
         let end = Instant::now() + STOP_LIMIT;
         while self.child.try_wait()?.is_none() {
