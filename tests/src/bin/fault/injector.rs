@@ -108,12 +108,17 @@ const SHIM_POINTS: [&str; 4] = [
     "shim_exit_placed",
 ];
 
+/// How long after a thaw a guard may still be about to kill.
+const GUARD_LIMIT: Duration = Duration::from_secs(3);
+
 pub(crate) struct Injector<'a> {
     pub(crate) field: Field,
     pub(crate) notes: &'a Notes,
     pub(crate) rng: Rng,
     /// What is done, in place of all that can be.
     pub(crate) only: Vec<Fault>,
+    /// The server that was frozen last, and until when that may be why it is gone.
+    pub(crate) thawed: Option<(usize, Instant)>,
 }
 
 impl Injector<'_> {
@@ -170,6 +175,12 @@ impl Injector<'_> {
                 self.notes
                     .say(&format!("node {node} was killed at {point}"));
             }
+            // One of several nodes that could not renew its lease for so long is killed by its own guard, as is documented.
+            _ if self.was_thawed(node) && status.signal() == Some(9) => {
+                self.notes.count("a frozen server was killed by its guard");
+                self.notes
+                    .say(&format!("node {node} was killed by its guard"));
+            }
             _ if Instant::now() < self.field.trouble_until && status.code() == Some(1) => {
                 self.notes
                     .count("a server could not start while its surroundings were broken");
@@ -182,6 +193,14 @@ impl Injector<'_> {
             }
         }
         self.start(node, None);
+    }
+
+    /// Whether a server of several was frozen just now.
+    fn was_thawed(&self, node: usize) -> bool {
+        self.field.nodes.len() > 1
+            && self
+                .thawed
+                .is_some_and(|(frozen, until)| frozen == node && Instant::now() < until)
     }
 
     /// Starts a server, which is to kill itself at some point.
@@ -234,6 +253,7 @@ impl Injector<'_> {
                 server.signal(Signal::SIGSTOP);
                 sleep(time);
                 server.signal(Signal::SIGCONT);
+                self.thawed = Some((node, Instant::now() + GUARD_LIMIT));
                 true
             }
             Fault::KillShim => self.kill_one(|process| is_named(process, "runtara-shim")),
