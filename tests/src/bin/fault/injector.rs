@@ -108,8 +108,8 @@ const SHIM_POINTS: [&str; 4] = [
     "shim_exit_placed",
 ];
 
-/// How long after a thaw a guard may still be about to kill.
-const GUARD_LIMIT: Duration = Duration::from_secs(3);
+/// How long after a thaw a guard may still be about to kill: it waits this much longer than the server.
+const GUARD_LIMIT: Duration = Duration::from_secs(1);
 
 pub(crate) struct Injector<'a> {
     pub(crate) field: Field,
@@ -117,8 +117,6 @@ pub(crate) struct Injector<'a> {
     pub(crate) rng: Rng,
     /// What is done, in place of all that can be.
     pub(crate) only: Vec<Fault>,
-    /// The server that was frozen last, and until when that may be why it is gone.
-    pub(crate) thawed: Option<(usize, Instant)>,
 }
 
 impl Injector<'_> {
@@ -148,7 +146,7 @@ impl Injector<'_> {
         let end = Instant::now() + Duration::from_millis(self.rng.u64(millis));
         loop {
             for node in 0..self.field.nodes.len() {
-                self.look_after(node);
+                self.look_after(node, false);
             }
             if Instant::now() >= end {
                 return;
@@ -157,8 +155,8 @@ impl Injector<'_> {
         }
     }
 
-    /// Starts a server again that has left by itself.
-    fn look_after(&mut self, node: usize) {
+    /// Starts a server again that has left by itself, or was killed by its guard if that may be.
+    fn look_after(&mut self, node: usize, guard_may_kill: bool) {
         let Some(status) = self.field.nodes[node].has_left() else {
             return;
         };
@@ -175,8 +173,7 @@ impl Injector<'_> {
                 self.notes
                     .say(&format!("node {node} was killed at {point}"));
             }
-            // One of several nodes that could not renew its lease for so long is killed by its own guard, as is documented.
-            _ if self.was_thawed(node) && status.signal() == Some(9) => {
+            _ if guard_may_kill && status.signal() == Some(9) => {
                 self.notes.count("a frozen server was killed by its guard");
                 self.notes
                     .say(&format!("node {node} was killed by its guard"));
@@ -193,14 +190,6 @@ impl Injector<'_> {
             }
         }
         self.start(node, None);
-    }
-
-    /// Whether a server of several was frozen just now.
-    fn was_thawed(&self, node: usize) -> bool {
-        self.field.nodes.len() > 1
-            && self
-                .thawed
-                .is_some_and(|(frozen, until)| frozen == node && Instant::now() < until)
     }
 
     /// Starts a server, which is to kill itself at some point.
@@ -247,15 +236,7 @@ impl Injector<'_> {
             }
             Fault::Failpoint | Fault::ShimFailpoint => self.arm(fault == Fault::ShimFailpoint),
             Fault::RestartServer => self.restart_server(),
-            Fault::FreezeServer => {
-                let (node, time) = (self.node(), self.seconds(0.5, 12.0));
-                let server = &self.field.nodes[node];
-                server.signal(Signal::SIGSTOP);
-                sleep(time);
-                server.signal(Signal::SIGCONT);
-                self.thawed = Some((node, Instant::now() + GUARD_LIMIT));
-                true
-            }
+            Fault::FreezeServer => self.freeze_server(),
             Fault::KillShim => self.kill_one(|process| is_named(process, "runtara-shim")),
             Fault::KillLauncher => self.kill_one(|process| is_named(process, "runtara-launch")),
             Fault::KillProgram => {
@@ -270,6 +251,23 @@ impl Injector<'_> {
         } else {
             self.notes.say("it was not possible now");
         }
+    }
+
+    fn freeze_server(&mut self) -> bool {
+        let (node, time) = (self.node(), self.seconds(0.5, 12.0));
+        let server = &self.field.nodes[node];
+        server.signal(Signal::SIGSTOP);
+        sleep(time);
+        server.signal(Signal::SIGCONT);
+        // One of several that could not renew its lease for so long is killed by its own guard, as is documented.
+        if self.field.nodes.len() > 1 {
+            let end = Instant::now() + GUARD_LIMIT;
+            while Instant::now() < end {
+                self.look_after(node, true);
+                sleep(Duration::from_millis(20));
+            }
+        }
+        true
     }
 
     /// Has a server start that kills itself at some point, or shims.

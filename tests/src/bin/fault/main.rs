@@ -227,7 +227,6 @@ impl Proof {
             notes,
             rng: rng.fork(),
             only: arguments.only.clone(),
-            thawed: None,
         };
         let pause = if arguments.time > Duration::from_secs(120) {
             200..3_000
