@@ -10,6 +10,7 @@ mod crowd;
 mod database;
 mod figure;
 mod guests;
+mod held;
 mod load;
 mod memory;
 mod million;
@@ -23,7 +24,7 @@ mod wire;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::ValueEnum;
 use serde_json::json;
@@ -90,6 +91,14 @@ struct Bench {
     rounds: usize,
     time: Duration,
     quick: bool,
+}
+
+impl Bench {
+    /// The URL of the SQLite database in the directory of the server of this name.
+    fn sqlite(&self, name: &str) -> String {
+        let file = self.place.join(name).join("runtara.db");
+        format!("sqlite:{}", file.display())
+    }
 }
 
 /// Measures, prints the table, and writes the JSON. That a bound was missed is no failure: the machine may be busy.
@@ -191,6 +200,13 @@ impl Phase {
 /// Tells how far we are.
 fn say(text: impl AsRef<str>) {
     eprintln!("    {}", text.as_ref());
+}
+
+/// Since 1970, as the server tells times.
+fn now() -> Duration {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
 }
 
 fn build() -> Result<(), Error> {

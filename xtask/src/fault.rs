@@ -46,7 +46,7 @@ pub(crate) struct Arguments {
 
 impl Arguments {
     /// What is a part of every test: a minute or so.
-    pub(crate) fn in_short() -> Self {
+    fn in_short() -> Self {
         Self {
             seed: None,
             time: "20s".to_owned(),
@@ -66,6 +66,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
         return simulate(arguments);
     }
     requirements::ensure()?;
+    build_and_prove(arguments)
+}
+
+/// Builds, and proves in short, where everything is that it needs.
+pub(crate) fn in_short() -> Result<(), Error> {
+    build_and_prove(&Arguments::in_short())
+}
+
+fn build_and_prove(arguments: &Arguments) -> Result<(), Error> {
     // As the tests are built, so that nothing is compiled once more for this.
     run_command(&mut cargo([
         "build",

@@ -104,9 +104,7 @@ fn all(steps: &mut Steps, filters: &[OsString]) -> Result<(), Error> {
     // The first command of the README: whoever meets the product meets it there.
     steps.step(Step::Up.name(), || up::run(&up::Arguments::to_its_end()))?;
     // The promises in short; `cargo xtask fault` is the long form.
-    steps.step(Step::Fault.name(), || {
-        fault::run(&fault::Arguments::in_short())
-    })?;
+    steps.step(Step::Fault.name(), fault::in_short)?;
     let database = steps.step(Step::Database.name(), PrivateCluster::start)?;
     let environment = match &database {
         Some(database) => database.environment()?.to_vec(),

@@ -1,7 +1,7 @@
 //! How fast WebAssembly guests are started, make their steps and are woken, and what those cost that wait.
 
 use std::process::Command;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use super::database::Database;
 use super::figure::{Bound, Figure};
 use super::load::median;
-use super::runs::{COMMITS, CONCURRENT, complete, expect_completed};
+use super::runs::{COMMITS, CONCURRENT, complete, completed};
 use super::server::{Server, TENANT, id_of_image, id_prefix, program};
 use super::wire::Connection;
-use super::{Bench, process, say};
+use super::{Bench, held, now, process, say};
 use crate::command::{capture, cargo, run as run_command};
 use crate::error::Error;
 use crate::http::Client;
@@ -27,20 +27,13 @@ const SLEEPERS: usize = 1_000;
 const HELD: usize = 10_000;
 /// What compares the runner with wasmtime alone.
 const BENCH: [&str; 5] = ["bench", "-p", "runtara-runner-wasm", "--bench", "guests"];
-/// How long a held guest waits: less than what the server is told to hold.
-const WAIT_MS: &str = "590000";
-/// Longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Measures guests on both stores, and beside wasmtime alone.
 pub(super) fn measure(bench: &Bench) -> Result<Vec<Figure>, Error> {
     let mut figures = runner()?;
     let database = bench.postgres.database("guests")?;
     database.prepare_pgbench()?;
-    let sqlite = format!(
-        "sqlite:{}",
-        bench.place.join("guests-sqlite/runtara.db").display()
-    );
+    let sqlite = bench.sqlite("guests-sqlite");
     for (name, url) in [("SQLite", &sqlite), ("PostgreSQL", &database.url)] {
         let place = format!("guests-{}", name.to_lowercase());
         let variables = [("RUNTARA_SLEEP_HOLD_MS", "0")];
@@ -56,7 +49,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Figure>, Error> {
         figures.push(stage.sleepers()?);
     }
     for name in ["SQLite", "PostgreSQL"] {
-        figures.extend(held(bench, name)?);
+        figures.extend(waiting(bench, name)?);
     }
     Ok(figures)
 }
@@ -259,14 +252,11 @@ impl Stage<'_> {
 }
 
 /// Guests that wait in memory: what each costs, and how soon all run again after a crash.
-fn held(bench: &Bench, store: &str) -> Result<Vec<Figure>, Error> {
+fn waiting(bench: &Bench, store: &str) -> Result<Vec<Figure>, Error> {
     let count = if bench.quick { HELD / 10 } else { HELD };
     let place = format!("held-{}", store.to_lowercase());
     let url = match store {
-        "SQLite" => format!(
-            "sqlite:{}",
-            bench.place.join(&place).join("runtara.db").display()
-        ),
+        "SQLite" => bench.sqlite(&place),
         _ => bench.postgres.database("held")?.url,
     };
     let text = count.to_string();
@@ -275,7 +265,7 @@ fn held(bench: &Bench, store: &str) -> Result<Vec<Figure>, Error> {
         ("RUNTARA_MAX_RUNS", text.as_str()),
         // Address space is set aside for so many, each of which needs little.
         ("RUNTARA_WASM_MAX_MEMORY_BYTES", "67108864"),
-        ("RUNTARA_SLEEP_HOLD_MS", "600000"),
+        held::HOLD,
     ];
     let mut server = Server::start_on(&bench.place, &place, &url, &variables)?;
     let image = image(bench, &server, "waits_for_go.c")?;
@@ -286,14 +276,13 @@ fn held(bench: &Bench, store: &str) -> Result<Vec<Figure>, Error> {
         start(
             &mut connection,
             &image,
-            &held_id(number),
-            &[WAIT_MS.to_owned()],
+            &held::id(number),
+            &[held::WAIT_MS.to_string()],
         )?;
     }
-    wait_for_runs(&mut connection, (1, Duration::ZERO), count)?;
+    held::wait_for_runs(&mut connection, (1, Duration::ZERO), count)?;
     let started = began.elapsed().as_secs_f64();
-    // Until buffers of the starts have gone back; a minute would change nothing. And a sign of life is noted every 5 seconds at most.
-    interrupt::pause(Duration::from_secs(6))?;
+    held::settle()?;
     let each = (process::private_bytes(server.pid())? - before) / count as f64;
     let own = process::set_aside_and_written(server.pid())? / count as f64;
     say(format!(
@@ -301,21 +290,12 @@ fn held(bench: &Bench, store: &str) -> Result<Vec<Figure>, Error> {
         each / 1024.0,
         own / 1024.0
     ));
-    let (began, killed) = (Instant::now(), now());
-    server.kill_and_restart(&url, &variables)?;
-    let ready = began.elapsed().as_secs_f64();
-    let mut connection = server.connect()?;
-    wait_for_runs(&mut connection, (2, killed), count)?;
-    let again = began.elapsed().as_secs_f64();
+    let held::Recovery { ready, again } =
+        held::kill_and_wait(&mut server, (&url, &variables), (2, count))?;
     say(format!(
         "{count} guests wait again {again:.1} s after the server was killed; it was ready after {ready:.1} s"
     ));
-    // They are as alive as they seem.
-    for number in (0..count).step_by(count / 100) {
-        let path = format!("/api/v1/instances/{}/signals/custom", held_id(number));
-        connection.post(&path, &json!({"signal_id": "go"}))?;
-        completed(&mut connection, &held_id(number))?;
-    }
+    held::wake_some(&server, count)?;
     let memory = Figure::new(
         format!("memory for a guest that waits, {store}"),
         "KiB",
@@ -338,32 +318,6 @@ fn held(bench: &Bench, store: &str) -> Result<Vec<Figure>, Error> {
     Ok(vec![memory, recovery])
 }
 
-/// The id of an instance that waits.
-pub(super) fn held_id(number: usize) -> String {
-    format!("{}held-{number}", id_prefix())
-}
-
-/// Waits until so many are in their run of this number, and have spoken in it, since when it may have begun.
-pub(super) fn wait_for_runs(
-    connection: &mut Connection,
-    (run, since): (u64, Duration),
-    count: usize,
-) -> Result<(), Error> {
-    let mut missing: Vec<_> = (0..count).map(held_id).collect();
-    interrupt::until("the instances to wait", PATIENCE, || {
-        while let Some(id) = missing.last() {
-            let found = connection.get(&format!("/api/v1/instances/{id}"))?;
-            let seen = found["heartbeat_at_ms"].as_u64().unwrap_or_default();
-            let spoke = u128::from(seen) >= since.as_millis();
-            if found["status"] != "running" || found["run_number"] != run || !spoke {
-                return Ok(None);
-            }
-            missing.pop();
-        }
-        Ok(Some(()))
-    })
-}
-
 /// Builds a guest of the tests and registers it.
 fn image(bench: &Bench, server: &Server, source: &str) -> Result<String, Error> {
     let file = bench.place.join(source).with_extension("wasm");
@@ -380,13 +334,6 @@ fn start(connection: &mut Connection, image: &str, id: &str, args: &[String]) ->
     connection.post("/api/v1/instances", &body).map(drop)
 }
 
-/// Waits until an instance has completed, and gives it.
-pub(super) fn completed(connection: &mut Connection, id: &str) -> Result<Value, Error> {
-    let end = connection.get(&format!("/api/v1/instances/{id}?wait_ms=40000"))?;
-    expect_completed(&end)?;
-    Ok(end)
-}
-
 /// The number that a guest has completed with.
 fn number_of(output: &Value) -> Result<u64, Error> {
     let bytes = output
@@ -395,11 +342,4 @@ fn number_of(output: &Value) -> Result<u64, Error> {
     let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
     let number = text.and_then(|text| text.parse().ok());
     number.ok_or_else(|| Error::Unmet(format!("a guest completed with no number: {output}")))
-}
-
-/// Since 1970, as the server tells times.
-pub(super) fn now() -> Duration {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
 }

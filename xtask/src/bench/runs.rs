@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::figure::{Bound, Figure};
 use super::load::{Load, drive};
 use super::server::{Server, TENANT, id_prefix, program};
+use super::wire::Connection;
 use super::{Bench, say};
 use crate::error::Error;
 use crate::interrupt;
@@ -128,6 +129,13 @@ pub(super) fn complete(
     };
     let workers: Result<Vec<_>, Error> = (0..concurrent).map(worker).collect();
     drive(workers?, time)
+}
+
+/// Waits until an instance has completed, and gives it.
+pub(super) fn completed(connection: &mut Connection, id: &str) -> Result<Value, Error> {
+    let end = connection.get(&format!("/api/v1/instances/{id}?wait_ms=40000"))?;
+    expect_completed(&end)?;
+    Ok(end)
 }
 
 /// Fails unless an instance has completed.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::database::Database;
 use super::figure::{Bound, Figure};
 use super::load::{median, quantile};
-use super::runs::{CONCURRENT, SILENT, SPEAKER, complete, expect_completed};
+use super::runs::{CONCURRENT, SILENT, SPEAKER, complete, completed};
 use super::server::{Server, TENANT, id_prefix};
 use super::{Bench, say};
 use crate::error::Error;
@@ -79,8 +79,7 @@ fn one_sleeper(
         connection.post("/api/v1/instances", &start)?;
     }
     for number in 0..count {
-        let end = connection.get(&format!("/api/v1/instances/{}?wait_ms=40000", id(number)))?;
-        expect_completed(&end)?;
+        completed(&mut connection, &id(number))?;
         interrupt::check()?;
     }
     let rows = database.numbers(&format!(
@@ -130,8 +129,7 @@ fn burst(
         ));
     }
     for number in 0..COUNT {
-        let end = connection.get(&format!("/api/v1/instances/{}?wait_ms=40000", id(number)))?;
-        expect_completed(&end)?;
+        completed(&mut connection, &id(number))?;
         interrupt::check()?;
     }
     let ends = database.numbers(&format!(
