@@ -204,6 +204,8 @@ async fn accept<S>(
             (place, listener.accept().await)
         };
         let (place, accepted) = tokio::select! {
+            // A client whose connection was just ended for it belongs to the next server.
+            biased;
             () = ending.leave.cancelled() => return,
             accepted = accepted => accepted,
         };

@@ -223,6 +223,20 @@ pub(crate) struct Running<'a> {
 }
 
 impl Running<'_> {
+    /// Waits until its program has written a line.
+    pub(crate) fn has_written(&self, line: &str) {
+        let stdout = self.trial.directory().join("stdout");
+        let begun = Instant::now();
+        loop {
+            let written = fs::read_to_string(&stdout).unwrap();
+            if written.lines().any(|found| found == line) {
+                return;
+            }
+            assert!(begun.elapsed() < DEADLINE, "no {line:?} in {written:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Waits for its end.
     pub(crate) fn end(self) -> Outcome {
         self.end_and(|| ())

@@ -13,8 +13,10 @@ fn field<'a>(status: &'a str, name: &str) -> &'a str {
 
 #[test]
 fn root_in_a_container_is_nobody_outside() {
-    let trial = Trial::new("id -u; cat /proc/self/uid_map /proc/self/gid_map; sleep 60");
+    let script = "id -u; cat /proc/self/uid_map /proc/self/gid_map; echo done; sleep 60";
+    let trial = Trial::new(script);
     let running = trial.start().unwrap();
+    running.has_written("done");
     let status = fs::read_to_string(format!("/proc/{}/status", running.pid)).unwrap();
     let first = trial.ids.first().to_string();
     assert_eq!(field(&status, "Uid:"), [first.as_str(); 4].join("\t"));
@@ -26,7 +28,7 @@ fn root_in_a_container_is_nobody_outside() {
     let outcome = running.end();
     let words: Vec<_> = outcome.stdout.split_whitespace().collect();
     let map = ["0", &first, "65536"];
-    assert_eq!(words, [&["0"][..], &map, &map].concat());
+    assert_eq!(words, [&["0"][..], &map, &map, &["done"]].concat());
 }
 
 #[test]
