@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use nix::unistd::{User, chown, geteuid};
 
@@ -117,18 +118,17 @@ impl PrivatePostgres {
     fn pg_ctl(&self, arguments: &[&str]) {
         let (data, log) = (self.data(), self.place.path().join("postgres/log"));
         let fixed = ["-D", text(&data), "-l", text(&log), "-w", "-t", "60"];
-        // What is left of a server that was just killed may hold its shared memory for a moment.
-        let mut attempts = 5;
-        loop {
-            match self.try_run("pg_ctl", &[&fixed[..], arguments].concat()) {
-                Ok(()) => return,
-                Err(error) => {
-                    attempts -= 1;
-                    let log = fs::read_to_string(&log).unwrap_or_default();
-                    assert!(attempts > 0, "pg_ctl {arguments:?}: {error}\n{log}");
-                }
-            }
-            std::thread::sleep(std::time::Duration::from_millis(200));
+        // What is left of a server that was just killed may hold its shared memory for a moment, and it counts as one that runs until
+        // whoever has inherited it has noticed its end.
+        let late = Instant::now() + Duration::from_secs(30);
+        while let Err(error) = self.try_run("pg_ctl", &[&fixed[..], arguments].concat()) {
+            let log = fs::read_to_string(&log).unwrap_or_default();
+            let end: Vec<_> = log.lines().rev().take(20).collect();
+            assert!(
+                Instant::now() < late,
+                "pg_ctl {arguments:?}: {error}\nThe end of its log, the last line first: {end:#?}"
+            );
+            std::thread::sleep(Duration::from_millis(200));
         }
     }
 
