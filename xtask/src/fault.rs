@@ -39,7 +39,8 @@ pub(crate) struct Arguments {
     /// Only this fault, or `simulation`: the scheduler alone, on a simulated clock; may be given several times.
     #[arg(long, value_name = "FAULT")]
     only: Vec<String>,
-    /// How many histories are simulated, with `--only simulation`.
+    /// How many histories of one server are simulated, with `--only simulation`; of several servers, of clocks that are set and of
+    /// whole days there are fewer, in proportion.
     #[arg(long, default_value_t = 5_000)]
     histories: usize,
 }
