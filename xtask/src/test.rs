@@ -111,7 +111,9 @@ fn all(steps: &mut Steps, filters: &[OsString]) -> Result<(), Error> {
         None => Vec::new(),
     };
     steps.step(Step::Doctests.name(), || {
-        run_command(cargo(["test", "--doc", "--workspace"]).envs(environment.clone()))
+        // With all features, as the tests are built, so that nothing is compiled once more for this.
+        let what = ["test", "--doc", "--workspace", "--all-features"];
+        run_command(cargo(what).envs(environment.clone()))
     })?;
     steps.step(Step::Tests.name(), || {
         run_command(nextest()?.args(filters).envs(environment.clone()))
