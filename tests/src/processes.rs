@@ -99,6 +99,20 @@ pub fn children_of(parent: i32) -> Vec<(i32, char)> {
         .collect()
 }
 
+/// The first process of each container of a node: that which its program is, or which becomes it.
+pub fn first_of_containers(node: &str) -> impl Iterator<Item = i32> {
+    let is_first = |pid: &i32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        // proc(5): its id in each of the nested namespaces, the innermost last.
+        let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+        let ids: Vec<_> = ids.unwrap_or_default().split_whitespace().collect();
+        ids.len() > 1 && ids.last() == Some(&"1")
+    };
+    all()
+        .filter(is_first)
+        .filter(move |pid| is_of_container(*pid, node))
+}
+
 /// Whether a process lives; a dead one that nobody has waited for does not.
 #[must_use]
 pub fn lives(pid: i32) -> bool {

@@ -31,7 +31,8 @@ fn package_of(name: &str) -> &'static str {
 /// The directory with the programs under test.
 pub(crate) fn directory() -> PathBuf {
     if let Some(directory) = env::var_os("RUNTARA_TEST_BIN_DIR") {
-        return directory.into();
+        // Programs are started elsewhere than here.
+        return std::path::absolute(directory).expect("there is a current directory");
     }
     // The test itself lies in `target/<profile>/deps`.
     let test = env::current_exe().expect("a process can tell its own program");

@@ -119,6 +119,11 @@ impl Field {
         self.nodes.iter().map(Server::environment).collect()
     }
 
+    /// What the servers are called in the store.
+    pub(crate) fn node_ids(&self) -> Vec<String> {
+        self.nodes.iter().map(node_id).collect()
+    }
+
     /// Waits until a server is ready.
     ///
     /// # Errors
@@ -162,8 +167,7 @@ impl Field {
                     process.command_line.join(" ")
                 ));
             }
-            let node = fs::read_to_string(server.data_dir().join("node")).unwrap_or_default();
-            for cgroup in cgroups_of(node.trim()) {
+            for cgroup in cgroups_of(&node_id(server)) {
                 left.push(format!("cgroup {}", cgroup.display()));
             }
             for place in ["images/blobs/uploads", "blobs/uploads", "images/uploads"] {
@@ -185,6 +189,11 @@ fn started(setup: Setup, number: usize) -> Server {
         .variable("RUNTARA_MAX_RUNS", "60")
         .variable("RUST_LOG", "info,runtara_scheduler=debug")
         .start()
+}
+
+fn node_id(server: &Server) -> String {
+    let id = fs::read_to_string(server.data_dir().join("node"));
+    id.unwrap_or_default().trim().to_owned()
 }
 
 /// Cgroups of single runs of a node, wherever they are.

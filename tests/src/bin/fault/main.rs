@@ -10,6 +10,7 @@ mod injector;
 mod judge;
 mod ledger;
 mod plan;
+mod watcher;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -17,6 +18,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::mpsc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -98,6 +100,7 @@ fn main() -> ExitCode {
     }
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
     let _janitor = Janitor::start();
+    ends_with_any_thread();
     let stores = match arguments.store {
         Stores::Postgres => vec![Store::Postgres],
         Stores::Sqlite => vec![Store::Sqlite],
@@ -113,6 +116,15 @@ fn main() -> ExitCode {
         println!("repeat it with --seed {seed}");
         ExitCode::FAILURE
     }
+}
+
+/// Ends the process when a thread panics, for which the others would be waited for in vain.
+fn ends_with_any_thread() {
+    let tells = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tells(panic);
+        std::process::exit(101);
+    }));
 }
 
 /// A process that cleans up when this one is gone, however that came.
@@ -221,6 +233,7 @@ impl Proof {
         notes.say("begin");
         let until = Instant::now() + arguments.time;
         let deadline = until + QUIET_LIMIT;
+        let (nodes, place) = (&field.node_ids(), Path::new(&ledger));
         let driver = Driver::new(notes, &addresses, &images, &ledger);
         let injector = Injector {
             field,
@@ -234,7 +247,11 @@ impl Proof {
             100..2_000
         };
         let registers = rng.fork();
-        let field = std::thread::scope(|scope| {
+        let (mut field, fresh) = std::thread::scope(|scope| {
+            let (_watching, watched) = mpsc::channel();
+            let (_telling, told) = mpsc::channel();
+            scope.spawn(move || watcher::watch_containers(nodes, place, &watched));
+            scope.spawn(move || watcher::tell(notes, arguments.time, place, &told));
             let injected = scope.spawn(|| injector.run(until, pause));
             let driven = scope.spawn(|| driver.drive(&plan, 8, deadline));
             let registered = scope.spawn(|| driver.register(registers, &kinds, until));
@@ -242,11 +259,10 @@ impl Proof {
             let (Ok(field), Ok(()), Ok(fresh)) = joined else {
                 panic!("a thread of the harness panicked");
             };
+            wait_for_ends(notes, &addresses, plan.iter().chain(&fresh), deadline);
             (field, fresh)
         });
-        let (mut field, fresh) = field;
         plan.extend(fresh);
-        wait_for_ends(notes, &addresses, &plan, deadline);
         let text = fs::read_to_string(&ledger).unwrap_or_default();
         let ledger = Ledger::read(&text).unwrap_or_else(|what| {
             notes.broken(Broken::at_large(what));
@@ -351,8 +367,13 @@ fn register_all(addresses: &[Address], kinds: &[Kind]) -> BTreeMap<Kind, String>
 }
 
 /// Waits until all have ended.
-fn wait_for_ends(notes: &Notes, addresses: &[Address], plan: &[Planned], deadline: Instant) {
-    let mut open: Vec<_> = plan.iter().collect();
+fn wait_for_ends<'a>(
+    notes: &Notes,
+    addresses: &[Address],
+    plan: impl Iterator<Item = &'a Planned>,
+    deadline: Instant,
+) {
+    let mut open: Vec<_> = plan.collect();
     while !open.is_empty() && Instant::now() < deadline {
         open.retain(|planned| {
             let path = format!("/api/v1/instances/{}", planned.id);
