@@ -20,6 +20,7 @@ pub mod guest;
 pub mod http;
 pub mod image;
 pub mod processes;
+pub mod s3;
 
 mod command_line;
 mod containers;

@@ -3,7 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "a test that meets an error has failed")]
 
 use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 
 use object_store::path::Path as Location;
@@ -207,96 +206,60 @@ async fn content_that_is_too_large_to_be_copied_at_once_is_copied_piece_by_piece
 
 #[cfg(feature = "s3")]
 mod s3 {
-    use hyper_util::rt::{TokioExecutor, TokioIo};
-    use hyper_util::server::conn::auto::Builder;
-    use s3s::auth::SimpleAuth;
-    use s3s::service::S3ServiceBuilder;
-    use tokio::net::TcpListener;
+    use runtara_tests::s3::{KEY, S3Server};
 
     use super::*;
 
-    const KEY: &str = "the-id-of-the-key";
-    const SECRET: &str = "the-secret-of-the-key";
-
-    /// A server that speaks S3, with one bucket.
-    async fn serve(root: &Path) -> String {
-        fs::create_dir(root.join("bucket")).unwrap();
-        let mut service = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root).unwrap());
-        service.set_auth(SimpleAuth::from_single(KEY, SECRET));
-        let service = service.build();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move {
-            while let Ok((socket, _)) = listener.accept().await {
-                let service = service.clone();
-                tokio::spawn(async move {
-                    let server = Builder::new(TokioExecutor::new());
-                    let _client_left = server.serve_connection(TokioIo::new(socket), service).await;
-                });
-            }
-        });
-        format!("http://{address}")
-    }
-
     /// Runs this test again in a process that has these variables: they are those of the whole process.
-    fn again_with(name: &str, variables: &[(&str, &str)]) {
+    fn again_with(name: &str, variables: &[(&str, String)]) {
         let mut command = std::process::Command::new(std::env::current_exe().unwrap());
         command
             .args(["--exact", name, "--nocapture"])
-            .envs(variables.iter().copied());
+            .envs(variables.iter().map(|(name, value)| (name, value)));
         let status = command.status().unwrap();
         assert!(status.success(), "{status}");
     }
 
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn content_is_shared_through_s3() {
-        if std::env::var_os("AWS_ENDPOINT").is_some() {
-            let url: ImageStoreUrl = "s3://bucket/some/prefix".parse().unwrap();
-            return content_is_shared(SharedStore::at(&url).unwrap()).await;
-        }
-        let root = tempfile::tempdir().unwrap();
-        let endpoint = serve(root.path()).await;
-        let variables = [
-            ("AWS_ENDPOINT", endpoint.as_str()),
-            ("AWS_ALLOW_HTTP", "true"),
-            ("AWS_REGION", "eu-central-1"),
-            ("AWS_ACCESS_KEY_ID", KEY),
-            ("AWS_SECRET_ACCESS_KEY", SECRET),
-        ];
-        let run = move || again_with("s3::content_is_shared_through_s3", &variables.map(|it| it));
-        tokio::task::block_in_place(run);
-        assert!(root.path().join("bucket/some/prefix/database").is_file());
+    fn in_a_runtime<T>(act: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = { runtime }.worker_threads(2).enable_all().build();
+        runtime.unwrap().block_on(act)
     }
 
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_wrong_secret_is_told_and_not_repeated() {
+    #[test]
+    fn content_is_shared_through_s3() {
+        if std::env::var_os("AWS_ENDPOINT").is_some() {
+            let url: ImageStoreUrl = "s3://bucket/some/prefix".parse().unwrap();
+            return in_a_runtime(content_is_shared(SharedStore::at(&url).unwrap()));
+        }
+        let server = S3Server::start();
+        again_with("s3::content_is_shared_through_s3", &server.variables());
+        assert!(server.path("some/prefix/database").is_file());
+    }
+
+    #[test]
+    fn a_wrong_secret_is_told_and_not_repeated() {
+        const WRONG: &str = "wrong-secret";
         if std::env::var_os("AWS_ENDPOINT").is_some() {
             let url: ImageStoreUrl = "s3://bucket".parse().unwrap();
-            let claimed = SharedStore::at(&url)
-                .unwrap()
-                .claim(DatabaseId::generate())
-                .await;
+            let store = SharedStore::at(&url).unwrap();
+            let claimed = in_a_runtime(store.claim(DatabaseId::generate()));
             let told = claimed.unwrap_err().to_string();
             assert!(
                 told.contains("cannot write to the shared image store"),
                 "{told}"
             );
             assert!(told.contains("403"), "{told}");
-            assert!(
-                !told.contains(KEY) && !told.contains("wrong-secret"),
-                "{told}"
-            );
+            assert!(!told.contains(KEY[0]) && !told.contains(WRONG), "{told}");
             return;
         }
-        let root = tempfile::tempdir().unwrap();
-        let endpoint = serve(root.path()).await;
-        let variables = [
-            ("AWS_ENDPOINT", endpoint.as_str()),
-            ("AWS_ALLOW_HTTP", "true"),
-            ("AWS_ACCESS_KEY_ID", KEY),
-            ("AWS_SECRET_ACCESS_KEY", "wrong-secret"),
-        ];
-        let run = move || again_with("s3::a_wrong_secret_is_told_and_not_repeated", &variables);
-        tokio::task::block_in_place(run);
+        let server = S3Server::start();
+        let mut variables = server.variables();
+        for (name, value) in &mut variables {
+            if *name == "AWS_SECRET_ACCESS_KEY" {
+                WRONG.clone_into(value);
+            }
+        }
+        again_with("s3::a_wrong_secret_is_told_and_not_repeated", &variables);
     }
 }

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use runtara_tests::http::Request;
+use runtara_tests::s3::S3Server;
 use runtara_tests::{
-    Ground, Image, Server, Setup, Store, TENANT, eventually, eventually_within, guest,
+    Ground, Image, Server, Setup, Store, TENANT, eventually, eventually_within, guest, tests_on,
 };
 use serde_json::json;
 use tempfile::TempDir;
@@ -15,25 +16,91 @@ use tempfile::TempDir;
 /// Large enough that two of them are more than the bound of the test.
 const LARGE: usize = 60_000;
 
-/// A directory that several servers share.
-struct Storage(TempDir);
+tests_on! { a_native_image_of_one_node_runs_on_another {
+    in_a_directory: super::Storage::in_a_directory(),
+    in_s3: super::Storage::in_s3(),
+}}
+
+tests_on! { an_image_that_is_deleted_is_gone_from_the_storage_and_from_all_copies {
+    in_a_directory: super::Storage::in_a_directory(),
+    in_s3: super::Storage::in_s3(),
+}}
+
+tests_on! { while_the_storage_is_away_nothing_is_registered_and_nothing_fails_for_good {
+    in_a_directory: super::Storage::in_a_directory(),
+    in_s3: super::Storage::in_s3(),
+}}
+
+/// What several servers share.
+enum Storage {
+    Directory(TempDir),
+    S3(S3Server),
+}
+
+/// Where in the bucket the images are.
+const PREFIX: &str = "some/prefix";
 
 impl Storage {
-    fn new() -> Self {
-        Self(tempfile::tempdir().expect("a directory can be made"))
+    fn in_a_directory() -> Self {
+        Self::Directory(tempfile::tempdir().expect("a directory can be made"))
+    }
+
+    fn in_s3() -> Self {
+        Self::S3(S3Server::start())
     }
 
     fn url(&self) -> String {
-        format!("file://{}", self.0.path().display())
+        match self {
+            Self::Directory(directory) => format!("file://{}", directory.path().display()),
+            Self::S3(_) => format!("s3://bucket/{PREFIX}"),
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        match self {
+            Self::Directory(directory) => directory.path().to_owned(),
+            Self::S3(server) => server.path(PREFIX),
+        }
     }
 
     /// The content in it, by the digits of its digest.
     fn content(&self) -> Vec<PathBuf> {
-        files(&self.0.path().join("sha256"))
+        files(&self.path().join("sha256"))
     }
 
     fn of(&self, setup: Setup) -> Setup {
-        setup.variable("RUNTARA_IMAGE_STORE_URL", &self.url())
+        let setup = setup.variable("RUNTARA_IMAGE_STORE_URL", &self.url());
+        match self {
+            Self::Directory(_) => setup,
+            Self::S3(server) => {
+                let variables = server.variables().into_iter();
+                variables.fold(setup, |setup, (name, value)| setup.variable(name, &value))
+            }
+        }
+    }
+
+    /// Cannot be reached from here on.
+    fn goes_away(&mut self) {
+        match self {
+            // Not even root reads or writes anything below a file.
+            Self::Directory(directory) => {
+                let path = directory.path();
+                fs::rename(path, path.with_extension("away")).expect("it is ours");
+                fs::write(path, "").expect("the name is free");
+            }
+            Self::S3(server) => server.stop(),
+        }
+    }
+
+    fn comes_back(&mut self) {
+        match self {
+            Self::Directory(directory) => {
+                let path = directory.path();
+                fs::remove_file(path).expect("it is there");
+                fs::rename(path.with_extension("away"), path).expect("it is ours");
+            }
+            Self::S3(server) => server.start_again(),
+        }
     }
 
     fn pair(&self, ground: impl Into<Ground>) -> [Server; 2] {
@@ -68,9 +135,7 @@ fn runs(server: &Server, image: &Image, output: &str) {
     assert_eq!(run.output(), json!(output), "{}", run.story());
 }
 
-#[test]
-fn a_native_image_of_one_node_runs_on_another() {
-    let storage = Storage::new();
+fn a_native_image_of_one_node_runs_on_another(storage: Storage) {
     let [mut first, second] = storage.pair(Store::Postgres);
     let image = first.register("program", &script("hello"));
     assert_eq!(storage.content().len(), 1, "it is there before the answer");
@@ -85,7 +150,7 @@ fn a_native_image_of_one_node_runs_on_another() {
 
 #[test]
 fn a_container_image_with_a_base_runs_on_another_node() {
-    let storage = Storage::new();
+    let storage = Storage::in_a_directory();
     let [mut first, second] = storage.pair(Store::Postgres.in_containers());
     let image = first.register("program", &script("in a container"));
     assert_eq!(
@@ -105,7 +170,7 @@ fn a_container_image_with_a_base_runs_on_another_node() {
 
 #[test]
 fn a_guest_of_one_node_runs_on_another() {
-    let storage = Storage::new();
+    let storage = Storage::in_a_directory();
     let [mut first, second] = storage.pair(Store::Postgres.in_guests());
     let image = first.upload(
         &[("tenant_id", TENANT), ("name", "guest")],
@@ -123,7 +188,7 @@ fn a_guest_of_one_node_runs_on_another() {
 
 #[test]
 fn copies_that_are_not_used_leave_when_there_are_too_many() {
-    let storage = Storage::new();
+    let storage = Storage::in_a_directory();
     let mut first = storage.of(Setup::new(Store::Postgres)).start();
     let [one, two] = ["one", "two"].map(|name| first.register(name, &script(name)));
     let bound = (LARGE + LARGE / 2).to_string();
@@ -171,9 +236,7 @@ fn count(directory: &Path, bytes: u64) -> usize {
     counts.sum()
 }
 
-#[test]
-fn an_image_that_is_deleted_is_gone_from_the_storage_and_from_all_copies() {
-    let storage = Storage::new();
+fn an_image_that_is_deleted_is_gone_from_the_storage_and_from_all_copies(storage: Storage) {
     let [mut first, mut second] = storage.pair(Store::Postgres);
     let image = first.register("program", &script("hello"));
     first.sigterm();
@@ -205,19 +268,13 @@ fn an_image_that_is_deleted_is_gone_from_the_storage_and_from_all_copies() {
     }
 }
 
-#[test]
-fn while_the_storage_is_away_nothing_is_registered_and_nothing_fails_for_good() {
-    let storage = Storage::new();
+fn while_the_storage_is_away_nothing_is_registered_and_nothing_fails_for_good(
+    mut storage: Storage,
+) {
     let [mut first, second] = storage.pair(Store::Postgres);
     let image = first.register("program", &script("hello"));
     first.sigterm();
-    // A directory in its place that nothing can be read from or written to: not even root makes files below a file.
-    let (here, away) = (
-        storage.0.path().to_owned(),
-        storage.0.path().with_extension("away"),
-    );
-    fs::rename(&here, &away).expect("it is ours");
-    fs::write(&here, "").expect("the name is free");
+    storage.goes_away();
     let texts = [
         ("tenant_id", TENANT),
         ("name", "other"),
@@ -235,8 +292,7 @@ fn while_the_storage_is_away_nothing_is_registered_and_nothing_fails_for_good() 
         }
     });
     assert_ne!(run.status()["status"], "failed");
-    fs::remove_file(&here).expect("it is there");
-    fs::rename(&away, &here).expect("it is ours");
+    storage.comes_back();
     let _same_content = second.upload(&texts, &script("other")).image();
     run.wait_within(Duration::from_secs(120), "completed");
 }
@@ -261,14 +317,14 @@ fn without_shared_storage_a_node_says_which_variable_is_missing() {
 
 #[test]
 fn a_storage_that_cannot_be_used_is_refused_at_the_start() {
-    let storage = Storage::new();
+    let storage = Storage::in_a_directory();
     let missing = format!("{}/missing", storage.url());
     let setup = Setup::new(Store::Postgres).variable("RUNTARA_IMAGE_STORE_URL", &missing);
     let (status, log) = setup.run_to_its_end();
-    assert!(
-        !status.success() && log.contains("RUNTARA_IMAGE_STORE_URL"),
-        "{log}"
-    );
+    assert!(!status.success(), "{log}");
+    for said in ["RUNTARA_IMAGE_STORE_URL", "mount or create it"] {
+        assert!(log.contains(said), "{log}");
+    }
     // One server's orphans are the other's images.
     let _owner = storage.of(Setup::new(Store::Postgres)).start();
     let (status, log) = storage.of(Setup::new(Store::Postgres)).run_to_its_end();

@@ -92,6 +92,15 @@ impl ImageStoreUrl {
         match &self.0 {
             Kind::Directory(path) => {
                 // Not made if it is missing: it is most likely a mount that is not there.
+                if !path.is_dir() {
+                    return Err(BlobError::Shared {
+                        action: "open the directory of",
+                        reason: format!(
+                            "there is no directory {}; mount or create it, and let this user write to it",
+                            path.display()
+                        ),
+                    });
+                }
                 let directory = LocalFileSystem::new_with_prefix(path)
                     .map_err(|error| BlobError::shared("open the directory of", &error))?;
                 // Of each pin a directory would be left.
