@@ -14,7 +14,7 @@ use runtara_http::environment::EnvironmentState;
 use runtara_http::server::{Listener, Server, ServerLimits};
 use runtara_images::{BlobError, BlobOptions, BlobStore, SharedStore};
 use runtara_runner::shim::ShimProgram;
-use runtara_runner::{CallTracker, NodeGuard, shim};
+use runtara_runner::{CallTracker, GuardAct, NodeGuard, shim};
 use runtara_scheduler::{NodeIdentity, Scheduler, SchedulerConfig, SchedulerParts};
 use runtara_store::{Nudges, Store};
 use tokio::net::TcpListener;
@@ -152,9 +152,7 @@ impl EnvironmentRuntime {
                 identity: NodeIdentity {
                     address: sockets.node.as_ref().map(|(_, address)| address.clone()),
                     key: Some(key.clone()),
-                    guard: several_nodes.then(|| {
-                        NodeGuard::new(ShimProgram::ThisProgram, data_dir.path().to_owned())
-                    }),
+                    guard: several_nodes.then(|| guard_of(data_dir.path())),
                 },
             },
         );
@@ -230,6 +228,31 @@ impl EnvironmentRuntime {
             _data_dir: data_dir,
         })
     }
+}
+
+/// The guard of this node. What one before it did, whose server could not tell of it any more, is told now.
+fn guard_of(data_dir: &Path) -> NodeGuard {
+    let guard = NodeGuard::new(ShimProgram::ThisProgram, data_dir.to_owned());
+    match guard.take_last_act() {
+        Ok(None) => {}
+        Ok(Some((act, at))) => {
+            let seconds_ago = at.elapsed().unwrap_or_default().as_secs();
+            match act {
+                GuardAct::KilledServer => warn!(
+                    seconds_ago,
+                    "the guard of this node killed the server before this one: it did not renew its lease, and did not end its runs in time"
+                ),
+                GuardAct::EndedRuns => info!(
+                    seconds_ago,
+                    "the guard of this node ended what still ran after the server before this one had died"
+                ),
+            }
+        }
+        Err(error) => {
+            warn!(%error, "the word that the guard of this node may have left cannot be read")
+        }
+    }
+    guard
 }
 
 pub(crate) async fn open_blobs(

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::process::Child;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use nix::sys::socket::{MsgFlags, recv, send};
 use tokio::io::Interest;
@@ -15,6 +15,8 @@ use tokio::time::timeout;
 use crate::boot_time::BootTime;
 use crate::shim::watch::watch;
 use crate::shim::{ShimError, ShimProgram, end_helper, guard, spawn_helper};
+
+pub use crate::shim::guard::GuardAct;
 
 /// How long the guard may take to say that it has heard.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -43,6 +45,15 @@ impl NodeGuard {
             data_dir,
             process: Mutex::default(),
         }
+    }
+
+    /// Takes the word that a guard of this data directory has left of what it did, and when, unless it was taken before. The server that it
+    /// acted for could not tell of it itself.
+    ///
+    /// # Errors
+    /// If the file cannot be read or removed.
+    pub fn take_last_act(&self) -> io::Result<Option<(GuardAct, SystemTime)>> {
+        GuardAct::take(&self.data_dir)
     }
 
     /// Has the runs guarded: unless this is called again before that moment, they are ended soon after it. The guard has heard when

@@ -37,7 +37,7 @@ pub use contract::{ProgramPaths, contract_env, forbidden_env_name};
 pub use describe::describe;
 pub use directories::{RunDirectories, owner_of_runs};
 pub use directory::RunDirectory;
-pub use guard::NodeGuard;
+pub use guard::{GuardAct, NodeGuard};
 pub use launch_files::{naming, unexpected};
 pub use left::{ProgramResult, end_of_stderr, result_of_stdout};
 pub use log_watch::LogWatch;

@@ -14,7 +14,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, recv, send};
@@ -38,6 +38,8 @@ pub(crate) const DIRECTORY_VARIABLE: &str = "RUNTARA_GUARD_DIRECTORY";
 pub(crate) const SERVER_VARIABLE: &str = "RUNTARA_GUARD_SERVER";
 /// The file that names the guard of a data directory.
 const FILE: &str = "guard";
+/// The file by which a guard leaves word of what it did: its standard output and error lead nowhere.
+const ACTED: &str = "guard-acted";
 /// Every word has this length: what it is, and a moment in milliseconds on CLOCK_BOOTTIME.
 pub(crate) const WORD_BYTES: usize = 9;
 /// How much longer than the server it waits: the server's own attempt is the gentler one.
@@ -84,6 +86,37 @@ impl Word {
             4 => Some(Self::Leave),
             _ => None,
         }
+    }
+}
+
+/// What a guard did in place of a server that could not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GuardAct {
+    /// It killed the server, which was there and did not end its runs, and then ended them.
+    KilledServer,
+    /// It ended the runs of a server that had died before.
+    EndedRuns,
+}
+
+impl GuardAct {
+    fn text(self) -> &'static str {
+        match self {
+            Self::KilledServer => "killed the server and ended its runs\n",
+            Self::EndedRuns => "ended the runs of a server that had died\n",
+        }
+    }
+
+    /// Takes the word that was left in a data directory, with the time of its file.
+    pub(crate) fn take(directory: &Path) -> io::Result<Option<(Self, SystemTime)>> {
+        let file = directory.join(ACTED);
+        let Some(text) = read_bounded(&file, 1_024)? else {
+            return Ok(None);
+        };
+        let at = std::fs::metadata(&file)?.modified()?;
+        std::fs::remove_file(&file)?;
+        let known = [Self::KilledServer, Self::EndedRuns].into_iter();
+        let act = { known }.find(|act| act.text().as_bytes() == text);
+        Ok(act.map(|act| (act, at)))
     }
 }
 
@@ -216,6 +249,14 @@ impl<'a> Guard<'a> {
             return Ok(true);
         }
         let is_at_work = self.until.is_some() && self.ending == self.until;
+        if !is_at_work {
+            let act = match self.server {
+                Some(_) => GuardAct::KilledServer,
+                None => GuardAct::EndedRuns,
+            };
+            // What it has to do does not depend on being told of.
+            let _untold = std::fs::write(self.directory.join(ACTED), act.text());
+        }
         if !is_at_work && let Some(server) = self.server.take() {
             let _gone = sys::pidfd_signal(server.as_fd(), libc::SIGKILL, None);
             wait_for_end(&server, ALL);
@@ -312,6 +353,22 @@ mod tests {
         found.sort_by_key(|run| run.path().to_owned());
         let wanted = ["aa/1", "bb/3"].map(|run| RunDirectory::at(runs.join(run)));
         assert_eq!(found, wanted);
+    }
+
+    #[test]
+    fn what_a_guard_did_is_told_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let take = || GuardAct::take(directory.path()).unwrap();
+        assert_eq!(take(), None);
+        for act in [GuardAct::KilledServer, GuardAct::EndedRuns] {
+            std::fs::write(directory.path().join(ACTED), act.text()).unwrap();
+            let (found, at) = take().unwrap();
+            assert_eq!(found, act);
+            assert!(at.elapsed().unwrap_or_default() < Duration::from_secs(60));
+            assert_eq!(take(), None);
+        }
+        std::fs::write(directory.path().join(ACTED), "half a wo").unwrap();
+        assert_eq!(take(), None, "it died while it wrote");
     }
 
     #[test]

@@ -90,6 +90,10 @@ fn what_ran_on_a_killed_node_runs_elsewhere() {
     assert!(!processes::lives(pid), "its guard has ended it before");
     completes(&two, &one, &id);
     assert_eq!(never_two_at_once(&one), 2);
+    one.start_again();
+    let told = one.log();
+    let ended = "the guard of this node ended what still ran";
+    assert!(told.contains(ended), "{told}");
 }
 
 #[test]
@@ -147,6 +151,9 @@ fn a_node_that_was_stopped_longer_than_its_lease_does_no_harm() {
     completes(&two, &one, &id);
     assert_eq!(never_two_at_once(&one), 2);
     one.start_again();
+    let told = one.log();
+    let killed = "the guard of this node killed the server before this one";
+    assert!(told.contains(killed), "{told}");
     eventually("the node is back", || match node(&two, "first") {
         node if node["state"] == "alive" => Ok(()),
         node => Err(node),
