@@ -125,7 +125,7 @@ fn a_clock_that_is_set_breaks_none() {
 
 #[test]
 fn days_break_none() {
-    live_all(2, |_| Shape {
+    live_all(1, |_| Shape {
         nodes: 1,
         time: Duration::from_secs(5 * 86_400),
         clock_is_set: false,
