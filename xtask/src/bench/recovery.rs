@@ -69,12 +69,13 @@ fn adopted(bench: &Bench, store: &str, url: &str) -> Result<Figure, Error> {
 
 /// Kills one of two nodes, and takes the time until all that ran there run on the other one.
 fn taken_over(bench: &Bench) -> Result<Figure, Error> {
-    let images = bench.place.join("failover-images");
-    fs::create_dir_all(&images).map_err(Error::io(format!("make {}", images.display())))?;
-    let images = format!("file://{}", images.display());
     let mut rounds = Vec::new();
     for round in 0..bench.rounds {
         let url = bench.postgres.database(&format!("failover_{round}"))?.url;
+        // Images are those of one database.
+        let images = bench.place.join(format!("failover-{round}-images"));
+        fs::create_dir_all(&images).map_err(Error::io(format!("make {}", images.display())))?;
+        let images = format!("file://{}", images.display());
         let node = |name: &str| {
             let variables = [
                 held::HOLD,
