@@ -249,7 +249,7 @@ fn guard_of(data_dir: &Path) -> NodeGuard {
             }
         }
         Err(error) => {
-            warn!(%error, "the word that the guard of this node may have left cannot be read")
+            warn!(%error, "the word that the guard of this node may have left cannot be read");
         }
     }
     guard
