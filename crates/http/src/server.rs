@@ -130,8 +130,11 @@ impl Listener {
 /// How a server ends.
 #[derive(Debug, Clone, Default)]
 struct Ending {
-    /// Nothing is accepted, and the next answer of each connection is its last.
+    /// Nothing more is to be accepted.
     leave: CancellationToken,
+    /// The next answer of each connection is its last. Only once nothing is accepted any more: the client comes anew, and is the next
+    /// server's then.
+    last: CancellationToken,
     /// Idle connections are closed.
     stop: CancellationToken,
 }
@@ -198,14 +201,13 @@ async fn accept<S>(
         + 'static,
 {
     let places = Arc::new(Semaphore::new(limits.connections));
+    let _nothing_more = ending.last.clone().drop_guard();
     loop {
         let accepted = async {
             let place = Arc::clone(&places).acquire_owned().await;
             (place, listener.accept().await)
         };
         let (place, accepted) = tokio::select! {
-            // A client whose connection was just ended for it belongs to the next server.
-            biased;
             () = ending.leave.cancelled() => return,
             accepted = accepted => accepted,
         };
@@ -247,7 +249,7 @@ async fn serve<S>(
     let phase = Arc::new(Phase::default());
     let of_requests = Arc::clone(&phase);
     let io = TimedStream::new(stream, Arc::clone(&phase), limits);
-    let Ending { leave, stop } = ending;
+    let Ending { last, stop, .. } = ending;
     let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
         of_requests.set(Phase::SERVED);
         let mut request =
@@ -258,7 +260,7 @@ async fn serve<S>(
         }
         let mut service = service.clone();
         let phase = Arc::clone(&of_requests);
-        let leave = leave.clone();
+        let last = last.clone();
         async move {
             let answer = async move {
                 match head::check(&request) {
@@ -269,7 +271,7 @@ async fn serve<S>(
             // Nothing of the request is used after a panic.
             let answer = AssertUnwindSafe(answer).catch_unwind().await;
             let mut answer = answer.unwrap_or_else(|panic| Ok(after_panic(panic.as_ref())))?;
-            if leave.is_cancelled() {
+            if last.is_cancelled() {
                 let close = HeaderValue::from_static("close");
                 answer.headers_mut().insert(CONNECTION, close);
             }
