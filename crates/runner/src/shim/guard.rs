@@ -1,8 +1,8 @@
 //! The guard of a node: a small process that ends the node's runs if the server cannot keep its lease, whatever the server does.
 //!
 //! Where several nodes share a database, the runs of one that has not renewed its lease are taken over by the others. So they must have
-//! ended by then. The server does that itself, if it can; the guard is there for a server that hangs, was stopped, or has died. It has one
-//! thread and little memory, knows nothing of the database, and waits for a moment on CLOCK_BOOTTIME, which goes on while the machine is
+//! ended by then. The server does that itself, if it can; the guard is there for a server that hangs, was stopped, or has died. It waits
+//! with one thread and little memory, knows nothing of the database, and goes by CLOCK_BOOTTIME, which goes on while the machine is
 //! suspended.
 //!
 //! The server tells it, after each renewal, until when the runs may live, and may tell it that it ends them itself. When the moment
@@ -114,8 +114,8 @@ impl GuardAct {
         };
         let at = std::fs::metadata(&file)?.modified()?;
         std::fs::remove_file(&file)?;
-        let known = [Self::KilledServer, Self::EndedRuns].into_iter();
-        let act = { known }.find(|act| act.text().as_bytes() == text);
+        let acts = [Self::KilledServer, Self::EndedRuns];
+        let act = acts.into_iter().find(|it| it.text().as_bytes() == text);
         Ok(act.map(|act| (act, at)))
     }
 }
@@ -249,20 +249,26 @@ impl<'a> Guard<'a> {
             return Ok(true);
         }
         let is_at_work = self.until.is_some() && self.ending == self.until;
-        if !is_at_work {
-            let act = match self.server {
-                Some(_) => GuardAct::KilledServer,
-                None => GuardAct::EndedRuns,
-            };
-            // What it has to do does not depend on being told of.
-            let _untold = std::fs::write(self.directory.join(ACTED), act.text());
+        let runs = self.directory.join("runs");
+        if is_at_work {
+            end_runs(&runs)?;
+            return Ok(self.server.is_none());
         }
-        if !is_at_work && let Some(server) = self.server.take() {
-            let _gone = sys::pidfd_signal(server.as_fd(), libc::SIGKILL, None);
-            wait_for_end(&server, ALL);
-        }
-        end_runs(&self.directory.join("runs"))?;
-        Ok(self.server.is_none())
+        let act = match self.server.take() {
+            Some(server) => {
+                let _gone = sys::pidfd_signal(server.as_fd(), libc::SIGKILL, None);
+                wait_for_end(&server, ALL);
+                GuardAct::KilledServer
+            }
+            None => GuardAct::EndedRuns,
+        };
+        std::thread::scope(|scope| {
+            // Beside it: a disk that hangs keeps no run alive, and the next server may be there soon.
+            let tell = || std::fs::write(self.directory.join(ACTED), act.text());
+            let _untold = std::thread::Builder::new().spawn_scoped(scope, tell);
+            end_runs(&runs)
+        })?;
+        Ok(true)
     }
 }
 
