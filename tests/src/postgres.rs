@@ -73,8 +73,8 @@ impl PrivatePostgres {
 
     /// Restarts it as after a crash: no session ends properly, nothing is written down before it is recovered.
     pub fn crash_and_restart(&self) {
-        self.pg_ctl(&["stop", "-m", "immediate"]);
-        self.pg_ctl(&["start"]);
+        self.crash();
+        self.start_again();
     }
 
     /// Restarts it in good order: sessions are ended, and everything is written down. One that does not come to its end, as it was once
@@ -86,7 +86,7 @@ impl PrivatePostgres {
             eprintln!("PostgreSQL does not stop, and is killed: {error}");
             self.crash();
         }
-        self.pg_ctl(&["start"]);
+        self.start_again();
     }
 
     /// The id of its first process.

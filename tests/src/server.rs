@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 
+use crate::containers;
 use crate::database::{Database, Ground, Kind, psql};
 use crate::http::{self, Address, Answer, Request};
 use crate::keeper::Keeper;
@@ -348,6 +349,12 @@ impl Server {
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
         self.setup.place.path().join("data")
+    }
+
+    /// What it is called in the store, once it has made its data directory.
+    #[must_use]
+    pub fn node_id(&self) -> Option<String> {
+        containers::node(self.place())
     }
 
     /// The URL of its database.

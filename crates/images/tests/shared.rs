@@ -221,8 +221,10 @@ mod s3 {
     }
 
     fn in_a_runtime<T>(act: impl Future<Output = T>) -> T {
-        let runtime = tokio::runtime::Builder::new_multi_thread();
-        let runtime = { runtime }.worker_threads(2).enable_all().build();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build();
         runtime.unwrap().block_on(act)
     }
 

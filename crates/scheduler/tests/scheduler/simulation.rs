@@ -25,7 +25,7 @@ fn number(name: &str, default: u64) -> u64 {
     }
 }
 
-/// How many histories of one server there are unless something else is asked for: as many as take a second or two.
+/// How many histories of one server there are unless something else is asked for: as many as take a few seconds.
 const HISTORIES: u64 = 40;
 
 /// Lives so many histories for each [`HISTORIES`], each with a runtime, and so a clock, of its own.

@@ -121,7 +121,7 @@ impl Field {
 
     /// What the servers are called in the store.
     pub(crate) fn node_ids(&self) -> Vec<String> {
-        self.nodes.iter().map(node_id).collect()
+        self.nodes.iter().filter_map(Server::node_id).collect()
     }
 
     /// Waits until a server is ready.
@@ -167,7 +167,7 @@ impl Field {
                     process.command_line.join(" ")
                 ));
             }
-            for cgroup in cgroups_of(&node_id(server)) {
+            for cgroup in server.node_id().iter().flat_map(|node| cgroups_of(node)) {
                 left.push(format!("cgroup {}", cgroup.display()));
             }
             for place in ["images/blobs/uploads", "blobs/uploads", "images/uploads"] {
@@ -191,17 +191,9 @@ fn started(setup: Setup, number: usize) -> Server {
         .start()
 }
 
-fn node_id(server: &Server) -> String {
-    let id = fs::read_to_string(server.data_dir().join("node"));
-    id.unwrap_or_default().trim().to_owned()
-}
-
 /// Cgroups of single runs of a node, wherever they are.
 fn cgroups_of(node: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    if node.is_empty() {
-        return found;
-    }
     let prefix = format!("runtara-{node}-");
     let mut open = vec![(PathBuf::from("/sys/fs/cgroup"), 0)];
     while let Some((directory, depth)) = open.pop() {

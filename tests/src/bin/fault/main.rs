@@ -257,7 +257,7 @@ impl Proof {
             let registered = scope.spawn(|| driver.register(registers, &kinds, until));
             let joined = (injected.join(), driven.join(), registered.join());
             let (Ok(field), Ok(()), Ok(fresh)) = joined else {
-                panic!("a thread of the harness panicked");
+                unreachable!("a panic of any thread ends the process");
             };
             wait_for_ends(notes, &addresses, plan.iter().chain(&fresh), deadline);
             (field, fresh)
