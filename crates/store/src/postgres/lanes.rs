@@ -377,6 +377,7 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(60);
 
+    // Where it matters what is on its way within the few milliseconds that a statement may take, the clock stands while anybody can run.
     fn lane(batch: &Noted) -> Arc<Lane<Noted>> {
         Arc::new(Lane::start(batch.clone(), 2, PATIENCE))
     }
@@ -396,7 +397,7 @@ mod tests {
         asked
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn what_comes_while_a_statement_is_under_way_is_written_as_one() {
         let batch = Noted::default();
         let lane = lane(&batch);
@@ -413,7 +414,7 @@ mod tests {
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_statement_that_stalls_does_not_hold_up_the_rest() {
         let batch = Noted::default();
         let lane = lane(&batch);
