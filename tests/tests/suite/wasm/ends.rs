@@ -15,6 +15,7 @@ on_both_stores!(
     a_busy_loop_is_ended_when_its_time_is_over,
     a_busy_loop_is_stopped_and_cancelled_at_once,
     busy_loops_hold_up_nobody,
+    who_sleeps_beside_busy_loops_is_woken_in_time,
     a_guest_that_wants_more_memory_than_it_may_have_is_ended,
     a_stack_that_is_used_up_is_told_with_the_way_to_it,
     a_trap_is_a_crash_and_tells_where,
@@ -142,6 +143,20 @@ fn busy_loops_hold_up_nobody(store: Store) {
     for run in &spinning {
         assert_eq!(run.stop(0)["status"], "cancelled");
     }
+}
+
+fn who_sleeps_beside_busy_loops_is_woken_in_time(store: Store) {
+    let server = Server::start(store);
+    let image = command(&server, "spins");
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    for _ in 0..threads {
+        let run = server.launch(&image, &json!({}));
+        let _ready = run.wait_for_line("ready");
+    }
+    let sleeps = command(&server, "sleeps_briefly");
+    let run = server.launch(&sleeps, &json!({}));
+    // Each of its hundred sleeps waits for the slice of another guest, which are 10 ms.
+    let _ended = run.wait_within(Duration::from_secs(15), "completed");
 }
 
 fn a_guest_that_wants_more_memory_than_it_may_have_is_ended(store: Store) {
