@@ -64,7 +64,6 @@ pub(crate) async fn run(
                     permanent = refused.permanent,
                     "not launched"
                 );
-                live.has_ended();
                 shared.counters.not_launched();
                 let exit = RunExit::not_launched(refused.permanent, refused.error);
                 supervise::record(&shared, &live, exit).await;

@@ -62,6 +62,10 @@ impl Live {
         self.phase.send_replace(Phase::After);
     }
 
+    fn is_over(&self) -> bool {
+        *self.phase.borrow() == Phase::After
+    }
+
     /// Waits while it may have processes.
     async fn ended(&self) {
         let mut phase = self.phase.subscribe();
@@ -158,6 +162,13 @@ impl LiveRuns {
 
     pub(crate) fn get(&self, id: &InstanceId) -> Option<Arc<Live>> {
         self.lock().get(id).cloned()
+    }
+
+    /// Has the run of an instance looked at by its minder; false if it has none that is still to end. One that has ended stays known until its exit is
+    /// recorded, and by then the next one may have been claimed.
+    pub(crate) fn look_at(&self, id: &InstanceId) -> bool {
+        let live = self.get(id).filter(|live| !live.is_over());
+        live.inspect(|live| live.look()).is_some()
     }
 
     pub(crate) fn knows(&self, key: &RunKey) -> bool {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use runtara_domain::{Change, EndedBy, InstanceId, Refusal, RunExit, RunnerKind};
+use runtara_domain::{Change, EndedBy, Refusal, RunExit, RunnerKind};
 use runtara_failpoints::{Point, pass};
 use runtara_runner::Run;
 use runtara_store::{LiveRun, StoreError};
@@ -31,20 +31,14 @@ pub(crate) async fn pass_nudges(shared: Arc<Shared>) {
             () = shared.leaving.cancelled() => return,
             ids = shared.store.nudges().runs_to_look_at() => ids,
         };
-        if !ids.iter().all(|id| look_at(&shared, id)) {
+        if !ids.iter().all(|id| shared.live.look_at(id)) {
             // Those that are being claimed are known once the claim is noted.
             drop(shared.claiming.lock().await);
             for id in &ids {
-                look_at(&shared, id);
+                shared.live.look_at(id);
             }
         }
     }
-}
-
-/// Has a run looked at by its minder; false if nobody minds it.
-fn look_at(shared: &Shared, id: &InstanceId) -> bool {
-    let live = shared.live.get(id);
-    live.inspect(|live| live.look()).is_some()
 }
 
 /// Waits until every run is gone whose row says that it is killed now: those that sleep or wait from here on. Runs that may stay are
@@ -253,9 +247,10 @@ impl<'a> Minder<'a> {
     }
 }
 
-/// Records the exit of a run, however long the store is away; false if the scheduler leaves before. The exit is then found in the run's
+/// Records the exit of a run that has ended, however long the store is away; false if the scheduler leaves before. The exit is then found in the run's
 /// directory by the next start.
 pub(crate) async fn record(shared: &Shared, live: &Live, exit: RunExit) -> bool {
+    live.has_ended();
     let our_fault = shared.tracker.is_our_fault(live.token);
     let change = Change::Exit {
         run_number: live.key.run_number,

@@ -1,9 +1,9 @@
-//! A store that loses answers, for tests of those who call one.
+//! A store that loses answers or is late with them, for tests of those who call one.
 //!
 //! The answer of a commit may be lost with the connection: the change is durable, and whoever asked for it is told that the store is
 //! away.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,6 +14,7 @@ use runtara_domain::{
     ImageRecord, InstanceId, NewEvent, NewImage, NewInstance, NodeId, RaisedSignal,
     RegistrationNumber, RunnerKind, SaveCheckpoint, SignalId, TenantId, TokenHash, Word,
 };
+use tokio::sync::watch;
 
 use crate::{
     Changed, CheckpointFilter, CheckpointSummary, Claim, ClaimedRun, EndedInstance, EventFilter,
@@ -24,11 +25,13 @@ use crate::{
     StoreResult, StoredCheckpoint, StoredEvent, TokenOwner, WaitRequest, Waiting,
 };
 
-/// Another store, of whose methods some do what they are asked and then lose the answer.
+/// Another store, of whose methods some do what they are asked and then lose the answer, or keep it to themselves for a while.
 pub struct LossyStore {
     inner: Arc<dyn Store>,
     /// How many answers of which method are yet to be lost.
     losing: Mutex<HashMap<&'static str, usize>>,
+    /// The methods whose answers are held back.
+    holding: watch::Sender<HashSet<&'static str>>,
     /// Whether nobody is answered any more.
     is_cut_off: AtomicBool,
 }
@@ -40,6 +43,7 @@ impl LossyStore {
         Self {
             inner,
             losing: Mutex::default(),
+            holding: watch::Sender::default(),
             is_cut_off: AtomicBool::new(false),
         }
     }
@@ -68,6 +72,25 @@ impl LossyStore {
     pub fn to_lose(&self, method: &str) -> usize {
         let losing = self.losing.lock().unwrap_or_else(PoisonError::into_inner);
         losing.get(method).copied().unwrap_or_default()
+    }
+
+    /// Holds back the answers of a method, by its name in [`Store`]. What it is asked to do is done.
+    pub fn hold(&self, method: &'static str) {
+        self.holding.send_modify(|holding| {
+            holding.insert(method);
+        });
+    }
+
+    /// Gives the answers of all methods, those that were held back too.
+    pub fn let_go(&self) {
+        self.holding.send_modify(HashSet::clear);
+    }
+
+    /// Goes on as soon as this method's answers are not held back.
+    async fn let_gone(&self, method: &str) {
+        let mut holding = self.holding.subscribe();
+        // The sender lives as long as `self`.
+        let _closed = holding.wait_for(|held| !held.contains(method)).await;
     }
 
     fn pass<T>(&self, method: &'static str, answer: StoreResult<T>) -> StoreResult<T> {
@@ -102,6 +125,7 @@ macro_rules! passing {
                 async fn $name(&self, $($argument: $kind),*) -> StoreResult<$answer> {
                     self.connected().await;
                     let answer = self.inner.$name($($argument),*).await;
+                    self.let_gone(stringify!($name)).await;
                     self.connected().await;
                     self.pass(stringify!($name), answer)
                 }

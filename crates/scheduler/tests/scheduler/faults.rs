@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use runtara_domain::{ExitCause, Fence, Reason, Status};
+use runtara_domain::{Change, ExitCause, Fence, Reason, Status};
 use runtara_store::lossy::LossyStore;
 use runtara_store::memory::MemoryStore;
 use runtara_store::{InstanceRecord, Nudges, Store, SystemClock};
@@ -51,6 +51,37 @@ async fn an_exit_whose_record_was_answered_in_vain_is_recorded_once() {
     let state = world.instance(&id).await.state;
     assert_eq!((state.run_number.0, state.attempts.crash_count), (2, 1));
     scheduler.end_runs();
+    scheduler.shutdown(soon()).await;
+}
+
+#[tokio::test]
+async fn a_stop_between_a_claim_and_its_answer_reaches_the_run_that_was_claimed() {
+    let memory = Arc::new(MemoryStore::new(Arc::new(SystemClock), Nudges::new()));
+    let store = Arc::new(LossyStore::new(Arc::clone(&memory) as Arc<dyn Store>));
+    let world = World::over(Arc::clone(&store) as Arc<dyn Store>).await;
+    let scheduler = world.scheduler(2);
+    let id = world.start("stopped").await;
+    let key = world.runner.launched(1).await;
+    // The run before it is known until it has heard that its exit is recorded.
+    store.hold("change");
+    store.hold("claim_due");
+    world.runner.run(&key).unwrap().ends(ExitCause::Lost);
+    world
+        .until(&id, |found| found.state.run_number.0 == 2)
+        .await;
+    let stop = Change::Stop {
+        grace_ms: 0,
+        reason: "the test says so".to_owned(),
+    };
+    memory.change(&id, stop).await.unwrap();
+    // All there is to hear of it has been heard.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    store.let_go();
+    world
+        .until(&id, |found| found.state.status == Status::Cancelled)
+        .await;
     scheduler.shutdown(soon()).await;
 }
 

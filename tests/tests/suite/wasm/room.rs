@@ -38,6 +38,9 @@ fn more_guests_than_there_is_room_for_take_turns(store: Store) {
     let start = json!({ "timeout_seconds": 1 });
     let later: Vec<_> = (0..6).map(|_| server.launch(&image, &start).id).collect();
     let given_up = &later[5];
+    for id in &later {
+        let _claimed = server.instance(id).wait_for("running");
+    }
     holds_for(Duration::from_millis(1_500), "none has its turn", || {
         let early = later
             .iter()
@@ -51,7 +54,8 @@ fn more_guests_than_there_is_room_for_take_turns(store: Store) {
     assert!(status.success(), "{status}");
     server.start_again();
     for id in &first {
-        assert_eq!(server.instance(id).stop(0)["status"], "cancelled");
+        let run = server.instance(id);
+        assert_eq!(run.stop(0)["status"], "cancelled", "{}", run.story());
     }
     for id in &later[..5] {
         let run = server.instance(id);
