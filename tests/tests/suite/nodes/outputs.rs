@@ -52,11 +52,12 @@ fn the_output_of_a_run_is_fetched_from_its_node() {
 #[test]
 fn only_nodes_may_ask_nodes() {
     let one = first();
+    // While it is alone, nobody else can run it.
+    let id = one.launch(&one.shell("echo secret"), &json!({})).id;
+    one.instance(&id).wait_for("completed");
     let two = second(&one);
     let address = node(&two, "first")["address"].as_str().unwrap().to_owned();
     let (_, port) = address.rsplit_once(':').unwrap();
-    let id = one.launch(&one.shell("echo secret"), &json!({})).id;
-    one.instance(&id).wait_for("completed");
     let place = Address::Port(port.parse().unwrap());
     let path = format!("/node/v1/instances/{id}/logs?stream=stdout");
     for key in [
