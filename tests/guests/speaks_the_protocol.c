@@ -3,22 +3,52 @@
  *
  * What a guest cannot do is a failure that says so: files (`effects_file`, `touch`, `until_file`), death by a signal (`die`), calls over
  * HTTP (`call`, `status_of`), `suspend_until` and `branches`. In place of `effects_file` a script may have `effects_event`, the subtype of an
- * event that is left for each effect, with `"<id> <run>"` for its payload. */
+ * event that is left for each effect, with `"<id> <run>"` for its payload. With `ledger_on_stderr` it writes to its standard error what the
+ * program `keeps_a_ledger` writes to its ledger, each line between `ledger ` and ` .`, with the time since 1970 and a random number in place
+ * of its process. */
 #include <time.h>
+#include <unistd.h>
 
 #include "durable.h"
 #include "json.h"
 
-enum { POLL_MS = 50 };
+enum { POLL_MS = 50, SIGN_OF_LIFE_MS = 100 };
 
 static uint32_t run;
 static const char *effects_event;
+/* Of this guest, if it is to write a ledger. */
+static long number_in_ledger;
 
 /* What a checkpoint or a signal gave. */
 static struct note {
     struct note *next;
     char *name, *value;
 } *seen;
+
+/* Writes a line of the ledger, if there is to be one: at once, and whole. */
+__attribute__((format(printf, 1, 2))) static void note(const char *form, ...) {
+    if (!number_in_ledger) return;
+    char *what;
+    va_list values;
+    va_start(values, form);
+    if (vasprintf(&what, form, values) < 0) abort();
+    va_end(values);
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    unsigned long long nanoseconds = (unsigned long long)now.tv_sec * 1000000000 + (unsigned long long)now.tv_nsec;
+    char *line = format("ledger %llu %s %u %ld %s .\n", nanoseconds, getenv("RUNTARA_INSTANCE_ID"), run, number_in_ledger, what);
+    /* What cannot be kept is missed by whoever reads it, and by nobody else. */
+    (void)!write(STDERR_FILENO, line, strlen(line));
+    free(line);
+    free(what);
+}
+
+static void begin_ledger(void) {
+    uint32_t random;
+    if (getentropy(&random, sizeof random) != 0) abort();
+    number_in_ledger = (long)(random >> 2) + 1;
+    note("begin");
+}
 
 /* Says that the instance has failed, and leaves, as programs with the published client do. */
 __attribute__((noreturn, format(printf, 1, 2))) static void fail(const char *form, ...) {
@@ -53,8 +83,15 @@ static void see(const char *name, char *value) {
 }
 
 static void wait_here(uint64_t milliseconds) {
+    while (number_in_ledger && milliseconds > SIGN_OF_LIFE_MS) {
+        struct timespec part = {0, SIGN_OF_LIFE_MS * 1000000};
+        nanosleep(&part, NULL);
+        milliseconds -= SIGN_OF_LIFE_MS;
+        note("alive");
+    }
     struct timespec time = {(time_t)(milliseconds / 1000), (long)(milliseconds % 1000 * 1000000)};
     nanosleep(&time, NULL);
+    note("alive");
 }
 
 __attribute__((noreturn)) static void hang(void) {
@@ -130,7 +167,9 @@ static void checkpoint(const char *name, char *value, uint64_t work_ms) {
     runtara_durable_checkpoints_saved_t saved;
     done(runtara_durable_checkpoints_get(&id, &saved, &error), &error);
     obey(saved.signal.is_some, &saved.signal.val);
-    if (!saved.found.is_some) {
+    bool was_saved = saved.found.is_some;
+    if (!was_saved) {
+        note("step %s", name);
         if (effects_event) {
             char *effect = format("%s %u", name, run);
             leave_event(effects_event, json_quoted(effect, strlen(effect)));
@@ -138,11 +177,12 @@ static void checkpoint(const char *name, char *value, uint64_t work_ms) {
         wait_here(work_ms);
         bytes state = bytes_in(value);
         done(runtara_durable_checkpoints_save(&id, &state, &saved, &error), &error);
-        obey(saved.signal.is_some, &saved.signal.val);
         if (!saved.found.is_some) saved.found.val = state;
     }
     json kept;
     if (!json_read((const char *)saved.found.val.ptr, saved.found.val.len, &kept)) fail("checkpoint %s is no JSON", name);
+    note("%s %s %.*s", was_saved ? "found" : "saved", name, (int)kept.length, kept.start);
+    if (!was_saved) obey(saved.signal.is_some, &saved.signal.val);
     see(name, written(kept));
 }
 
@@ -221,6 +261,7 @@ __attribute__((noreturn)) static void complete(char *output) {
     failure error;
     bytes given = bytes_in(output);
     done(runtara_durable_outcome_complete(&given, &error), &error);
+    note("end");
     exit(0);
 }
 
@@ -347,6 +388,7 @@ int main(int argc, char **argv) {
     if (!given.is_some || !json_read((const char *)given.val.ptr, given.val.len, &input)) fail("the input is no JSON");
     if (json_member(input, "effects_file", &found)) fail("a guest cannot note its effects in a file; use effects_event");
     if (json_member(input, "effects_event", &found)) effects_event = text_in(found);
+    if (json_member(input, "ledger_on_stderr", &found) && json_is(found, 't')) begin_ledger();
     if (has_number(input, "steps", &steps)) play_steps(input, steps);
     else play(member(input, "actions"));
     complete(output());

@@ -12,7 +12,7 @@ use nix::time::{ClockId, clock_gettime};
 use runtara_tests::http::{self, Address, Answer, Request};
 use runtara_tests::{PrivatePostgres, Proxy, Server, Setup, Store};
 
-use crate::ledger::Broken;
+use crate::ledger::{self, Broken};
 
 /// The program of the servers.
 const SERVER: &str = "runtara-environment-with-failpoints";
@@ -72,8 +72,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Nanoseconds of CLOCK_BOOTTIME.
 pub(crate) fn now() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("Linux has this clock");
-    u64::try_from(now.tv_sec() * 1_000_000_000 + now.tv_nsec()).expect("the machine has booted")
+    nanoseconds_of(ClockId::CLOCK_BOOTTIME)
+}
+
+fn nanoseconds_of(clock: ClockId) -> u64 {
+    let now = clock_gettime(clock).expect("Linux has this clock");
+    u64::try_from(now.tv_sec() * 1_000_000_000 + now.tv_nsec()).expect("it is after 1970")
 }
 
 /// The database server, and what stands before it.
@@ -150,6 +154,23 @@ impl Field {
     /// Where a server keeps its files.
     pub(crate) fn data_dir(&self, node: usize) -> PathBuf {
         self.nodes[node].data_dir()
+    }
+
+    /// The lines that guests have written for the ledger, of all their runs.
+    pub(crate) fn ledger_of_guests(&self) -> Vec<String> {
+        let ahead = nanoseconds_of(ClockId::CLOCK_REALTIME).saturating_sub(now());
+        let runs = self.nodes.iter().map(|it| it.data_dir().join("runs"));
+        let instances = runs.flat_map(|directory| entries(&directory));
+        let files = instances
+            .flat_map(|directory| entries(&directory))
+            .flat_map(|run| entries(&run));
+        let is_stderr = |file: &PathBuf| {
+            let name = file.file_name().unwrap_or_default();
+            name.to_string_lossy().starts_with("stderr.")
+        };
+        let logs = files.filter(is_stderr).filter_map(|it| fs::read(it).ok());
+        logs.flat_map(|log| ledger::of_guest(&String::from_utf8_lossy(&log), ahead))
+            .collect()
     }
 
     /// What of the server's files is not to be there when nothing runs.

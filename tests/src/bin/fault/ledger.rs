@@ -90,6 +90,19 @@ impl Line {
     }
 }
 
+/// The lines that a guest, which has the ledger not in its reach, wrote to its standard error for it. Its clock shows the time since 1970, and is
+/// `ahead` of that of the ledger by so many nanoseconds. What a full disk has left of a line is none.
+pub(crate) fn of_guest(log: &str, ahead: u64) -> Vec<String> {
+    let of_line = |line: &str| {
+        let line = line.strip_prefix("ledger ")?.strip_suffix(" .")?;
+        let (at, rest) = line.split_once(' ')?;
+        let at = at.parse::<u64>().ok()?.checked_sub(ahead)?;
+        let is_whole = !rest.contains("ledger ");
+        is_whole.then(|| format!("{at} {rest}\n"))
+    };
+    log.lines().filter_map(of_line).collect()
+}
+
 /// All lines of a ledger, of each instance in the order of time.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger(BTreeMap<String, Vec<Line>>);
@@ -324,6 +337,13 @@ mod tests {
     fn a_checkpoint_of_two_values_is_found() {
         let found = broken(&format!("{FINE}36 a 3 80 found two 9\n"));
         assert_eq!(found, ["step two was 2 for run 2 and 9 for run 3"]);
+    }
+
+    #[test]
+    fn whole_lines_of_guests_count_by_the_clock_of_the_ledger() {
+        let log = "hello\nledger 112 a 1 9 step one .\nledger 113 a 1 9 saved onledger 114 a 1 9 alive .\nledger 115 a 1 9 fou";
+        assert_eq!(of_guest(log, 100), ["12 a 1 9 step one\n"]);
+        assert!(Ledger::read(&of_guest(log, 100).concat()).is_ok());
     }
 
     #[test]

@@ -181,9 +181,10 @@ fn prove(arguments: &Arguments, seed: u64, store: Store) -> bool {
         println!("   {count:>6}  {what}");
     }
     println!(
-        "   {:>6}  lines in the ledger, of {} runs",
+        "   {:>6}  lines in the ledger, of {} runs; {} of these were of guests",
         proof.ledger.len(),
-        proof.ledger.runs()
+        proof.ledger.runs(),
+        proof.runs_of_guests,
     );
     let broken = notes.all_broken();
     if broken.is_empty() {
@@ -212,6 +213,7 @@ fn prove(arguments: &Arguments, seed: u64, store: Store) -> bool {
 struct Proof {
     field: Field,
     ledger: Ledger,
+    runs_of_guests: usize,
     plan: Vec<Planned>,
     told: BTreeMap<String, Told>,
 }
@@ -263,7 +265,11 @@ impl Proof {
             (field, fresh)
         });
         plan.extend(fresh);
-        let text = fs::read_to_string(&ledger).unwrap_or_default();
+        let mut text = fs::read_to_string(&ledger).unwrap_or_default();
+        let of_guests = field.ledger_of_guests().concat();
+        let runs_of_guests = Ledger::read(&of_guests).map_or(0, |it| it.runs());
+        text.push_str(&of_guests);
+        let _unwritten = fs::write(&ledger, &text);
         let ledger = Ledger::read(&text).unwrap_or_else(|what| {
             notes.broken(Broken::at_large(what));
             Ledger::default()
@@ -288,6 +294,7 @@ impl Proof {
         Self {
             field,
             ledger,
+            runs_of_guests,
             plan,
             told: all_told,
         }

@@ -69,7 +69,10 @@ impl Planned {
     pub(crate) fn input(&self, ledger: &str) -> Value {
         match self.kind {
             Kind::Native => json!({"ledger_file": ledger, "actions": self.actions}),
-            Kind::Oci | Kind::Wasm => json!({"effects_event": EFFECTS, "actions": self.actions}),
+            Kind::Oci => json!({"effects_event": EFFECTS, "actions": self.actions}),
+            Kind::Wasm => {
+                json!({"effects_event": EFFECTS, "ledger_on_stderr": true, "actions": self.actions})
+            }
         }
     }
 }
