@@ -31,6 +31,7 @@ on_both_stores!(
 in_both_kinds!(
     a_killed_server_finds_its_runs_again,
     a_killed_shim_is_noticed_and_its_program_ended,
+    a_run_whose_files_were_removed_does_not_live_beside_the_next,
     the_time_limit_holds_while_no_server_lives,
 );
 
@@ -233,6 +234,24 @@ fn a_killed_shim_is_noticed_and_its_program_ended(ground: Ground) {
         !processes::lives(first.pid),
         "never two processes of one instance"
     );
+}
+
+fn a_run_whose_files_were_removed_does_not_live_beside_the_next(ground: Ground) {
+    let mut server = Server::start(ground);
+    let id = server.launch(&server.shell("sleep 600"), &json!({})).id;
+    let first = server.instance(&id).wait_for_process();
+    let shim = parent_of(first.pid);
+    server.kill_9();
+    fs::remove_dir_all(server.data_dir().join("runs")).expect("the directory is ours");
+    server.start_again();
+    let run = server.instance(&id);
+    run.wait_until("its next run", |found| found["run_number"] == 2);
+    let second = run.wait_for_process();
+    for pid in [first.pid, shim] {
+        assert!(!processes::lives(pid), "two runs live: {}", run.story());
+    }
+    assert!(processes::lives(second.pid));
+    assert_eq!(run.stop(0)["status"], "cancelled");
 }
 
 fn an_orderly_restart_hands_over(store: Store) {

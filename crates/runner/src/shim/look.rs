@@ -22,7 +22,7 @@ use super::launcher::PATH_BYTES;
 use super::process::{ProcessId, Stat, boot_id};
 use super::request::{REQUEST_SIGNAL, Request};
 use super::watch::watch;
-use super::{leftover, sys, tree};
+use super::{leftover, removed, sys, tree};
 use crate::RunDirectory;
 
 /// How long a run may be in between: its shim holds the lock and has not yet said who it is, or has just let it go.
@@ -53,7 +53,7 @@ pub(super) enum Seen {
 /// Finds out what became of the run of a directory. Blocking, bounded by some seconds; within a tokio runtime, on its blocking pool.
 ///
 /// A record says how it ended. Without one, the lock decides: if a shim holds it, and is the process that it says it is, the run lives. If
-/// the lock can be had, nothing lives; then `run.json` is made to forbid the start, *under* the lock, so that a launch that is
+/// the lock can be had, nothing lives, but for a run whose files somebody has removed, which is ended; then `run.json` is made to forbid the start, *under* the lock, so that a launch that is
 /// caught in its middle does not go on. The directory of a run that has none is made for that purpose.
 ///
 /// # Errors
@@ -142,6 +142,10 @@ fn under_lock(directory: &RunDirectory, _lock: &Flock<File>) -> io::Result<Seen>
     // If the run was not forbidden to start, a shim may have been killed that had started the program, and may not have come to say
     // who it is. The program went with it; what the program had started may not have.
     let run = read_run(directory)?;
+    if run.is_none() {
+        // It was never launched, or its files are removed. Under the lock: nobody begins it meanwhile.
+        removed::end(directory)?;
+    }
     let (may_have_begun, program) = run.map_or((false, None), |run| (run.go, run.program));
     let holder = read_lock_file(&directory.lock_file())?;
     let is_of_this_boot = match holder {

@@ -46,6 +46,7 @@ mod process;
 mod recipe;
 mod redact;
 mod relay;
+mod removed;
 mod request;
 mod spare;
 mod sys;

@@ -3,6 +3,7 @@
 //! One thread, synchronous, and nothing that grows while it waits. Every failure ends in `exit.json`; where even that cannot be
 //! written, in an exit code, which nobody needs: without `exit.json` the run counts as lost.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -28,6 +29,8 @@ use super::sys::{self, Child, Ended, Waited};
 use super::wishes::Wishes;
 use super::{beginning, tree};
 
+/// The name by which a shim is known among processes.
+pub(super) const SHIM_NAME: &CStr = c"runtara-shim";
 /// Exit code of a shim that panicked.
 pub(crate) const PANICKED: i32 = 70;
 /// Exit code of a shim that had nothing to do: the run is forbidden, or somebody else has it.
@@ -55,7 +58,7 @@ impl Ready {
         // A forked process leads no group, so this cannot fail; nor can the others on a kernel that has them.
         let _session = nix::unistd::setsid();
         let _reaper = nix::sys::prctl::set_child_subreaper(true);
-        let _named = nix::sys::prctl::set_name(c"runtara-shim");
+        let _named = nix::sys::prctl::set_name(SHIM_NAME);
         Ok(Self {
             signals: sys::signal_descriptor(&[
                 libc::SIGCHLD,
