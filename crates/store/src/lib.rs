@@ -66,7 +66,8 @@ pub trait Store: Send + Sync + 'static {
     /// Registers a node, or renews its lease, by the store's clock.
     async fn renew_node(&self, node: NodeLease) -> StoreResult<NodeStanding>;
 
-    /// Takes a node off the list, if no run is recorded as live on it.
+    /// Takes a node off the list, if no run is recorded as live on it. One that is drained stays on it, with its lease over: it is drained still when
+    /// it comes back.
     async fn release_node(&self, node: NodeId) -> StoreResult<()>;
 
     /// Takes the runs of other nodes whose lease is over for lost ([`Change::Exit`] with an exit of which nothing is known), at most

@@ -254,6 +254,7 @@ cases! { $
     nodes {
         a_node_knows_how_many_others_there_are,
         a_node_with_a_live_run_stays,
+        a_drained_node_stays_drained,
         a_node_that_died_long_ago_is_forgotten,
         runs_are_lost_with_the_lease_of_their_node,
         nobody_loses_its_own_runs,

@@ -69,6 +69,24 @@ pub async fn a_node_with_a_live_run_stays(harness: &dyn Harness) {
     assert_eq!(renew(&world, world.node, 15_000).await.others, 0);
 }
 
+/// A drained node that leaves is drained still when it comes back.
+pub async fn a_drained_node_stays_drained(harness: &dyn Harness) {
+    let world = World::new(harness).await;
+    let other = NodeId::generate();
+    let standing = async |node| renew(&world, node, 15_000).await;
+    standing(other).await;
+    assert!(world.store.drain_node(other, Some(0)).await.unwrap());
+    world.store.release_node(other).await.unwrap();
+    let seen = standing(world.node).await;
+    assert_eq!((seen.others, seen.next_end_in_ms), (1, None));
+    world.advance(1_000).await;
+    let back = standing(other).await;
+    assert_eq!((back.drain_in_ms, back.lasted), (Some(0), false));
+    assert!(world.store.drain_node(other, None).await.unwrap());
+    world.store.release_node(other).await.unwrap();
+    assert_eq!(standing(world.node).await.others, 0);
+}
+
 /// A node that died long ago is taken off, but not before its runs are.
 pub async fn a_node_that_died_long_ago_is_forgotten(harness: &dyn Harness) {
     let world = World::new(harness).await;

@@ -105,7 +105,7 @@ impl Store for MemoryStore {
     }
 
     async fn release_node(&self, node: NodeId) -> StoreResult<()> {
-        self.with(|model, _| model.release_node(node))
+        self.with(|model, now| model.release_node(node, now))
     }
 
     async fn expire_nodes(&self, me: NodeId, limit: u32) -> StoreResult<Vec<InstanceId>> {

@@ -96,10 +96,16 @@ impl Model {
     }
 
     /// See [`crate::Store::release_node`].
-    pub fn release_node(&mut self, node: NodeId) {
+    pub fn release_node(&mut self, node: NodeId, now: Timestamp) {
         let is_live = |instance: &super::model::Instance| instance.state.live_node == Some(node);
-        if !self.instances.values().any(is_live) {
-            self.nodes.remove(&node);
+        if self.instances.values().any(is_live) {
+            return;
+        }
+        match self.nodes.get_mut(&node) {
+            Some(drained) if drained.drain_by.is_some() => {
+                drained.lease_until = drained.lease_until.min(now);
+            }
+            _ => drop(self.nodes.remove(&node)),
         }
     }
 

@@ -128,11 +128,18 @@ pub(super) async fn remove(store: &PostgresStore, node: NodeId) -> Answer<NodeRe
     Ok(NodeRemoval::Alive { lease_in_ms })
 }
 
-/// Takes a node off the list, unless a run is live on it. Only the node itself asks for this, after its last claim.
+/// Takes a node off the list, unless a run is live on it; one that is drained stays, with its lease over. Only the node itself asks for this, after
+/// its last claim.
 pub(super) async fn release(store: &PostgresStore, node: NodeId) -> Answer<()> {
     sqlx::query(
-        "delete from runtara_nodes
-          where node_id = $1 and not exists (select from runtara_instances where live_node = $1)",
+        "with drained as (
+             update runtara_nodes set lease_until = least(lease_until, runtara_now())
+              where node_id = $1 and drain_by is not null
+                and not exists (select from runtara_instances where live_node = $1)
+         )
+         delete from runtara_nodes
+          where node_id = $1 and drain_by is null
+            and not exists (select from runtara_instances where live_node = $1)",
     )
     .bind(node.to_string())
     .execute(&store.connections.pool)

@@ -164,11 +164,18 @@ pub(super) fn remove(tx: &mut Tx, node: NodeId) -> StoreResult<NodeRemoval> {
     Ok(NodeRemoval::Removed { live_runs })
 }
 
-/// Takes a node off the list, if no run is recorded as live on it.
+/// Takes a node off the list, if no run is recorded as live on it; one that is drained stays, with its lease over.
 pub(super) fn release(tx: &mut Tx, node: NodeId) -> StoreResult<()> {
     let mut sql = Sql::default();
     sql.then(
-        "delete from runtara_nodes where node_id = ? and not exists \
+        "update runtara_nodes set lease_until = min(lease_until, ?) \
+          where node_id = ? and drain_by is not null and not exists \
+         (select 1 from runtara_instances i where i.live_node = runtara_nodes.node_id)",
+    )
+    .bind_time(tx.now)
+    .bind(node.to_string());
+    sql.then(
+        "delete from runtara_nodes where node_id = ? and drain_by is null and not exists \
          (select 1 from runtara_instances i where i.live_node = runtara_nodes.node_id)",
     )
     .bind(node.to_string());

@@ -145,6 +145,19 @@ fn a_drained_node_hands_over() {
 }
 
 #[test]
+fn a_drained_node_stays_drained_over_its_restart() {
+    let one = first();
+    let mut two = second(&one);
+    drain(&one, "second", 0);
+    assert!(two.sigterm().success());
+    two.start_again();
+    wait_until_guarded(&one, "second");
+    assert_eq!(node(&one, "second")["state"], "draining");
+    undrain(&one, "second");
+    assert_eq!(node(&one, "second")["state"], "alive");
+}
+
+#[test]
 fn nodes_are_listed_drained_and_removed_from_the_command_line() {
     let one = first();
     let mut two = second(&one);
