@@ -287,9 +287,9 @@ fn expires(at: Option<Timestamp>, in_seconds: Option<u64>) -> ControlResult<Opti
         (Some(_), Some(_)) => {
             invalid("expires_at and expires_in_seconds are both given; give one of them".to_owned())
         }
-        (Some(at), None) if at > latest => invalid(format!(
-            "expires_at is {at} ms since the epoch; at most {latest} is allowed"
-        )),
+        (Some(at), None) if at > latest => {
+            invalid(format!("expires_at is {at}; at most {latest} is allowed"))
+        }
         (Some(at), None) => Ok(Some(Due::At(at))),
         (None, Some(seconds)) => {
             let most = limits::SLEEP_MAX_MS / 1_000;

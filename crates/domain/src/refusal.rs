@@ -41,8 +41,8 @@ pub enum Refusal {
     },
     /// The overall deadline of the instance is over, so there is nothing for which it could be resumed.
     #[error(
-        "cannot resume an instance whose overall deadline is over: it was to end by {} ms since the epoch (expires_at of its start); start another one \
-         for what is left to be done", at.0
+        "cannot resume an instance whose overall deadline is over: it was to end by {at} (expires_at of its start); start another one \
+         for what is left to be done"
     )]
     Expired {
         /// The deadline.

@@ -4,6 +4,8 @@ use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// A point in time: whole milliseconds since the Unix epoch, the unit of the wire. Stored times have no finer part, so that
 /// a bound taken from one answer selects exactly the same rows in the next question.
@@ -45,8 +47,29 @@ impl Timestamp {
     }
 }
 
+/// As people read it: in UTC, by RFC 3339; in milliseconds since the epoch where years have more than four digits.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ms", self.0)
+        let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000);
+        match at.ok().and_then(|at| at.format(&Rfc3339).ok()) {
+            Some(text) => f.write_str(&text),
+            None => write!(f, "{} ms since the epoch", self.0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_told_as_people_read_them() {
+        assert_eq!(
+            Timestamp(1_795_810_883_667).to_string(),
+            "2026-11-27T20:21:23.667Z"
+        );
+        assert_eq!(Timestamp(-1).to_string(), "1969-12-31T23:59:59.999Z");
+        let far = Timestamp(i64::MAX).to_string();
+        assert_eq!(far, "9223372036854775807 ms since the epoch");
     }
 }

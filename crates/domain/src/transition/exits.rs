@@ -83,8 +83,9 @@ fn ended_by_expiry(state: &InstanceState, exit: &RunExit, now: Timestamp) -> boo
 
 /// Says that the overall deadline was over.
 pub(super) fn expiry(state: &InstanceState) -> String {
-    let at = state.expires_at.map_or(0, |at| at.0);
+    let at = state.expires_at.map(|at| format!(", {at},"));
     format!(
-        "expired: the overall deadline of the instance, {at} ms since the epoch (expires_at of its start), was over"
+        "expired: the overall deadline of the instance{} was over (expires_at of its start)",
+        at.unwrap_or_default()
     )
 }
