@@ -48,6 +48,22 @@ impl Default for BlobOptions {
     }
 }
 
+/// What was left by those who died, and was removed or would be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// How many files or names.
+    pub items: u64,
+    /// How many bytes these had.
+    pub bytes: u64,
+}
+
+impl Swept {
+    pub(crate) fn add(&mut self, bytes: u64) {
+        self.items += 1;
+        self.bytes += bytes;
+    }
+}
+
 /// Content and its size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Blob {
@@ -109,7 +125,10 @@ impl BlobStore {
             shared: None,
             cache: Arc::default(),
         };
-        store.sweep().await?;
+        let Swept { items, bytes } = store.sweep(false).await?;
+        if items > 0 {
+            tracing::info!(items, bytes, "removed what broken uploads left");
+        }
         Ok(store)
     }
 
@@ -132,18 +151,14 @@ impl BlobStore {
         self.options.max_bytes
     }
 
-    /// Removes what uploads of dead processes left, and says how many there were. [`BlobStore::open`] does so too; call it now
+    /// Removes what uploads of dead processes left, and says what that was; in a dry run it stays. [`BlobStore::open`] removes it too; call this now
     /// and then where several servers share a directory.
     ///
     /// # Errors
-    /// [`BlobError::Io`] if the directory cannot be read or a file cannot be removed.
-    pub async fn sweep(&self) -> Result<u64, BlobError> {
+    /// [`BlobError::Io`] if the directory cannot be read.
+    pub async fn sweep(&self, dry_run: bool) -> Result<Swept, BlobError> {
         let place = Arc::clone(&self.place);
-        let removed = blocking(move || place.sweep()).await?;
-        if removed > 0 {
-            tracing::info!(removed, "removed what broken uploads left");
-        }
-        Ok(removed)
+        blocking(move || place.sweep(dry_run)).await
     }
 
     /// Begins an upload, as soon as fewer than [`BlobOptions::uploads`] are under way.

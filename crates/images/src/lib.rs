@@ -67,11 +67,11 @@ mod shared;
 mod upload;
 
 pub use base64_text::{Base64Decoder, Base64Error};
-pub use blob::{Blob, BlobOptions, BlobStore, Deletion, Removal};
+pub use blob::{Blob, BlobOptions, BlobStore, Deletion, Removal, Swept};
 pub use cache::Cached;
 pub use detect::{Compression, Detected, Elf, ElfClass, Machine, detect};
 pub use error::BlobError;
 pub use kind::{Candidate, ChosenKind, KindError, KindRules, check_kind, kinds_of};
 pub use place::Pin;
-pub use shared::{ImageStoreUrl, SharedPin, SharedStore};
+pub use shared::{ImageStoreUrl, SharedBlob, SharedPin, SharedStore};
 pub use upload::{Stored, Upload};

@@ -22,7 +22,7 @@ use runtara_domain::ImageDigest;
 use runtara_failpoints::{Point, pass};
 use uuid::Uuid;
 
-use crate::{BlobError, SharedPin};
+use crate::{BlobError, SharedPin, Swept};
 
 /// How long a registration waits for a removal of another digest with the same first byte. A removal holds its lock for one
 /// question to the database, and to take names away: giving back the room of what had them comes after it.
@@ -111,18 +111,18 @@ impl Place {
         }
     }
 
-    /// Removes the temporary files that no living process writes to, and says how many there were.
-    pub(crate) fn sweep(&self) -> Result<u64, BlobError> {
+    /// Removes the temporary files that no living process writes to, unless it is only to say how many there are.
+    pub(crate) fn sweep(&self, dry_run: bool) -> Result<Swept, BlobError> {
         let uploads = self.uploads();
-        let mut removed = 0;
+        let mut swept = Swept::default();
         for entry in fs::read_dir(&uploads).map_err(BlobError::io("read", &uploads))? {
             let path = entry.map_err(BlobError::io("read", &uploads))?.path();
             if path.extension().is_none_or(|extension| extension != PART) {
                 continue;
             }
-            match remove_if_left(&path) {
-                Ok(true) => removed += 1,
-                Ok(false) => {}
+            match remove_if_left(&path, dry_run) {
+                Ok(Some(bytes)) => swept.add(bytes),
+                Ok(None) => {}
                 // One leftover that stays costs its space; it is no reason not to serve.
                 Err(error) => {
                     let reason = error.source().map(ToString::to_string).unwrap_or_default();
@@ -130,7 +130,7 @@ impl Place {
                 }
             }
         }
-        Ok(removed)
+        Ok(swept)
     }
 
     /// Puts a whole temporary file in its place, durably. Says whether the same content was there.
@@ -296,22 +296,27 @@ impl Drop for Part {
     }
 }
 
-fn remove_if_left(path: &Path) -> Result<bool, BlobError> {
+/// Removes a temporary file that no living process writes to, unless this is a dry run. Gives its size; `None` if there is none to be removed.
+fn remove_if_left(path: &Path, dry_run: bool) -> Result<Option<u64>, BlobError> {
     let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
     let file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if gone(&error) => return Ok(false),
+        Err(error) if gone(&error) => return Ok(None),
         Err(error) => return Err(BlobError::io("open", path)(error)),
     };
     match file.try_lock() {
         Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Ok(false),
+        Err(TryLockError::WouldBlock) => return Ok(None),
         Err(TryLockError::Error(error)) => return Err(BlobError::io("lock", path)(error)),
+    }
+    let size = file.metadata().map_err(BlobError::io("read", path))?.len();
+    if dry_run {
+        return Ok(Some(size));
     }
     // An upload that was put in its place meanwhile has no file of this name any more, and names are not used twice.
     match fs::remove_file(path) {
-        Ok(()) => Ok(true),
-        Err(error) if gone(&error) => Ok(false),
+        Ok(()) => Ok(Some(size)),
+        Err(error) if gone(&error) => Ok(None),
         Err(error) => Err(BlobError::io("remove", path)(error)),
     }
 }

@@ -484,7 +484,9 @@ async fn what_a_killed_server_left_is_removed_and_what_a_living_one_writes_is_no
     child.kill().unwrap();
     child.wait().unwrap();
 
-    assert_eq!(store.sweep().await.unwrap(), 1);
+    let left = store.sweep(true).await.unwrap();
+    assert_eq!((left.items, uploads(directory.path())), (1, 1));
+    assert_eq!(store.sweep(false).await.unwrap(), left);
     assert_eq!(uploads(directory.path()), 0);
     assert_eq!(store.list(None, 10).await.unwrap(), []);
 }

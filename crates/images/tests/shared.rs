@@ -122,9 +122,9 @@ async fn content_is_shared(shared: SharedStore) {
     }
     let digests: Vec<_> = shared.list(None, 100).await.unwrap();
     assert_eq!(digests.len(), 4);
-    assert!(digests.is_sorted_by_key(|(digest, _)| digest.0));
+    assert!(digests.is_sorted_by_key(|it| it.digest.0));
     assert_eq!(
-        shared.list(Some(digests[1].0), 1).await.unwrap(),
+        shared.list(Some(digests[1].digest), 1).await.unwrap(),
         [digests[2]]
     );
 }

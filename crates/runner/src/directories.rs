@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use runtara_domain::InstanceId;
 
+use crate::shim::read_program;
 use crate::{RunDirectory, RunKey, Spares, naming, remove_tree};
 
 /// The file beside the runs of an instance that says whose they are: their directory's name cannot be turned back into the id.
@@ -55,7 +56,7 @@ impl RunDirectories {
         let directory = RunDirectory::of(&self.data_dir, key);
         let instance = self.of_instance(&key.instance_id);
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        if owner_of_runs(&instance)?.is_none_or(|owner| owner != key.instance_id) {
+        if noted_owner(&instance)?.is_none_or(|owner| owner != key.instance_id) {
             self.note_owner(&instance, &key.instance_id)?;
         }
         let made = self.spares.directory(directory.path());
@@ -164,11 +165,34 @@ fn is_emptied(directory: &Path) -> bool {
 }
 
 /// Whose runs a directory of `<data>/runs` holds; `None` if it does not say. A machine that lost its power may have kept the name of
-/// the file and not its content. Blocking.
+/// the file and not its content: then a run says it that is not over. Blocking.
 ///
 /// # Errors
 /// What reading reported.
 pub fn owner_of_runs(directory: &Path) -> io::Result<Option<InstanceId>> {
+    if let Some(owner) = noted_owner(directory)? {
+        return Ok(Some(owner));
+    }
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        entries => entries?,
+    };
+    for entry in entries {
+        let run = RunDirectory::at(entry?.path());
+        if run.path().is_dir()
+            && let Some(program) = read_program(&run)?
+            && let Some(id) = instance_of(&program.env)
+            && directory
+                .file_name()
+                .is_some_and(|name| *name == *id.letters())
+        {
+            return Ok(Some(id));
+        }
+    }
+    Ok(None)
+}
+
+fn noted_owner(directory: &Path) -> io::Result<Option<InstanceId>> {
     match fs::read_to_string(directory.join(OWNER)) {
         Ok(text) => Ok(InstanceId::new(text).ok()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -176,9 +200,17 @@ pub fn owner_of_runs(directory: &Path) -> io::Result<Option<InstanceId>> {
     }
 }
 
+/// The instance that a program was told it is.
+fn instance_of(env: &[String]) -> Option<InstanceId> {
+    let mut variables = env.iter();
+    let id = variables.find_map(|variable| variable.strip_prefix("RUNTARA_INSTANCE_ID="))?;
+    InstanceId::new(id).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use runtara_domain::RunNumber;
+    use serde_json::json;
 
     use super::*;
 
@@ -233,6 +265,27 @@ mod tests {
         place.directories.create(&key(1)).unwrap();
         let owner = owner_of_runs(&instance).unwrap();
         assert_eq!(owner, Some(key(1).instance_id));
+    }
+
+    #[test]
+    fn an_owner_that_was_lost_is_told_by_a_run_that_is_not_over() {
+        let place = Place::new();
+        let run = place.directories.create(&key(1)).unwrap();
+        let instance = run.path().parent().unwrap();
+        fs::write(instance.join(OWNER), "").unwrap();
+        assert_eq!(owner_of_runs(instance).unwrap(), None);
+        let program = json!({
+            "executable": "/bin/true", "args": [], "env": ["RUNTARA_INSTANCE_ID=order 7"], "work": "/",
+            "stdin": null, "user": null, "oom_score_adj": null, "nice": null, "timeout_ms": 1, "log_cap_bytes": 1,
+        });
+        let program = serde_json::from_value(program).unwrap();
+        place.directories.put_program(&run, program).unwrap();
+        let owner = owner_of_runs(instance).unwrap();
+        assert_eq!(owner, Some(key(1).instance_id));
+        // It is not that of another directory.
+        let other = instance.with_file_name("other");
+        fs::rename(instance, &other).unwrap();
+        assert_eq!(owner_of_runs(&other).unwrap(), None);
     }
 
     #[test]

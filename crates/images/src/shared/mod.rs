@@ -60,7 +60,7 @@ use uuid::Uuid;
 
 use crate::blob::{blocking, location};
 use crate::listing::{self, Listed};
-use crate::{BlobError, Deletion};
+use crate::{BlobError, Deletion, Swept};
 
 pub use url::ImageStoreUrl;
 
@@ -96,6 +96,17 @@ pub struct SharedStore {
     copy_bytes: u64,
     /// Whose it was when the server started.
     database: Arc<OnceLock<DatabaseId>>,
+}
+
+/// Content that nodes share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SharedBlob {
+    /// Its digest.
+    pub digest: ImageDigest,
+    /// How many bytes it has.
+    pub size: u64,
+    /// Whether it is old enough to be removed if no row needs it.
+    pub is_old: bool,
 }
 
 impl SharedStore {
@@ -292,22 +303,26 @@ impl SharedStore {
         wanted.map(|_| Deletion::Pinned)
     }
 
-    /// Removes what is left under `removed/` and `pins/` of those who died; gives how much that was.
+    /// Removes what is left under `removed/` and `pins/` of those who died, and puts back what of it is needed; says how much that was. In a dry run it
+    /// stays.
     ///
     /// # Errors
     /// As [`SharedStore::remove`].
     pub async fn sweep_removed<E: From<BlobError>, F>(
         &self,
+        dry_run: bool,
         is_needed: impl Fn(ImageDigest) -> F,
-    ) -> Result<u64, E>
+    ) -> Result<Swept, E>
     where
         F: Future<Output = Result<bool, E>>,
     {
-        let mut swept = 0;
+        let mut swept = Swept::default();
         for pin in self.names(&Location::from(PINS)).await? {
             if is_older(&pin, PIN_LIFE) {
-                self.delete(&pin.location).await?;
-                swept += 1;
+                if !dry_run {
+                    self.delete(&pin.location).await?;
+                }
+                swept.add(pin.size);
             }
         }
         for removed in self.names(&Location::from(REMOVED)).await? {
@@ -317,12 +332,19 @@ impl SharedStore {
                 continue;
             };
             // Where content is renamed in one step, whatever is here is gone from its place: nobody has to be waited for.
-            if self.renames || is_older(&removed, ORPHAN_AGE) {
-                self.decide(&digest, &removed.location, removed.size, || {
-                    is_needed(digest)
-                })
-                .await?;
-                swept += 1;
+            if !self.renames && !is_older(&removed, ORPHAN_AGE) {
+                continue;
+            }
+            let aside = &removed.location;
+            let is_gone = match dry_run {
+                true => !is_needed(digest).await?,
+                false => {
+                    let needed = || is_needed(digest);
+                    self.decide(&digest, aside, removed.size, needed).await? == Deletion::Removed
+                }
+            };
+            if is_gone {
+                swept.add(removed.size);
             }
         }
         Ok(swept)
@@ -337,12 +359,16 @@ impl SharedStore {
         &self,
         after: Option<ImageDigest>,
         limit: usize,
-    ) -> Result<Vec<(ImageDigest, bool)>, BlobError> {
+    ) -> Result<Vec<SharedBlob>, BlobError> {
         let listed = listing::list(self.objects.as_ref(), after, limit);
         let page: Vec<Listed> = self.within("list content in", COPY_LIMIT, listed).await?;
         let now = SystemTime::now();
-        let of = |listed: &Listed| (listed.digest, age(listed.modified, now) >= ORPHAN_AGE);
-        Ok(page.iter().map(of).collect())
+        let of = |listed: Listed| SharedBlob {
+            digest: listed.digest,
+            size: listed.size,
+            is_old: age(listed.modified, now) >= ORPHAN_AGE,
+        };
+        Ok(page.into_iter().map(of).collect())
     }
 
     async fn is_pinned(&self, digest: &ImageDigest) -> Result<bool, BlobError> {

@@ -353,7 +353,8 @@ async fn what_a_dead_remover_has_left_is_found_and_swept() {
             .unwrap()
     );
     let needed = |_| async { Ok::<_, BlobError>(true) };
-    assert_eq!(node.sweep_removed(needed).await.unwrap(), 1);
+    let nothing = Swept::default();
+    assert_eq!(node.sweep_removed(false, needed).await.unwrap(), nothing);
     assert_eq!(node.size(&digest()).await.unwrap(), Some(size));
     assert!(
         node.rename(&location(&digest()), &aside, size)
@@ -361,7 +362,14 @@ async fn what_a_dead_remover_has_left_is_found_and_swept() {
             .unwrap()
     );
     let unneeded = |_| async { Ok::<_, BlobError>(false) };
-    assert_eq!(node.sweep_removed(unneeded).await.unwrap(), 1);
+    let swept = Swept {
+        items: 1,
+        bytes: size,
+    };
+    for dry_run in [true, false] {
+        assert_eq!(node.sweep_removed(dry_run, unneeded).await.unwrap(), swept);
+    }
+    assert_eq!(node.sweep_removed(false, unneeded).await.unwrap(), nothing);
     assert!(!world.is_found().await);
 }
 
@@ -372,8 +380,10 @@ async fn where_copies_are_made_what_is_new_is_left_to_its_remover() {
     let aside = Location::from_iter([REMOVED, &digest().to_hex(), "alive"]);
     assert!(node.copy(&location(&digest()), &aside, 1).await.unwrap());
     let unneeded = |_| async { Ok::<_, BlobError>(false) };
-    assert_eq!(node.sweep_removed(unneeded).await.unwrap(), 0);
-    let old = node.list(None, 10).await.unwrap();
+    let swept = node.sweep_removed(false, unneeded).await.unwrap();
+    assert_eq!(swept, Swept::default());
+    let listed = node.list(None, 10).await.unwrap();
+    let old: Vec<_> = listed.iter().map(|it| (it.digest, it.is_old)).collect();
     assert_eq!(
         old,
         [(digest(), false)],

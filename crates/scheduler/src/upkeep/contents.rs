@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use runtara_domain::ImageDigest;
-use runtara_images::{Deletion, SharedStore};
+use runtara_images::{Deletion, SharedStore, Swept};
 use runtara_store::Store;
-use tracing::info;
 
 use super::{Failure, Pass, Reconciler};
 use crate::Shared;
@@ -33,9 +32,8 @@ impl Reconciler for Contents {
 
     async fn reconcile(&self, shared: &Shared, pass: &Pass) -> Result<(), Failure> {
         let (images, store) = (&shared.images, shared.store.as_ref());
-        if !pass.dry_run {
-            images.blobs().sweep().await?;
-        }
+        let swept = images.blobs().sweep(pass.dry_run).await?;
+        count(pass, swept, "what broken uploads have left");
         let common = images.blobs().shared();
         if let Some(common) = common {
             // Without rows, what another database's servers have put there would be taken for nobody's.
@@ -78,37 +76,40 @@ impl Reconciler for Contents {
     }
 }
 
+fn count(pass: &Pass, swept: Swept, what: &str) {
+    pass.items(swept.items, || what.to_owned());
+    pass.bytes(swept.bytes);
+}
+
 /// Removes content from the store that nodes share that no image has, and what those who died there have left.
 async fn in_common(common: &SharedStore, store: &dyn Store, pass: &Pass) -> Result<(), Failure> {
     let is_needed =
         async |digest: ImageDigest| Ok::<_, Failure>(store.is_content_needed(&digest).await?);
-    if !pass.dry_run {
-        let swept = common.sweep_removed(is_needed).await?;
-        if swept > 0 {
-            info!(
-                swept,
-                "removed what broken removals had left in the shared image store"
-            );
-        }
-    }
+    let swept = common.sweep_removed(pass.dry_run, is_needed).await?;
+    count(
+        pass,
+        swept,
+        "what broken registrations and removals have left in the shared image store",
+    );
     let mut after = None;
     loop {
         let page = common.list(after, PAGE).await?;
-        for (digest, is_old) in &page {
+        for blob in &page {
             if pass.is_over() {
                 return Ok(());
             }
-            if !*is_old || is_needed(*digest).await? {
+            let digest = blob.digest;
+            if !blob.is_old || is_needed(digest).await? {
                 continue;
             }
             let is_gone = pass.dry_run
-                || common.remove(digest, || is_needed(*digest)).await? == Deletion::Removed;
+                || common.remove(&digest, || is_needed(digest)).await? == Deletion::Removed;
             if is_gone {
-                pass.item(|| format!("{digest} in the shared image store"), 0);
+                pass.item(|| format!("{digest} in the shared image store"), blob.size);
             }
         }
         match page.last() {
-            Some((last, _)) if page.len() == PAGE => after = Some(*last),
+            Some(last) if page.len() == PAGE => after = Some(last.digest),
             _ => return Ok(()),
         }
     }

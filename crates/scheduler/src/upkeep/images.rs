@@ -1,5 +1,6 @@
 //! Images that nobody needs.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -33,15 +34,21 @@ impl Reconciler for Images {
 
     async fn reconcile(&self, shared: &Shared, pass: &Pass) -> Result<(), Failure> {
         let (images, store) = (&shared.images, shared.store.as_ref());
+        // Those that were unused; most are removed at once.
+        let mut counted = HashSet::new();
         if let Some(unused_ms) = shared.config.upkeep.images_unused.millis() {
             if pass.dry_run {
                 let unused = store.unused_images(unused_ms, NAMED).await?;
                 count(pass, &unused, true);
+                if unused.len() == NAMED as usize {
+                    pass.ends_early();
+                }
             } else {
                 loop {
                     let began = Instant::now();
                     let deleted = store.delete_unused_images(unused_ms, AT_ONCE).await?;
                     count(pass, &deleted, false);
+                    counted.extend(deleted.iter().map(|image| image.image_id.clone()));
                     if deleted.len() < AT_ONCE as usize {
                         break;
                     }
@@ -55,22 +62,26 @@ impl Reconciler for Images {
         if pass.dry_run {
             let unneeded = store.unneeded_images(NAMED).await?;
             count(pass, &unneeded, true);
+            if unneeded.len() == NAMED as usize {
+                pass.ends_early();
+            }
             return Ok(());
         }
         loop {
             let began = Instant::now();
-            let unneeded = store.unneeded_images(AT_ONCE).await?;
+            let mut unneeded = store.unneeded_images(AT_ONCE).await?;
             if unneeded.is_empty() {
                 return Ok(());
             }
+            let is_last = unneeded.len() < AT_ONCE as usize;
             let digests = store.remove_unneeded_images(AT_ONCE).await?;
-            // Those that were unused are counted already.
+            unneeded.retain(|image| !counted.remove(&image.image_id));
             count(pass, &unneeded, false);
             let removed = |_, bytes| pass.bytes(bytes);
             images
                 .remove(&digests, store, &shared.runners, removed)
                 .await?;
-            if unneeded.len() < AT_ONCE as usize || pass.is_over() {
+            if is_last || pass.is_over() {
                 return Ok(());
             }
             pass.give_way(began.elapsed()).await;

@@ -1,14 +1,15 @@
 //! What ended runs have written.
 
 use std::collections::BinaryHeap;
+use std::fmt;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use runtara_domain::{InstanceId, RunNumber};
-use runtara_runner::{RunDirectory, RunKey, blocking, owner_of_runs};
+use runtara_runner::{RunDirectory, RunKey, blocking, owner_of_runs, remove_tree};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -29,9 +30,26 @@ pub(super) struct Logs;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Log {
     written: SystemTime,
-    owner: InstanceId,
+    /// The directory of the runs of its instance.
+    runs: PathBuf,
+    /// Whose it is. A machine that lost its power may have lost that.
+    owner: Option<InstanceId>,
     run: RunNumber,
     bytes: u64,
+}
+
+impl fmt::Display for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.owner {
+            Some(owner) => write!(f, "run {} of {owner}", self.run),
+            None => write!(
+                f,
+                "run {} in {}, of nobody known",
+                self.run,
+                self.runs.display()
+            ),
+        }
+    }
 }
 
 /// What a look found.
@@ -87,14 +105,17 @@ impl Reconciler for Logs {
                 if !pass.dry_run && !remove(shared, log).await? {
                     continue;
                 }
-                pass.item(|| format!("run {} of {}", log.run, log.owner), log.bytes);
+                pass.item(|| log.to_string(), log.bytes);
                 removed += 1;
                 if removed % AT_ONCE == 0 {
                     pass.give_way(began.elapsed()).await;
                     began = Instant::now();
                 }
             }
-            // In a dry run the same would be found again.
+            if found.more && pass.dry_run {
+                // The same would be found again.
+                pass.ends_early();
+            }
             if !found.more || removed == 0 || pass.dry_run {
                 return Ok(());
             }
@@ -104,16 +125,35 @@ impl Reconciler for Logs {
 
 /// Removes the logs of a run, unless it is there again.
 async fn remove(shared: &Shared, log: &Log) -> Result<bool, Failure> {
+    let Some(owner) = &log.owner else {
+        return remove_of_nobody(shared, log).await;
+    };
     let key = RunKey {
-        instance_id: log.owner.clone(),
+        instance_id: owner.clone(),
         run_number: log.run,
     };
     let run_file = RunDirectory::of(&shared.config.data_dir, &key).run_file();
     if shared.live.knows(&key) || tokio::fs::try_exists(run_file).await? {
         return Ok(false);
     }
-    clean(shared, &log.owner, log.run, false).await?;
+    clean(shared, owner, log.run, false).await?;
     Ok(true)
+}
+
+/// Removes the logs of a run of which nobody knows whose it was, and its directory with it.
+async fn remove_of_nobody(shared: &Shared, log: &Log) -> Result<bool, Failure> {
+    // Nothing is launched meanwhile that would be laid beside them.
+    let _no_claims = shared.claiming.lock().await;
+    let (runs, run) = (log.runs.clone(), log.run);
+    let removed = blocking(move || {
+        let may_live = |(found, is_whole): &(RunNumber, bool)| *found == run && *is_whole;
+        if owner_of_runs(&runs)?.is_some() || runs_in(&runs)?.iter().any(may_live) {
+            return Ok(false);
+        }
+        remove_tree(&runs.join(run.to_string()))?;
+        Ok(true)
+    });
+    Ok(removed.await?)
 }
 
 /// Looks at the logs of all runs that are over. Blocking; ends early when the server leaves.
@@ -130,7 +170,7 @@ fn look(runs: &Path, stop: &CancellationToken) -> io::Result<Found> {
         }
         let directory = directory?.path();
         // Runs come and go meanwhile: what is not there any more is no error.
-        let Ok(Some(owner)) = owner_of_runs(&directory) else {
+        let Ok(owner) = owner_of_runs(&directory) else {
             continue;
         };
         for (run, may_live) in runs_in(&directory).unwrap_or_default() {
@@ -143,6 +183,7 @@ fn look(runs: &Path, stop: &CancellationToken) -> io::Result<Found> {
             found.bytes += bytes;
             oldest.push(Log {
                 written,
+                runs: directory.clone(),
                 owner: owner.clone(),
                 run,
                 bytes,
@@ -203,6 +244,9 @@ mod tests {
         write("a", 2, "stdout.0", 100, 10);
         write("a", 2, "stderr.5", 50, 5);
         write("b", 7, "stderr.0", 200, 1);
+        // A machine that lost its power may have kept the name of a file without its content.
+        write("c", 3, "stdout.0", 150, 1);
+        fs::write(runs.join("c/instance"), "").unwrap();
         // Neither are logs of a run that is over.
         write("b", 8, "stdout.0", 400, 1_000);
         write("b", 8, "run.json", 400, 1);
@@ -211,10 +255,19 @@ mod tests {
         let order: Vec<_> = found
             .oldest
             .iter()
-            .map(|log| format!("{}/{} {}", log.owner, log.run, log.bytes))
+            .map(|log| format!("{log}: {}", log.bytes))
             .collect();
-        assert_eq!(order, ["a/1 10", "b/7 1", "a/2 15"]);
-        assert_eq!(found.bytes, 26);
+        let of_nobody = format!("run 3 in {}, of nobody known: 1", runs.join("c").display());
+        assert_eq!(
+            order,
+            [
+                "run 1 of a: 10",
+                "run 7 of b: 1",
+                &of_nobody,
+                "run 2 of a: 15"
+            ]
+        );
+        assert_eq!(found.bytes, 27);
         assert!(!found.more);
     }
 }

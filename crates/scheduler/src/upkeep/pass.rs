@@ -103,6 +103,11 @@ impl Pass {
         is_over
     }
 
+    /// Notes that there may be more than was looked at.
+    pub(super) fn ends_early(&self) {
+        self.lock().stopped = true;
+    }
+
     /// Counts something that was removed, or would be.
     pub(super) fn item(&self, name: impl FnOnce() -> String, bytes: u64) {
         let mut counted = self.lock();

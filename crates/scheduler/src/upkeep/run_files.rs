@@ -85,14 +85,19 @@ async fn tidy(shared: &Shared, pass: &Pass, directory: &Path) -> Result<(), Fail
     let path = directory.to_owned();
     // Listed before the row is read: a run that is claimed afterwards is not among them.
     let listed = blocking(move || Ok((owner_of_runs(&path)?, runs_in(&path)?)));
-    let (Some(owner), runs) = listed.await? else {
-        return Ok(());
+    let (owner, runs) = listed.await?;
+    let Some(owner) = owner else {
+        return match runs.is_empty() {
+            true => remove_empty(shared, pass, None, directory).await,
+            // Their logs go by age and size.
+            false => Ok(()),
+        };
     };
     let Some(instance) = shared.store.instance(&owner).await? else {
         return remove_all(shared, pass, &owner, directory).await;
     };
     if runs.is_empty() {
-        return remove_empty(shared, pass, &owner, directory).await;
+        return remove_empty(shared, pass, Some(&owner), directory).await;
     }
     for (number, is_whole) in runs {
         if is_whole && !may_live(shared, &instance.state, number) {
@@ -182,12 +187,21 @@ async fn end_stray(shared: &Shared, key: &RunKey) -> Result<(), Failure> {
 async fn remove_empty(
     shared: &Shared,
     pass: &Pass,
-    owner: &InstanceId,
+    owner: Option<&InstanceId>,
     directory: &Path,
 ) -> Result<(), Failure> {
     // Nothing is claimed meanwhile, so no launch counts on the note.
     let _no_claims = shared.claiming.lock().await;
-    if shared.live.get(owner).is_some() {
+    let is_live = match owner {
+        Some(owner) => shared.live.get(owner).is_some(),
+        None => {
+            let live = shared.live.all();
+            let name = directory.file_name().unwrap_or_default();
+            live.iter()
+                .any(|live| *name == *live.key.instance_id.letters())
+        }
+    };
+    if is_live {
         return Ok(());
     }
     let path = directory.to_owned();
@@ -200,7 +214,11 @@ async fn remove_empty(
         Ok(is_empty)
     });
     if removed.await? {
-        pass.item(|| format!("the empty directory of {owner}"), 0);
+        let name = || match owner {
+            Some(owner) => format!("the empty directory of {owner}"),
+            None => format!("{}, empty and of nobody known", directory.display()),
+        };
+        pass.item(name, 0);
     }
     Ok(())
 }

@@ -199,6 +199,46 @@ async fn logs_go_by_age_and_by_size_and_those_of_live_runs_never() {
 }
 
 #[tokio::test]
+async fn unused_images_are_counted_once() {
+    let clock = Arc::new(ManualClock::at(Timestamp(1_700_000_000_000)));
+    let world = World::at(Arc::clone(&clock) as _).await;
+    *world.upkeep.lock().unwrap() = UpkeepConfig {
+        images_unused: Keep::For(3_600_000),
+        ..UpkeepConfig::default()
+    };
+    let scheduler = settled(&world).await;
+    let (unused, used) = (world.image_id("unused").await, world.image_id("used").await);
+    clock.advance_millis(7_200_000);
+    let id = world.start_for("used", "uses-it").await;
+    world.runner.launched(1).await;
+    let expected = (1, vec![format!("image of unused, {unused}")], false);
+    for dry_run in [true, false] {
+        let report = maintain(&scheduler, only("images", dry_run))
+            .await
+            .remove(0);
+        assert_eq!(
+            (report.items, report.names, report.stopped),
+            expected,
+            "dry run: {dry_run}"
+        );
+    }
+    assert_eq!(world.store.image_even_deleted(&unused).await.unwrap(), None);
+    assert!(world.store.image(&used).await.unwrap().is_some());
+    let figures = scheduler.upkeep_figures();
+    let images = figures.iter().find(|(name, _)| *name == "images").unwrap();
+    assert_eq!(images.1.items, 1);
+    // What is done is not told again when all is gone that knows of it.
+    end(&world, &id, 0).await;
+    clock.advance_millis(7_200_000);
+    let done = maintain(&scheduler, only("images", false)).await;
+    assert_eq!((done[0].items, done[0].bytes), (1, 0));
+    assert_eq!(done[0].names, [format!("image of used, {used}")]);
+    let again = maintain(&scheduler, only("images", false)).await;
+    assert_eq!(again[0].items, 0);
+    scheduler.shutdown(soon()).await;
+}
+
+#[tokio::test]
 async fn content_without_an_image_is_counted_and_goes() {
     let world = World::new().await;
     let scheduler = settled(&world).await;
@@ -209,14 +249,51 @@ async fn content_without_an_image_is_counted_and_goes() {
     let orphan = upload.finish(None).await.unwrap();
     let digest = orphan.digest;
     drop(orphan);
+    // Of a server that was killed.
+    let broken = world.directory.path().join("blobs/uploads/broken.part");
+    std::fs::write(&broken, "half of it").unwrap();
     let dry = maintain(&scheduler, only("contents", true)).await;
-    assert_eq!((dry[0].items, dry[0].bytes), (1, 8));
-    assert_eq!(dry[0].names, [digest.to_string()]);
-    assert!(world.blobs.exists(&digest).await.unwrap());
+    assert_eq!((dry[0].items, dry[0].bytes), (2, 18));
+    let names = [
+        "what broken uploads have left".to_owned(),
+        digest.to_string(),
+    ];
+    assert_eq!(dry[0].names, names);
+    assert!(broken.exists() && world.blobs.exists(&digest).await.unwrap());
     let done = maintain(&scheduler, only("contents", false)).await;
-    assert_eq!((done[0].items, done[0].bytes), (1, 8));
-    assert!(!world.blobs.exists(&digest).await.unwrap());
+    assert_eq!((done[0].items, done[0].bytes), (2, 18));
+    assert!(!broken.exists() && !world.blobs.exists(&digest).await.unwrap());
     scheduler.end_runs();
+    scheduler.shutdown(soon()).await;
+}
+
+#[tokio::test]
+async fn what_is_left_of_nobody_known_goes_too() {
+    let world = World::new().await;
+    *world.upkeep.lock().unwrap() = UpkeepConfig {
+        logs_max_age: Keep::For(3_600_000),
+        ..UpkeepConfig::default()
+    };
+    let scheduler = settled(&world).await;
+    // As a machine that lost its power may leave it: the name of the file that says whose it is, without its content.
+    let runs = world.directory.path().join("runs");
+    let (with_logs, empty) = (runs.join("with-logs"), runs.join("empty"));
+    std::fs::create_dir_all(with_logs.join("3")).unwrap();
+    std::fs::create_dir_all(&empty).unwrap();
+    std::fs::write(with_logs.join("instance"), "").unwrap();
+    let log = with_logs.join("3/stdout.0");
+    std::fs::write(&log, "last words").unwrap();
+    let done = maintain(&scheduler, only("run-files", false)).await;
+    assert_eq!(done[0].items, 1, "{done:?}");
+    assert!(log.exists() && !empty.exists());
+    let file = std::fs::File::options().write(true).open(&log).unwrap();
+    file.set_modified(SystemTime::now() - Duration::from_secs(7_200))
+        .unwrap();
+    let done = maintain(&scheduler, only("logs", false)).await;
+    assert_eq!((done[0].items, done[0].bytes), (1, 10), "{done:?}");
+    let done = maintain(&scheduler, only("run-files", false)).await;
+    assert_eq!(done[0].items, 1, "{done:?}");
+    assert!(!with_logs.exists());
     scheduler.shutdown(soon()).await;
 }
 
