@@ -15,6 +15,8 @@ pub mod doctor;
 mod error;
 pub mod maintain;
 mod metrics;
+#[cfg(feature = "postgres")]
+pub mod migrations;
 mod native_user;
 mod programs;
 mod report;

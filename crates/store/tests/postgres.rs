@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use node::Node;
 use postgres_support::{Schema, execute};
 use runtara_domain::{
@@ -22,6 +23,7 @@ use runtara_store::{
     CheckpointFilter, Claim, EventFilter, InstanceFilter, InstanceOrder, NodeLease, PageRequest,
     PageStart, Store, StoreError,
 };
+use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, Connection as _, PgPool};
 
 /// Starts instances and claims them all: how each is spoken for.
@@ -225,7 +227,7 @@ async fn a_row_that_is_refused_harms_no_other_of_its_batch() {
             (n, saved.map(drop), recorded, alive)
         }
     });
-    for (n, saved, recorded, alive) in futures_util::future::join_all(asked).await {
+    for (n, saved, recorded, alive) in join_all(asked).await {
         for answer in [saved, recorded, alive] {
             match answer {
                 Ok(()) => assert_eq!(n % 2, 0),
@@ -398,7 +400,7 @@ async fn a_closed_store_finishes_what_it_took_and_takes_no_more() {
     let asked = callers
         .iter()
         .map(|caller| store.save_checkpoint(caller, save("a", "state", "1")));
-    let (answers, ()) = tokio::join!(futures_util::future::join_all(asked), store.close());
+    let (answers, ()) = tokio::join!(join_all(asked), store.close());
     let reader = schema.store().await;
     for (caller, answer) in callers.iter().zip(answers) {
         let saved = saved(&reader, &caller.instance_id).await;
@@ -414,20 +416,149 @@ async fn a_closed_store_finishes_what_it_took_and_takes_no_more() {
     ));
 }
 
+/// A pool as a host program makes it, which does something to each of its connections.
+async fn pool_of_host(schema: &Schema) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(5)
+        .after_connect(|connection, _| {
+            let name = sqlx::query("select set_config('host.tenant', 'acme', false)");
+            Box::pin(async move { name.execute(connection).await.map(drop) })
+        })
+        .connect(&schema.url)
+        .await
+        .unwrap()
+}
+
+/// Applies migrations of a host program, the first so many.
+async fn migrate_host(pool: &PgPool, count: usize) {
+    let directory = tempfile::tempdir().unwrap();
+    let all = [
+        (
+            "1_orders.sql",
+            "create table orders (id bigint primary key)",
+        ),
+        (
+            "2_items.sql",
+            "create table items (of bigint references orders)",
+        ),
+    ];
+    for (name, sql) in &all[..count] {
+        std::fs::write(directory.path().join(name), sql).unwrap();
+    }
+    let migrator = sqlx::migrate::Migrator::new(directory.path())
+        .await
+        .unwrap();
+    migrator.run(pool).await.unwrap();
+}
+
+async fn saves_steps(store: &PostgresStore) {
+    let callers = runs(store, 16).await;
+    let saves = callers
+        .iter()
+        .map(|caller| store.save_checkpoint(caller, save("a", "state", "1")));
+    for saved in join_all(saves).await {
+        saved.unwrap();
+    }
+}
+
 #[tokio::test]
-async fn the_connections_of_a_host_program_serve_as_well() {
+async fn a_store_beside_a_host_program_shares_its_database_and_leaves_it_alone() {
     let Some(schema) = Schema::make().await else {
         return;
     };
-    let pool = PgPool::connect(&schema.url).await.unwrap();
-    PostgresStore::migrate(&pool).await.unwrap();
-    let store = PostgresStore::from_pool(pool, runtara_store::Nudges::new());
-    let callers = runs(&store, 3).await;
-    for caller in &callers {
-        store
-            .save_checkpoint(caller, save("a", "state", "1"))
+    let pool = pool_of_host(&schema).await;
+    migrate_host(&pool, 1).await;
+    PostgresStore::migrate(&pool, None).await.unwrap();
+    migrate_host(&pool, 2).await;
+    let store = PostgresStore::connect(PostgresOptions::beside(&pool))
+        .await
+        .unwrap();
+    saves_steps(&store).await;
+    let names: Vec<String> = sqlx::query_scalar(
+        "select relname::text from pg_class
+          where relnamespace = current_schema()::regnamespace and relkind in ('r', 'S', 'v')
+            and relname not like 'runtara\\_%' order by 1",
+    )
+    .fetch_all(&pool)
+    .await
+    .unwrap();
+    assert_eq!(names, ["_sqlx_migrations", "items", "orders"]);
+    let open: i64 = sqlx::query_scalar(
+        "select count(*) from pg_stat_activity where application_name = current_setting('application_name')",
+    )
+    .fetch_one(&pool)
+    .await
+    .unwrap();
+    let of_host = i64::from(pool.size());
+    assert!(
+        open - of_host <= 5,
+        "{open} connections, {of_host} of the host"
+    );
+    store.close().await;
+    let (tenant, planner): (String, String) =
+        sqlx::query_as("select current_setting('host.tenant'), current_setting('enable_seqscan')")
+            .fetch_one(&pool)
             .await
             .unwrap();
+    assert_eq!((&*tenant, &*planner), ("acme", "on"));
+    // It comes again as it left.
+    migrate_host(&pool, 2).await;
+    let store = PostgresStore::connect(PostgresOptions::beside(&pool))
+        .await
+        .unwrap();
+    store.ping().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_store_has_a_schema_of_its_own_if_it_is_told_to() {
+    let Some(schema) = Schema::make().await else {
+        return;
+    };
+    let pool = pool_of_host(&schema).await;
+    let host: String = sqlx::query_scalar("select current_schema()::text")
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    // Any name, and removed with those of other tests should this one be killed.
+    let own = format!("{host} \"own\"")
+        .chars()
+        .take(63)
+        .collect::<String>();
+    let options = || PostgresOptions::beside(&pool).schema(&*own);
+    let (one, other) = tokio::join!(
+        PostgresStore::connect(options()),
+        PostgresStore::connect(options())
+    );
+    let (one, other) = (one.unwrap(), other.unwrap());
+    saves_steps(&one).await;
+    assert_eq!(
+        one.database_id().await.unwrap(),
+        other.database_id().await.unwrap()
+    );
+    let ours: Vec<String> = sqlx::query_scalar(
+        "select distinct relnamespace::regnamespace::text from pg_class where relname = 'runtara_instances'
+            and relnamespace in (select oid from pg_namespace where starts_with(nspname, $1))",
+    )
+    .bind(&host)
+    .fetch_all(&pool)
+    .await
+    .unwrap();
+    let quoted = format!("\"{}\"", own.replace('"', "\"\""));
+    assert_eq!(ours, [&*quoted]);
+    for store in [one, other] {
+        store.close().await;
+    }
+    let mut connection = schema.connect().await;
+    execute(&mut connection, &format!("drop schema {quoted} cascade")).await;
+    for unfit in ["", "pg_mine", &"x".repeat(64)] {
+        let refused = PostgresStore::connect(PostgresOptions::beside(&pool).schema(unfit)).await;
+        let refused = refused.err().map(|error| error.to_string());
+        assert!(
+            refused
+                .as_ref()
+                .is_some_and(|it| it.contains("cannot be used")),
+            "{unfit:?}: {refused:?}"
+        );
     }
 }
 

@@ -5,6 +5,7 @@ use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row as _};
 use crate::{StoreError, StoreResult};
 
 use super::error::{Answer, Fault};
+use super::options::quoted;
 
 struct Migration {
     version: i64,
@@ -70,12 +71,18 @@ const MIGRATIONS: &[Migration] = &[
 const LOCK: i64 = 0x72_756e_7461_7261;
 
 /// Applies the migrations that are missing, all in one transaction and under a lock, so that several servers may start at once.
-pub(super) async fn run(pool: &PgPool) -> StoreResult<()> {
+pub(super) async fn run(pool: &PgPool, schema: Option<&str>) -> StoreResult<()> {
+    let schema = schema.map(quoted).transpose()?;
     let doing = "bringing the database to the schema of this build";
     let mut transaction = pool
         .begin()
         .await
         .map_err(|error| Fault::from(error).during(doing))?;
+    if let Some(schema) = schema {
+        enter(&mut transaction, &schema)
+            .await
+            .map_err(|error| error.during(doing))?;
+    }
     check_owner(&mut transaction).await?;
     apply(&mut transaction)
         .await
@@ -84,6 +91,30 @@ pub(super) async fn run(pool: &PgPool) -> StoreResult<()> {
         .commit()
         .await
         .map_err(|error| Fault::from(error).during(doing))
+}
+
+/// Makes a schema if it is not there, and goes there for the rest of the transaction.
+async fn enter(connection: &mut PgConnection, schema: &str) -> Answer<()> {
+    let exists: bool = sqlx::query_scalar("select to_regnamespace($1) is not null")
+        .bind(schema)
+        .fetch_one(&mut *connection)
+        .await?;
+    if !exists {
+        // Whoever may use one need not have the right to make one.
+        sqlx::query("select pg_advisory_xact_lock($1)")
+            .bind(LOCK)
+            .execute(&mut *connection)
+            .await?;
+        let made = format!("create schema if not exists {schema}");
+        sqlx::query(AssertSqlSafe(made))
+            .execute(&mut *connection)
+            .await?;
+    }
+    sqlx::query("select set_config('search_path', $1, true)")
+        .bind(schema)
+        .execute(&mut *connection)
+        .await?;
+    Ok(())
 }
 
 /// Refuses a database of the product of the same name whose place this one takes, and one that cannot hold every text.

@@ -43,7 +43,6 @@ use runtara_domain::{
     RegistrationNumber, RunNumber, RunnerKind, SaveCheckpoint, SignalId, Status, TenantId,
     TokenHash, Word,
 };
-use sqlx::postgres::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -58,6 +57,7 @@ use crate::{
 use connections::{Connections, Fetch as _, Losses};
 use error::Fault;
 pub use options::PostgresOptions;
+pub use sqlx::PgPool;
 use queued::Queues;
 
 /// Durable state on PostgreSQL.
@@ -80,26 +80,18 @@ impl PostgresStore {
         let losses = Losses::default();
         let pool = options.pool(losses.clone()).await?;
         if options.migrate {
-            Self::migrate(&pool).await?;
+            migrate::run(&pool, options.schema.as_deref()).await?;
         }
         Ok(Self::with(pool, losses, options.nudges))
     }
 
-    /// Brings a database to the schema of this build. Several servers may do so at once.
+    /// Brings a database to the schema of this build, in the schema that is named or else that of the connections. Several servers may do so at once,
+    /// and whoever else has tables there: all of ours begin with `runtara_`.
     ///
     /// # Errors
     /// As [`Self::connect`].
-    pub async fn migrate(pool: &PgPool) -> StoreResult<()> {
-        migrate::run(pool).await
-    }
-
-    /// Uses the connections of a host program. Statements have the time limit that these connections have.
-    ///
-    /// # Panics
-    /// Outside of a Tokio runtime, on which the committers are started.
-    #[must_use]
-    pub fn from_pool(pool: PgPool, nudges: Nudges) -> Self {
-        Self::with(pool, Losses::default(), nudges)
+    pub async fn migrate(pool: &PgPool, schema: Option<&str>) -> StoreResult<()> {
+        migrate::run(pool, schema).await
     }
 
     fn with(pool: PgPool, losses: Losses, nudges: Nudges) -> Self {
