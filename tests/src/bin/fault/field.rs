@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::time::{ClockId, clock_gettime};
 use runtara_tests::http::{self, Address, Answer, Request};
 use runtara_tests::{PrivatePostgres, Proxy, Server, Setup, Store};
+use serde_json::Value;
 
 use crate::ledger::{self, Broken};
 
@@ -248,15 +249,71 @@ pub(crate) enum Meaning {
     Wrong(String),
 }
 
-/// Reads an answer.
+/// Reads an answer. Of refusals only those are right that the field gives reason for: an instance that stands otherwise by now, and
+/// something that is away. The servers have no limits that an ask could meet.
 pub(crate) fn meaning(answer: &std::io::Result<Answer>) -> Meaning {
-    match answer {
-        Err(_) => Meaning::Later,
-        Ok(answer) => match answer.status {
-            200..300 => Meaning::Done,
-            409 => Meaning::Refused,
-            429 | 503 | 507 => Meaning::Later,
-            _ => Meaning::Wrong(answer.to_string()),
-        },
+    let Ok(answer) = answer else {
+        return Meaning::Later;
+    };
+    match (answer.status, code(answer).as_deref()) {
+        (200..300, _) => Meaning::Done,
+        (409, Some("WRONG_STATE")) => Meaning::Refused,
+        (503, Some("UNAVAILABLE")) => Meaning::Later,
+        _ => Meaning::Wrong(answer.to_string()),
+    }
+}
+
+/// The code in the body of an error that has the form of every error.
+fn code(answer: &Answer) -> Option<String> {
+    let body: Value = serde_json::from_slice(&answer.body).ok()?;
+    let is_error = body["success"] == false && body["error"].is_string();
+    is_error.then(|| body["code"].as_str().map(str::to_owned))?
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    fn of(status: u16, body: &str) -> Meaning {
+        meaning(&Ok(Answer {
+            status,
+            headers: Vec::new(),
+            body: body.into(),
+        }))
+    }
+
+    fn error(code: &str) -> String {
+        format!(r#"{{"success": false, "error": "why", "code": "{code}"}}"#)
+    }
+
+    #[test]
+    fn what_is_documented_is_understood() {
+        assert_eq!(of(200, "{}"), Meaning::Done);
+        assert_eq!(of(201, ""), Meaning::Done);
+        assert_eq!(of(409, &error("WRONG_STATE")), Meaning::Refused);
+        assert_eq!(of(503, &error("UNAVAILABLE")), Meaning::Later);
+        let cut = io::Error::from(io::ErrorKind::ConnectionReset);
+        assert_eq!(meaning(&Err(cut)), Meaning::Later);
+    }
+
+    #[test]
+    fn all_else_is_wrong() {
+        for (status, body) in [
+            (409, error("INSTANCE_EXISTS")),
+            (409, error("UNAVAILABLE")),
+            (429, error("TOO_MANY_PENDING")),
+            (503, error("NODE_UNREACHABLE")),
+            (507, error("UNAVAILABLE")),
+            (500, error("INTERNAL_ERROR")),
+            (404, error("INSTANCE_NOT_FOUND")),
+            (503, String::new()),
+            (503, "<html>".to_owned()),
+            (503, r#"{"code": "UNAVAILABLE"}"#.to_owned()),
+        ] {
+            let found = of(status, &body);
+            assert!(matches!(found, Meaning::Wrong(_)), "{status} {body}");
+        }
     }
 }
