@@ -218,10 +218,10 @@ impl<'a> Driver<'a> {
         planned
     }
 
-    /// Registers an image, as often as it takes.
+    /// Registers an image, as often as it takes. It is run by any of the servers, whichever of them has its content.
     fn upload(&self, name: &str, kind: Kind, content: &[u8], until: Instant) -> Option<String> {
         while Instant::now() < until {
-            let answer = exchange(&self.addresses[0], &registration(name, kind, content));
+            let answer = exchange(self.address(), &registration(name, kind, content));
             match meaning(&answer) {
                 Meaning::Done => {
                     self.notes.count("ask: registration");

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 use runtara_tests::http::{self, Address, Answer, Request};
-use runtara_tests::{PrivatePostgres, Proxy, Server, Setup, Store};
+use runtara_tests::{PrivatePostgres, Proxy, Server, Setup, SharedDisk, Store};
 use serde_json::Value;
 
 use crate::ledger::{self, Broken};
@@ -19,6 +19,8 @@ use crate::ledger::{self, Broken};
 const SERVER: &str = "runtara-environment-with-failpoints";
 /// The disk of each server: enough for the images, and small enough to be filled in a moment.
 const DISK_MIB: u32 = 768;
+/// How much each server keeps of the images that all of them share: less than there are in a long proof.
+const CACHE_BYTES: u32 = 64 << 20;
 /// How long a server may take until it is ready.
 const READY_LIMIT: Duration = Duration::from_secs(90);
 
@@ -91,6 +93,8 @@ pub(crate) struct Database {
 pub(crate) struct Field {
     pub(crate) nodes: Vec<Server>,
     pub(crate) database: Option<Database>,
+    /// Where several servers share their images.
+    pub(crate) images: Option<SharedDisk>,
     /// Until when a server may refuse to start, because of what was done to its surroundings.
     pub(crate) trouble_until: Instant,
 }
@@ -98,6 +102,9 @@ pub(crate) struct Field {
 impl Field {
     /// Starts it, with so many servers, and waits until all are ready.
     pub(crate) fn start(store: Store, nodes: usize) -> Self {
+        let is_shared = store == Store::Postgres && nodes > 1;
+        let images = is_shared.then(|| SharedDisk::of(DISK_MIB));
+        let started = |setup, number| started(setup, number, images.as_ref());
         let (database, nodes) = match store {
             Store::Sqlite => {
                 let setup = Setup::new(Store::Sqlite);
@@ -115,6 +122,7 @@ impl Field {
         Self {
             nodes,
             database,
+            images,
             trouble_until: Instant::now(),
         }
     }
@@ -152,9 +160,11 @@ impl Field {
         }
     }
 
-    /// Where a server keeps its files.
-    pub(crate) fn data_dir(&self, node: usize) -> PathBuf {
-        self.nodes[node].data_dir()
+    /// The disks that there are: of each server, and the one with the images that they share.
+    pub(crate) fn disks(&self) -> Vec<PathBuf> {
+        let of_nodes = self.nodes.iter().map(Server::data_dir);
+        let shared = self.images.iter().map(SharedDisk::directory);
+        of_nodes.chain(shared).collect()
     }
 
     /// The lines that guests have written for the ledger, of all their runs.
@@ -202,7 +212,13 @@ impl Field {
     }
 }
 
-fn started(setup: Setup, number: usize) -> Server {
+fn started(mut setup: Setup, number: usize, images: Option<&SharedDisk>) -> Server {
+    if let Some(images) = images {
+        let url = format!("file://{}", images.directory().display());
+        setup = setup
+            .variable("RUNTARA_IMAGE_STORE_URL", &url)
+            .variable("RUNTARA_IMAGE_CACHE_BYTES", &CACHE_BYTES.to_string());
+    }
     setup
         .program(SERVER)
         .with_small_disk(DISK_MIB)

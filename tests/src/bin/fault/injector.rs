@@ -32,7 +32,7 @@ pub(crate) enum Fault {
     KillLauncher,
     /// kill -9 of a program.
     KillProgram,
-    /// The disk of a server is full for a while.
+    /// The disk of a server is full for a while, or the one on which they share their images.
     FillDisk,
     /// kill -9 of the first process of PostgreSQL.
     KillPostgres,
@@ -369,9 +369,13 @@ impl Injector<'_> {
     }
 
     fn fill_disk(&mut self) -> bool {
-        let (node, time) = (self.node(), self.seconds(0.5, 5.0));
+        let disks = self.field.disks();
+        let (number, time) = (self.rng.usize(..disks.len()), self.seconds(0.5, 5.0));
         self.troubles(time);
-        let path = self.field.data_dir(node).join("filler");
+        if number == self.field.nodes.len() {
+            self.notes.count("the disk with the shared images was full");
+        }
+        let path = disks[number].join("filler");
         if let Ok(mut file) = File::create(&path) {
             for size in [1 << 20, 1 << 12, 1] {
                 let piece = vec![0; size];
