@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use runtara_tests::{PrivatePostgres, Proxy, Server, Setup, SharedDisk, Store};
 use serde_json::Value;
 
 use crate::ledger::{self, Broken};
+use crate::leftovers::{self, entries};
 
 /// The program of the servers.
 const SERVER: &str = "runtara-environment-with-failpoints";
@@ -21,6 +23,10 @@ const SERVER: &str = "runtara-environment-with-failpoints";
 const DISK_MIB: u32 = 768;
 /// How much each server keeps of the images that all of them share: less than there are in a long proof.
 const CACHE_BYTES: u32 = 64 << 20;
+/// More than the age at which anything in the store that servers share is taken for that of somebody who died: a day, for pins.
+const OLD: Duration = Duration::from_secs(2 * 24 * 3_600);
+/// How long it may take to remove what is not needed any more.
+const MAINTAIN_LIMIT: Duration = Duration::from_secs(120);
 /// How long a server may take until it is ready.
 const READY_LIMIT: Duration = Duration::from_secs(90);
 
@@ -167,6 +173,16 @@ impl Field {
         of_nodes.chain(shared).collect()
     }
 
+    /// Has the servers remove what they promise to remove from time to time, rather than as soon as nobody needs it: files of runs that others
+    /// took over while their server was away, and in the store that servers share what registrations and removals have left that were cut
+    /// off. As that goes when it is an hour or a day old, all of it is made to look so. Gives what stood in the way.
+    pub(crate) fn tidy(&self) -> Vec<String> {
+        let shared = self.images.iter().map(SharedDisk::directory);
+        let aged = shared.map(|directory| leftovers::age(&directory, OLD));
+        let tidied = self.nodes.iter().map(maintain);
+        aged.chain(tidied).filter_map(Result::err).collect()
+    }
+
     /// The lines that guests have written for the ledger, of all their runs.
     pub(crate) fn ledger_of_guests(&self) -> Vec<String> {
         let ahead = nanoseconds_of(ClockId::CLOCK_REALTIME).saturating_sub(now());
@@ -182,6 +198,29 @@ impl Field {
         let logs = files.filter(is_stderr).filter_map(|it| fs::read(it).ok());
         logs.flat_map(|log| ledger::of_guest(&String::from_utf8_lossy(&log), ahead))
             .collect()
+    }
+
+    /// What of the files of runs is not to be there when they have ended.
+    pub(crate) fn left_by_runs(&self) -> Vec<String> {
+        let of = |server: &Server| leftovers::of_runs(&server.data_dir());
+        self.nodes.iter().flat_map(of).collect()
+    }
+
+    /// What is wrong with the store of images that servers share, when nothing runs: what is left in it, and what is missing of the content
+    /// with these digests.
+    pub(crate) fn wrong_in_shared<'a>(
+        &self,
+        digests: impl Iterator<Item = &'a str>,
+    ) -> Vec<String> {
+        let Some(images) = &self.images else {
+            return Vec::new();
+        };
+        let directory = images.directory();
+        let mut wrong = leftovers::in_shared(&directory);
+        for digest in leftovers::not_in_shared(&directory, digests) {
+            wrong.push(format!("in the shared store nothing of: {digest}"));
+        }
+        wrong
     }
 
     /// What of the server's files is not to be there when nothing runs.
@@ -202,12 +241,11 @@ impl Field {
             for cgroup in server.node_id().iter().flat_map(|node| cgroups_of(node)) {
                 left.push(format!("cgroup {}", cgroup.display()));
             }
-            for place in ["images/blobs/uploads", "blobs/uploads", "images/uploads"] {
-                for file in entries(&server.data_dir().join(place)) {
-                    left.push(format!("half an upload: {}", file.display()));
-                }
-            }
+            // Layers in the making are removed by the next start, as uploads are. But nothing was killed since the servers were started to mend
+            // everything, and who is not killed leaves none.
+            left.extend(leftovers::of_images(&server.data_dir()));
         }
+        left.extend(self.left_by_runs());
         left
     }
 }
@@ -229,6 +267,34 @@ fn started(mut setup: Setup, number: usize, images: Option<&SharedDisk>) -> Serv
         .start()
 }
 
+/// Has a server remove at once what is not needed any more.
+fn maintain(server: &Server) -> Result<(), String> {
+    let mut command = server.command("maintain");
+    command.args(["--only", "run-files", "--only", "contents"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| error.to_string())?;
+    let end = Instant::now() + MAINTAIN_LIMIT;
+    // What it writes is less than a pipe takes.
+    while matches!(child.try_wait(), Ok(None)) {
+        if Instant::now() > end {
+            let _ended_already = child.kill();
+        }
+        sleep(Duration::from_millis(20));
+    }
+    let output = child
+        .wait_with_output()
+        .map_err(|error| error.to_string())?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let texts = [&output.stdout, &output.stderr].map(|it| String::from_utf8_lossy(it));
+    Err(format!(
+        "maintain ended with {}: {}",
+        output.status,
+        texts.concat()
+    ))
+}
+
 /// Cgroups of single runs of a node, wherever they are.
 fn cgroups_of(node: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -245,11 +311,6 @@ fn cgroups_of(node: &str) -> Vec<PathBuf> {
         }
     }
     found
-}
-
-fn entries(directory: &std::path::Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).collect()
 }
 
 /// What an answer means to who has asked.
