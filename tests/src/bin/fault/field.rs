@@ -260,11 +260,16 @@ fn started(mut setup: Setup, number: usize, images: Option<&SharedDisk>) -> Serv
     setup
         .program(SERVER)
         .with_small_disk(DISK_MIB)
-        .variable("RUNTARA_NODE_NAME", &format!("node-{number}"))
+        .variable("RUNTARA_NODE_NAME", &name_of(number))
         .variable("RUNTARA_SLEEP_HOLD_MS", "1000")
         .variable("RUNTARA_MAX_RUNS", "60")
         .variable("RUST_LOG", "info,runtara_scheduler=debug")
         .start()
+}
+
+/// What a server is called.
+pub(crate) fn name_of(number: usize) -> String {
+    format!("node-{number}")
 }
 
 /// Has a server remove at once what is not needed any more.
@@ -341,7 +346,7 @@ pub(crate) fn meaning(answer: &std::io::Result<Answer>) -> Meaning {
 }
 
 /// The code in the body of an error that has the form of every error.
-fn code(answer: &Answer) -> Option<String> {
+pub(crate) fn code(answer: &Answer) -> Option<String> {
     let body: Value = serde_json::from_slice(&answer.body).ok()?;
     let is_error = body["success"] == false && body["error"].is_string();
     is_error.then(|| body["code"].as_str().map(str::to_owned))?

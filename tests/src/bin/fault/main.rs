@@ -243,6 +243,7 @@ impl Proof {
             notes,
             rng: rng.fork(),
             only: arguments.only.clone(),
+            drained: None,
         };
         let pause = if arguments.time > Duration::from_secs(120) {
             200..3_000
