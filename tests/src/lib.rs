@@ -5,6 +5,7 @@
 //! - [`Image`] and the verbs of [`Server`]: register, start, look, wait.
 //! - [`Server::runtara`]: the command line, as a person runs it.
 //! - [`Shared`]: files by which a test and the programs that it starts tell each other how far they are.
+//! - [`SharedDisk`]: a small disk that several servers use.
 //! - [`Setup::beside`]: a further server on the same database; [`Proxy`]: a wire to that database which a test can cut.
 //! - [`Hold`]: holds whoever opens a file or a directory, so that a test can act while the server is at work.
 //! - [`processes`]: which processes there are because of a server.
@@ -33,6 +34,7 @@ mod programs;
 mod proxy;
 mod run;
 mod server;
+mod shared_disk;
 mod verbs;
 mod wait;
 
@@ -46,6 +48,7 @@ pub use programs::program;
 pub use proxy::Proxy;
 pub use run::Run;
 pub use server::{Server, Setup, free_ports};
+pub use shared_disk::SharedDisk;
 pub use verbs::{Image, TENANT, base64, from_base64, milliseconds};
 pub use wait::{DEADLINE, eventually, eventually_within, holds_for};
 

@@ -30,8 +30,8 @@ pub(crate) struct Arguments {
     /// How many instances are started, for each store.
     #[arg(long, default_value_t = 300)]
     instances: usize,
-    /// How many servers there are, with PostgreSQL.
-    #[arg(long, default_value_t = 1)]
+    /// How many servers there are, with PostgreSQL; several share their images. With SQLite there is always one.
+    #[arg(long, default_value_t = 2)]
     nodes: usize,
     /// Only programs of this kind, `native`, `oci` or `wasm`; may be given several times.
     #[arg(long)]

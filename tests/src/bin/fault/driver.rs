@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 
 use crate::field::{Meaning, Notes, meaning};
 use crate::ledger::Broken;
-use crate::plan::{Ask, Expected, Kind, Planned};
+use crate::leftovers::digest_of;
+use crate::plan::{Ask, Expected, Kind, Planned, Registered};
 
 /// How long until something is asked again.
 const AGAIN: Duration = Duration::from_millis(300);
@@ -25,7 +26,7 @@ const ATTEMPTS: u32 = 1_000;
 pub(crate) struct Driver<'a> {
     pub(crate) notes: &'a Notes,
     pub(crate) addresses: &'a [Address],
-    pub(crate) images: &'a BTreeMap<Kind, String>,
+    pub(crate) images: &'a BTreeMap<Kind, Registered>,
     pub(crate) ledger: &'a str,
     pub(crate) began: Instant,
     next: AtomicUsize,
@@ -38,7 +39,7 @@ impl<'a> Driver<'a> {
     pub(crate) fn new(
         notes: &'a Notes,
         addresses: &'a [Address],
-        images: &'a BTreeMap<Kind, String>,
+        images: &'a BTreeMap<Kind, Registered>,
         ledger: &'a str,
     ) -> Self {
         Self {
@@ -177,7 +178,7 @@ impl<'a> Driver<'a> {
             .as_ref()
             .unwrap_or_else(|| &self.images[&planned.kind]);
         let mut body = json!({
-            "image_id": image, "tenant_id": TENANT, "instance_id": planned.id,
+            "image_id": image.id, "tenant_id": TENANT, "instance_id": planned.id,
             "max_attempts": ATTEMPTS, "timeout_seconds": 3_600,
         });
         if planned.image.is_none() {
@@ -218,14 +219,14 @@ impl<'a> Driver<'a> {
         planned
     }
 
-    /// Registers an image, as often as it takes.
-    fn upload(&self, name: &str, kind: Kind, content: &[u8], until: Instant) -> Option<String> {
+    /// Registers an image, as often as it takes. It is run by any of the servers, whichever of them has its content.
+    fn upload(&self, name: &str, kind: Kind, content: &[u8], until: Instant) -> Option<Registered> {
         while Instant::now() < until {
-            let answer = exchange(&self.addresses[0], &registration(name, kind, content));
+            let answer = exchange(self.address(), &registration(name, kind, content));
             match meaning(&answer) {
                 Meaning::Done => {
                     self.notes.count("ask: registration");
-                    return answer.ok().map(|answer| image_of(&answer));
+                    return answer.ok().map(|answer| image_of(&answer, content));
                 }
                 Meaning::Later => self.notes.count("ask: registration, again"),
                 Meaning::Refused | Meaning::Wrong(_) => {
@@ -259,10 +260,13 @@ pub(crate) fn registration(name: &str, kind: Kind, content: &[u8]) -> Request {
     Request::form("/api/v1/images/upload", &all, &[("binary", content)])
 }
 
-/// The id that an image was given.
-pub(crate) fn image_of(answer: &Answer) -> String {
+/// The image that content was registered as.
+pub(crate) fn image_of(answer: &Answer, content: &[u8]) -> Registered {
     let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-    body["image_id"].as_str().unwrap_or_default().to_owned()
+    Registered {
+        id: body["image_id"].as_str().unwrap_or_default().to_owned(),
+        digest: digest_of(content),
+    }
 }
 
 /// Content that nobody has registered before, of a program that gives its number and knows nothing of the protocol.

@@ -4,20 +4,29 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 use runtara_tests::http::{self, Address, Answer, Request};
-use runtara_tests::{PrivatePostgres, Proxy, Server, Setup, Store};
+use runtara_tests::{PrivatePostgres, Proxy, Server, Setup, SharedDisk, Store};
+use serde_json::Value;
 
 use crate::ledger::{self, Broken};
+use crate::leftovers::{self, entries};
 
 /// The program of the servers.
 const SERVER: &str = "runtara-environment-with-failpoints";
 /// The disk of each server: enough for the images, and small enough to be filled in a moment.
 const DISK_MIB: u32 = 768;
+/// How much each server keeps of the images that all of them share: less than there are in a long proof.
+const CACHE_BYTES: u32 = 64 << 20;
+/// More than the age at which anything in the store that servers share is taken for that of somebody who died: a day, for pins.
+const OLD: Duration = Duration::from_secs(2 * 24 * 3_600);
+/// How long it may take to remove what is not needed any more.
+const MAINTAIN_LIMIT: Duration = Duration::from_secs(120);
 /// How long a server may take until it is ready.
 const READY_LIMIT: Duration = Duration::from_secs(90);
 
@@ -90,6 +99,8 @@ pub(crate) struct Database {
 pub(crate) struct Field {
     pub(crate) nodes: Vec<Server>,
     pub(crate) database: Option<Database>,
+    /// Where several servers share their images.
+    pub(crate) images: Option<SharedDisk>,
     /// Until when a server may refuse to start, because of what was done to its surroundings.
     pub(crate) trouble_until: Instant,
 }
@@ -97,6 +108,9 @@ pub(crate) struct Field {
 impl Field {
     /// Starts it, with so many servers, and waits until all are ready.
     pub(crate) fn start(store: Store, nodes: usize) -> Self {
+        let is_shared = store == Store::Postgres && nodes > 1;
+        let images = is_shared.then(|| SharedDisk::of(DISK_MIB));
+        let started = |setup, number| started(setup, number, images.as_ref());
         let (database, nodes) = match store {
             Store::Sqlite => {
                 let setup = Setup::new(Store::Sqlite);
@@ -114,6 +128,7 @@ impl Field {
         Self {
             nodes,
             database,
+            images,
             trouble_until: Instant::now(),
         }
     }
@@ -151,9 +166,21 @@ impl Field {
         }
     }
 
-    /// Where a server keeps its files.
-    pub(crate) fn data_dir(&self, node: usize) -> PathBuf {
-        self.nodes[node].data_dir()
+    /// The disks that there are: of each server, and the one with the images that they share.
+    pub(crate) fn disks(&self) -> Vec<PathBuf> {
+        let of_nodes = self.nodes.iter().map(Server::data_dir);
+        let shared = self.images.iter().map(SharedDisk::directory);
+        of_nodes.chain(shared).collect()
+    }
+
+    /// Has the servers remove what they promise to remove from time to time, rather than as soon as nobody needs it: files of runs that others
+    /// took over while their server was away, and in the store that servers share what registrations and removals have left that were cut
+    /// off. As that goes when it is an hour or a day old, all of it is made to look so. Gives what stood in the way.
+    pub(crate) fn tidy(&self) -> Vec<String> {
+        let shared = self.images.iter().map(SharedDisk::directory);
+        let aged = shared.map(|directory| leftovers::age(&directory, OLD));
+        let tidied = self.nodes.iter().map(maintain);
+        aged.chain(tidied).filter_map(Result::err).collect()
     }
 
     /// The lines that guests have written for the ledger, of all their runs.
@@ -171,6 +198,29 @@ impl Field {
         let logs = files.filter(is_stderr).filter_map(|it| fs::read(it).ok());
         logs.flat_map(|log| ledger::of_guest(&String::from_utf8_lossy(&log), ahead))
             .collect()
+    }
+
+    /// What of the files of runs is not to be there when they have ended.
+    pub(crate) fn left_by_runs(&self) -> Vec<String> {
+        let of = |server: &Server| leftovers::of_runs(&server.data_dir());
+        self.nodes.iter().flat_map(of).collect()
+    }
+
+    /// What is wrong with the store of images that servers share, when nothing runs: what is left in it, and what is missing of the content
+    /// with these digests.
+    pub(crate) fn wrong_in_shared<'a>(
+        &self,
+        digests: impl Iterator<Item = &'a str>,
+    ) -> Vec<String> {
+        let Some(images) = &self.images else {
+            return Vec::new();
+        };
+        let directory = images.directory();
+        let mut wrong = leftovers::in_shared(&directory);
+        for digest in leftovers::not_in_shared(&directory, digests) {
+            wrong.push(format!("in the shared store nothing of: {digest}"));
+        }
+        wrong
     }
 
     /// What of the server's files is not to be there when nothing runs.
@@ -191,25 +241,63 @@ impl Field {
             for cgroup in server.node_id().iter().flat_map(|node| cgroups_of(node)) {
                 left.push(format!("cgroup {}", cgroup.display()));
             }
-            for place in ["images/blobs/uploads", "blobs/uploads", "images/uploads"] {
-                for file in entries(&server.data_dir().join(place)) {
-                    left.push(format!("half an upload: {}", file.display()));
-                }
-            }
+            // Layers in the making are removed by the next start, as uploads are. But nothing was killed since the servers were started to mend
+            // everything, and who is not killed leaves none.
+            left.extend(leftovers::of_images(&server.data_dir()));
         }
+        left.extend(self.left_by_runs());
         left
     }
 }
 
-fn started(setup: Setup, number: usize) -> Server {
+fn started(mut setup: Setup, number: usize, images: Option<&SharedDisk>) -> Server {
+    if let Some(images) = images {
+        let url = format!("file://{}", images.directory().display());
+        setup = setup
+            .variable("RUNTARA_IMAGE_STORE_URL", &url)
+            .variable("RUNTARA_IMAGE_CACHE_BYTES", &CACHE_BYTES.to_string());
+    }
     setup
         .program(SERVER)
         .with_small_disk(DISK_MIB)
-        .variable("RUNTARA_NODE_NAME", &format!("node-{number}"))
+        .variable("RUNTARA_NODE_NAME", &name_of(number))
         .variable("RUNTARA_SLEEP_HOLD_MS", "1000")
         .variable("RUNTARA_MAX_RUNS", "60")
         .variable("RUST_LOG", "info,runtara_scheduler=debug")
         .start()
+}
+
+/// What a server is called.
+pub(crate) fn name_of(number: usize) -> String {
+    format!("node-{number}")
+}
+
+/// Has a server remove at once what is not needed any more.
+fn maintain(server: &Server) -> Result<(), String> {
+    let mut command = server.command("maintain");
+    command.args(["--only", "run-files", "--only", "contents"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| error.to_string())?;
+    let end = Instant::now() + MAINTAIN_LIMIT;
+    // What it writes is less than a pipe takes.
+    while matches!(child.try_wait(), Ok(None)) {
+        if Instant::now() > end {
+            let _ended_already = child.kill();
+        }
+        sleep(Duration::from_millis(20));
+    }
+    let output = child
+        .wait_with_output()
+        .map_err(|error| error.to_string())?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let texts = [&output.stdout, &output.stderr].map(|it| String::from_utf8_lossy(it));
+    Err(format!(
+        "maintain ended with {}: {}",
+        output.status,
+        texts.concat()
+    ))
 }
 
 /// Cgroups of single runs of a node, wherever they are.
@@ -230,11 +318,6 @@ fn cgroups_of(node: &str) -> Vec<PathBuf> {
     found
 }
 
-fn entries(directory: &std::path::Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).collect()
-}
-
 /// What an answer means to who has asked.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Meaning {
@@ -248,15 +331,71 @@ pub(crate) enum Meaning {
     Wrong(String),
 }
 
-/// Reads an answer.
+/// Reads an answer. Of refusals only those are right that the field gives reason for: an instance that stands otherwise by now, and
+/// something that is away. The servers have no limits that an ask could meet.
 pub(crate) fn meaning(answer: &std::io::Result<Answer>) -> Meaning {
-    match answer {
-        Err(_) => Meaning::Later,
-        Ok(answer) => match answer.status {
-            200..300 => Meaning::Done,
-            409 => Meaning::Refused,
-            429 | 503 | 507 => Meaning::Later,
-            _ => Meaning::Wrong(answer.to_string()),
-        },
+    let Ok(answer) = answer else {
+        return Meaning::Later;
+    };
+    match (answer.status, code(answer).as_deref()) {
+        (200..300, _) => Meaning::Done,
+        (409, Some("WRONG_STATE")) => Meaning::Refused,
+        (503, Some("UNAVAILABLE")) => Meaning::Later,
+        _ => Meaning::Wrong(answer.to_string()),
+    }
+}
+
+/// The code in the body of an error that has the form of every error.
+pub(crate) fn code(answer: &Answer) -> Option<String> {
+    let body: Value = serde_json::from_slice(&answer.body).ok()?;
+    let is_error = body["success"] == false && body["error"].is_string();
+    is_error.then(|| body["code"].as_str().map(str::to_owned))?
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    fn of(status: u16, body: &str) -> Meaning {
+        meaning(&Ok(Answer {
+            status,
+            headers: Vec::new(),
+            body: body.into(),
+        }))
+    }
+
+    fn error(code: &str) -> String {
+        format!(r#"{{"success": false, "error": "why", "code": "{code}"}}"#)
+    }
+
+    #[test]
+    fn what_is_documented_is_understood() {
+        assert_eq!(of(200, "{}"), Meaning::Done);
+        assert_eq!(of(201, ""), Meaning::Done);
+        assert_eq!(of(409, &error("WRONG_STATE")), Meaning::Refused);
+        assert_eq!(of(503, &error("UNAVAILABLE")), Meaning::Later);
+        let cut = io::Error::from(io::ErrorKind::ConnectionReset);
+        assert_eq!(meaning(&Err(cut)), Meaning::Later);
+    }
+
+    #[test]
+    fn all_else_is_wrong() {
+        for (status, body) in [
+            (409, error("INSTANCE_EXISTS")),
+            (409, error("UNAVAILABLE")),
+            (429, error("TOO_MANY_PENDING")),
+            (503, error("NODE_UNREACHABLE")),
+            (507, error("UNAVAILABLE")),
+            (500, error("INTERNAL_ERROR")),
+            (404, error("INSTANCE_NOT_FOUND")),
+            (503, String::new()),
+            (503, "<html>".to_owned()),
+            (503, r#"{"code": "UNAVAILABLE"}"#.to_owned()),
+        ] {
+            let found = of(status, &body);
+            assert!(matches!(found, Meaning::Wrong(_)), "{status} {body}");
+        }
     }
 }

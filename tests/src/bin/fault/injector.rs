@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use nix::sys::signal::Signal;
+use runtara_tests::http::{Request, exchange};
 use runtara_tests::processes::{self, Process};
+use serde_json::{Value, json};
 
-use crate::field::{Field, Notes};
+use crate::field::{Field, Meaning, Notes, code, meaning, name_of};
 use crate::ledger::Broken;
 
 /// What may happen.
@@ -32,7 +34,7 @@ pub(crate) enum Fault {
     KillLauncher,
     /// kill -9 of a program.
     KillProgram,
-    /// The disk of a server is full for a while.
+    /// The disk of a server is full for a while, or the one on which they share their images.
     FillDisk,
     /// kill -9 of the first process of PostgreSQL.
     KillPostgres,
@@ -52,6 +54,8 @@ pub(crate) enum Fault {
     KillNode,
     /// Another server leaves in good order, and stays away for some time.
     LeaveNode,
+    /// A server is drained: it takes nothing new for some time, and hands over what runs on it.
+    DrainNode,
 }
 
 impl Fault {
@@ -60,7 +64,7 @@ impl Fault {
         match self {
             Self::KillServer | Self::Failpoint => 6,
             Self::KillProgram | Self::ShimFailpoint => 4,
-            Self::RestartServer | Self::KillShim | Self::ResetConnections => 3,
+            Self::RestartServer | Self::KillShim | Self::ResetConnections | Self::DrainNode => 3,
             Self::FreezeServer | Self::FillDisk | Self::SlowDatabase => 2,
             _ => 1,
         }
@@ -75,7 +79,7 @@ impl Fault {
             | Self::ResetConnections
             | Self::SlowDatabase
             | Self::RefuseConnections => field.database.is_some(),
-            Self::KillNode | Self::LeaveNode => field.nodes.len() > 1,
+            Self::KillNode | Self::LeaveNode | Self::DrainNode => field.nodes.len() > 1,
             _ => true,
         }
     }
@@ -111,12 +115,40 @@ const SHIM_POINTS: [&str; 4] = [
 /// How long after a thaw a guard may still be about to kill: it waits this much longer than the server.
 const GUARD_LIMIT: Duration = Duration::from_secs(1);
 
+/// How long a claim may be under way that was made before a server was told to take nothing new.
+const CLAIM_LIMIT: Duration = Duration::from_secs(3);
+
+/// How long a server may be asked in the end to work again that was drained.
+const UNDRAIN_LIMIT: Duration = Duration::from_secs(60);
+
 pub(crate) struct Injector<'a> {
     pub(crate) field: Field,
     pub(crate) notes: &'a Notes,
     pub(crate) rng: Rng,
     /// What is done, in place of all that can be.
     pub(crate) only: Vec<Fault>,
+    /// The server that is drained: never more than one, while all else that happens goes on.
+    pub(crate) drained: Option<Drained>,
+}
+
+/// A server that is drained.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Drained {
+    node: usize,
+    since: Instant,
+    until: Instant,
+    /// How many runs it had when it was looked at for the first time.
+    runs: Option<u64>,
+}
+
+/// What became of an order to drain a server, or to have it work again.
+enum Ordered {
+    /// It was done; this is known of the server now.
+    Done(Value),
+    /// The server is not on the list of nodes: it has left in good order, and did not come back yet.
+    NotListed,
+    /// It could not be done now.
+    Later,
 }
 
 impl Injector<'_> {
@@ -148,6 +180,7 @@ impl Injector<'_> {
             for node in 0..self.field.nodes.len() {
                 self.look_after(node, false);
             }
+            self.undrain_if_due();
             if Instant::now() >= end {
                 return;
             }
@@ -244,6 +277,7 @@ impl Injector<'_> {
             }
             Fault::FillDisk => self.fill_disk(),
             Fault::KillNode | Fault::LeaveNode => self.leave_node(fault == Fault::KillNode),
+            Fault::DrainNode => self.drain_node(),
             of_database => self.inject_database(of_database),
         };
         if done {
@@ -324,6 +358,9 @@ impl Injector<'_> {
 
     fn leave_node(&mut self, killed: bool) -> bool {
         let node = 1 + self.rng.usize(..self.field.nodes.len() - 1);
+        if !can_be_spared(node, self.drained_node(), self.field.nodes.len()) {
+            return false;
+        }
         if killed {
             self.kill(node);
         } else if self.field.nodes[node].has_left().is_none() {
@@ -333,6 +370,126 @@ impl Injector<'_> {
         sleep(away);
         self.start(node, None);
         true
+    }
+
+    fn drained_node(&self) -> Option<usize> {
+        self.drained.map(|drained| drained.node)
+    }
+
+    /// Has a server drained; it works again when its time is over, whatever happens meanwhile.
+    fn drain_node(&mut self) -> bool {
+        let node = self.node();
+        let (hand_over, time) = (self.rng.u64(0..5), self.seconds(4.0, 15.0));
+        if self.drained.is_some() {
+            return false;
+        }
+        let order = json!({ "hand_over_after_seconds": hand_over });
+        let ordered = self.order(node, &order);
+        let since = Instant::now();
+        let mut drained = Drained {
+            node,
+            since,
+            until: since,
+            runs: None,
+        };
+        let Ordered::Done(known) = ordered else {
+            // As when an answer is lost, it may be drained all the same.
+            self.drained = Some(drained);
+            return false;
+        };
+        let runs = known["live_runs"].as_u64().unwrap_or_default();
+        self.notes.say(&format!(
+            "node {node} is drained for {time:?}, and hands {runs} runs over within {hand_over} s"
+        ));
+        if runs > 0 {
+            self.notes.count("a server with runs on it was drained");
+        }
+        drained.until = since + time;
+        self.drained = Some(drained);
+        true
+    }
+
+    /// Looks whether the server that is drained has taken anything new.
+    fn look_at_drained(&mut self) {
+        let Some(drained) = self.drained else {
+            return;
+        };
+        let asked = self.node();
+        let asked = self.field.nodes[asked].environment();
+        let answer = exchange(&asked, &Request::get("/api/v1/nodes"));
+        let (Meaning::Done, Ok(answer)) = (meaning(&answer), answer) else {
+            return;
+        };
+        let body = serde_json::from_slice(&answer.body).unwrap_or_default();
+        let Some(runs) = runs_of_drained(&body, &name_of(drained.node)) else {
+            return;
+        };
+        match drained.runs {
+            None => {
+                self.drained = Some(Drained {
+                    runs: Some(runs),
+                    ..drained
+                });
+            }
+            Some(before) if runs > before => {
+                let node = drained.node;
+                let what =
+                    format!("node {node} is drained and had {before} runs, and has {runs} now");
+                self.notes.broken(Broken::at_large(what));
+            }
+            Some(_) => self.notes.count("a drained server took nothing new"),
+        }
+    }
+
+    /// Has the server that is drained work again when its time is over; if that cannot be done now, the next time.
+    fn undrain_if_due(&mut self) {
+        let Some(drained) = self.drained else {
+            return;
+        };
+        if drained.until > Instant::now() {
+            if drained.runs.is_none() && drained.since.elapsed() > CLAIM_LIMIT {
+                self.look_at_drained();
+            }
+            return;
+        }
+        if drained.runs.is_some() {
+            self.look_at_drained();
+        }
+        let node = drained.node;
+        match self.order(node, &json!({ "drain": false })) {
+            Ordered::Done(_) => self.notes.say(&format!("node {node} works again")),
+            // Whoever leaves in good order without any run is forgotten, and works when he comes back.
+            Ordered::NotListed => self.notes.say(&format!(
+                "node {node}, which was drained, has left meanwhile"
+            )),
+            Ordered::Later => return,
+        }
+        self.drained = None;
+    }
+
+    /// Orders that of a server, by any of them, as `runtara node drain` and `undrain` do.
+    fn order(&mut self, node: usize, order: &Value) -> Ordered {
+        let path = format!("/api/v1/nodes/{}/drain", name_of(node));
+        let asked = self.node();
+        let asked = self.field.nodes[asked].environment();
+        let answer = exchange(&asked, &Request::post(&path, order));
+        if let Ok(answer) = &answer
+            && answer.status == 404
+            && code(answer).as_deref() == Some("NODE_NOT_FOUND")
+        {
+            return Ordered::NotListed;
+        }
+        match (meaning(&answer), answer) {
+            (Meaning::Done, Ok(answer)) => {
+                Ordered::Done(serde_json::from_slice(&answer.body).unwrap_or_default())
+            }
+            (Meaning::Refused | Meaning::Wrong(_), Ok(answer)) => {
+                let what = format!("{order} of node {node} was answered with {answer}");
+                self.notes.broken(Broken::at_large(what));
+                Ordered::Later
+            }
+            _ => Ordered::Later,
+        }
     }
 
     /// Kills one of the processes that are so.
@@ -369,9 +526,13 @@ impl Injector<'_> {
     }
 
     fn fill_disk(&mut self) -> bool {
-        let (node, time) = (self.node(), self.seconds(0.5, 5.0));
+        let disks = self.field.disks();
+        let (number, time) = (self.rng.usize(..disks.len()), self.seconds(0.5, 5.0));
         self.troubles(time);
-        let path = self.field.data_dir(node).join("filler");
+        if number == self.field.nodes.len() {
+            self.notes.count("the disk with the shared images was full");
+        }
+        let path = disks[number].join("filler");
         if let Ok(mut file) = File::create(&path) {
             for size in [1 << 20, 1 << 12, 1] {
                 let piece = vec![0; size];
@@ -445,7 +606,31 @@ impl Injector<'_> {
                 self.notes.broken(Broken::at_large(what));
             }
         }
+        let end = Instant::now() + UNDRAIN_LIMIT;
+        if let Some(drained) = &mut self.drained {
+            drained.until = Instant::now();
+        }
+        while self.drained.is_some() && Instant::now() < end {
+            self.undrain_if_due();
+            sleep(Duration::from_millis(50));
+        }
+        if let Some(node) = self.drained_node() {
+            let what = format!("node {node}, which was drained, cannot be told to work again");
+            self.notes.broken(Broken::at_large(what));
+        }
     }
+}
+
+/// How many runs a server has that is being drained; `None` if it is not, as far as the list of nodes says.
+fn runs_of_drained(list: &Value, name: &str) -> Option<u64> {
+    let mut nodes = list["nodes"].as_array()?.iter();
+    let found = nodes.find(|node| node["name"] == name && node["state"] == "draining")?;
+    found["live_runs"].as_u64()
+}
+
+/// Whether a server may be away for long: another one must be there that takes work.
+fn can_be_spared(node: usize, drained: Option<usize>, nodes: usize) -> bool {
+    (0..nodes).any(|other| other != node && Some(other) != drained)
 }
 
 fn is_named(process: &Process, name: &str) -> bool {
@@ -462,5 +647,24 @@ mod tests {
     #[test]
     fn every_fault_comes_sometimes() {
         assert!(Fault::value_variants().iter().all(|it| it.weight() > 0));
+    }
+
+    #[test]
+    fn runs_are_counted_of_who_is_drained_alone() {
+        let node = |name, state| json!({"name": name, "state": state, "live_runs": 3});
+        let list = json!({"nodes": [node("node-0", "alive"), node("node-1", "draining")]});
+        assert_eq!(runs_of_drained(&list, "node-1"), Some(3));
+        assert_eq!(runs_of_drained(&list, "node-0"), None);
+        assert_eq!(runs_of_drained(&list, "node-2"), None);
+        assert_eq!(runs_of_drained(&json!({}), "node-1"), None);
+    }
+
+    #[test]
+    fn a_server_is_away_only_where_another_one_works() {
+        assert!(can_be_spared(1, None, 2));
+        assert!(can_be_spared(1, Some(1), 2));
+        assert!(!can_be_spared(1, Some(0), 2));
+        assert!(can_be_spared(1, Some(0), 3));
+        assert!(!can_be_spared(0, None, 1));
     }
 }

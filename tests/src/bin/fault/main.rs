@@ -9,6 +9,7 @@ mod field;
 mod injector;
 mod judge;
 mod ledger;
+mod leftovers;
 mod plan;
 mod watcher;
 
@@ -33,7 +34,7 @@ use crate::field::{Field, Notes};
 use crate::injector::{Fault, Injector};
 use crate::judge::{Checkpoint, Event, Told};
 use crate::ledger::{Broken, Ledger};
-use crate::plan::{Kind, Planned};
+use crate::plan::{Kind, Planned, Registered};
 
 /// How long everything may take to come to its end when nothing disturbs it any more: the longest pause before a relaunch is a minute.
 const QUIET_LIMIT: Duration = Duration::from_secs(240);
@@ -55,8 +56,8 @@ struct Arguments {
     /// How many instances are started, for each store.
     #[arg(long, default_value_t = 300)]
     instances: usize,
-    /// How many servers there are, with PostgreSQL.
-    #[arg(long, default_value_t = 1)]
+    /// How many servers there are, with PostgreSQL; several share their images. With SQLite there is always one.
+    #[arg(long, default_value_t = 2)]
     nodes: usize,
     /// Only programs of these kinds.
     #[arg(long, value_enum)]
@@ -242,6 +243,7 @@ impl Proof {
             notes,
             rng: rng.fork(),
             only: arguments.only.clone(),
+            drained: None,
         };
         let pause = if arguments.time > Duration::from_secs(120) {
             200..3_000
@@ -290,7 +292,9 @@ impl Proof {
                 Err(what) => notes.broken(Broken::of(&planned.id, what)),
             }
         }
-        leave(&mut field, notes);
+        let fresh = plan.iter().filter_map(|it| it.image.as_ref());
+        let registered: Vec<_> = images.values().chain(fresh).collect();
+        leave(&mut field, &registered, notes);
         Self {
             field,
             ledger,
@@ -346,10 +350,10 @@ impl Proof {
     }
 }
 
-/// Registers the program of each kind with each server, before anything is broken: the content is then with each.
-fn register_all(addresses: &[Address], kinds: &[Kind]) -> BTreeMap<Kind, String> {
+/// Registers the program of each kind before anything is broken, each with another of the servers: all of them can run it.
+fn register_all(addresses: &[Address], kinds: &[Kind]) -> BTreeMap<Kind, Registered> {
     let mut images = BTreeMap::new();
-    for kind in kinds {
+    for (kind, address) in kinds.iter().zip(addresses.iter().cycle()) {
         let path = program("keeps_a_ledger");
         let binary = || fs::read(&path).expect("the program was built");
         let content = match kind {
@@ -363,12 +367,10 @@ fn register_all(addresses: &[Address], kinds: &[Kind]) -> BTreeMap<Kind, String>
             }
             Kind::Wasm => guest::like("speaks_the_protocol"),
         };
-        for address in addresses {
-            let request = registration(&format!("{kind:?}").to_lowercase(), *kind, &content);
-            let answer = exchange(address, &request).expect("the server answers");
-            assert_eq!(answer.status, 201, "{kind:?}: {answer}");
-            images.insert(*kind, image_of(&answer));
-        }
+        let request = registration(&format!("{kind:?}").to_lowercase(), *kind, &content);
+        let answer = exchange(address, &request).expect("the server answers");
+        assert_eq!(answer.status, 201, "{kind:?}: {answer}");
+        images.insert(*kind, image_of(&answer, &content));
     }
     images
 }
@@ -445,8 +447,21 @@ fn told(address: &Address, planned: &Planned) -> Result<Told, String> {
     })
 }
 
-/// Has all servers leave, and looks at what is left.
-fn leave(field: &mut Field, notes: &Notes) {
+/// Has all servers leave, and looks at what is left, and whether these images are still where servers share them.
+fn leave(field: &mut Field, images: &[&Registered], notes: &Notes) {
+    let end = Instant::now() + LEFTOVERS_LIMIT;
+    // An instance has ended before its last process has left, whose files go then.
+    let untidy = loop {
+        let untidy = field.tidy();
+        let is_tidy = untidy.is_empty() && field.left_by_runs().is_empty();
+        if is_tidy || Instant::now() > end {
+            break untidy;
+        }
+        sleep(Duration::from_millis(500));
+    };
+    for what in untidy {
+        notes.broken(Broken::at_large(what));
+    }
     for node in 0..field.nodes.len() {
         if field.nodes[node].has_left().is_some() {
             notes.broken(Broken::at_large(format!(
@@ -469,6 +484,10 @@ fn leave(field: &mut Field, notes: &Notes) {
     for what in left {
         notes.broken(Broken::at_large(format!("left over: {what}")));
     }
+    let digests = images.iter().map(|image| image.digest.as_str());
+    for what in field.wrong_in_shared(digests) {
+        notes.broken(Broken::at_large(what));
+    }
 }
 
 #[cfg(test)]
@@ -488,5 +507,10 @@ mod tests {
     fn the_arguments_are_well_formed() {
         use clap::CommandFactory as _;
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn several_servers_are_proved_unless_somebody_says_otherwise() {
+        assert_eq!(Arguments::parse_from(["fault"]).nodes, 2);
     }
 }

@@ -42,6 +42,14 @@ pub(crate) enum Ask {
     Stop,
 }
 
+/// An image that was registered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Registered {
+    pub(crate) id: String,
+    /// The digest of its content.
+    pub(crate) digest: String,
+}
+
 /// An instance.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Planned {
@@ -57,7 +65,7 @@ pub(crate) struct Planned {
     /// What is asked when, in this order.
     pub(crate) asks: Vec<(Duration, Ask)>,
     /// Its image, if it is not that of its kind: then it knows nothing of the protocol.
-    pub(crate) image: Option<String>,
+    pub(crate) image: Option<Registered>,
     /// What it must give, if it is known.
     pub(crate) output: Option<Value>,
     /// What it is, for people.
