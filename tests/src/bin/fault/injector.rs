@@ -458,7 +458,7 @@ impl Injector<'_> {
         let node = drained.node;
         match self.order(node, &json!({ "drain": false })) {
             Ordered::Done(_) => self.notes.say(&format!("node {node} works again")),
-            // Whoever leaves in good order without any run is forgotten, and works when he comes back.
+            // It had left in good order before it was told, and works when it comes back.
             Ordered::NotListed => self.notes.say(&format!(
                 "node {node}, which was drained, has left meanwhile"
             )),
