@@ -57,8 +57,8 @@ use crate::{
 use connections::{Connections, Fetch as _, Losses};
 use error::Fault;
 pub use options::PostgresOptions;
-pub use sqlx::PgPool;
 use queued::Queues;
+pub use sqlx::PgPool;
 
 /// Durable state on PostgreSQL.
 pub struct PostgresStore {
