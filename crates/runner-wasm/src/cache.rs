@@ -15,6 +15,9 @@ use sha2::{Digest as _, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
+/// How the names of files end that are being written.
+const ASIDE: &str = ".new";
+
 /// The directory of compiled images of one engine.
 pub(crate) struct Cache {
     directory: PathBuf,
@@ -37,6 +40,17 @@ impl Cache {
             let path = entry?.path();
             if path != directory {
                 runtara_runner::remove_tree(&path)?;
+            }
+        }
+        for entry in fs::read_dir(&directory)? {
+            let path = entry?.path();
+            // Of a server that was killed: the directory is that of one server at a time.
+            if path
+                .as_os_str()
+                .as_encoded_bytes()
+                .ends_with(ASIDE.as_bytes())
+            {
+                fs::remove_file(path)?;
             }
         }
         Ok(Self { directory })
@@ -101,7 +115,7 @@ impl Cache {
     /// Whole or not at all, as far as the server is concerned. After a power cut it may be anything, which the checksum tells.
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let mut aside = path.as_os_str().to_owned();
-        aside.push(format!(".{}.new", uuid()));
+        aside.push(format!(".{}{ASIDE}", number()));
         let written = fs::OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -128,7 +142,7 @@ pub(crate) enum KeepError {
 }
 
 /// A number that no other write of this process has.
-fn uuid() -> u64 {
+fn number() -> u64 {
     use std::sync::atomic::{AtomicU64, Ordering};
     static NEXT: AtomicU64 = AtomicU64::new(0);
     NEXT.fetch_add(1, Ordering::Relaxed)
@@ -190,6 +204,19 @@ mod tests {
         assert!(cache.load(&engine, digest).is_none());
         let left = fs::read_dir(&cache.directory).unwrap().count();
         assert_eq!(left, 0);
+    }
+
+    #[test]
+    fn what_a_killed_server_was_writing_goes_with_the_next_start() {
+        let (directory, engine) = (tempfile::tempdir().unwrap(), engine());
+        let cache = Cache::open(directory.path(), &engine).unwrap();
+        let digest = ImageDigest::of(b"image");
+        cache.keep(&engine, digest, &compiled(&engine)).unwrap();
+        let half = cache.directory.join(format!("half.0{ASIDE}"));
+        fs::write(&half, "half").unwrap();
+        let next = Cache::open(directory.path(), &engine).unwrap();
+        assert!(!half.exists());
+        assert!(next.load(&engine, digest).is_some());
     }
 
     #[test]

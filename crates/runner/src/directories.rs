@@ -151,8 +151,16 @@ impl RunDirectories {
         // By rename, so that a server that is killed leaves a whole file or none.
         let aside = directory.join(OWNER_ASIDE);
         self.spares.take_back_file(&aside)?;
-        self.spares.file(&aside, id.as_str().as_bytes())?;
-        fs::rename(aside, directory.join(OWNER))
+        let noted = self
+            .spares
+            .file(&aside, id.as_str().as_bytes())
+            .and_then(|()| fs::rename(&aside, directory.join(OWNER)));
+        if noted.is_err() {
+            // A full disk. What stays of a directory in which there is nothing else is nobody's.
+            let _stays = self.spares.take_back_file(&aside);
+            let _not_empty = fs::remove_dir(directory);
+        }
+        noted
     }
 }
 
@@ -265,6 +273,23 @@ mod tests {
         place.directories.create(&key(1)).unwrap();
         let owner = owner_of_runs(&instance).unwrap();
         assert_eq!(owner, Some(key(1).instance_id));
+    }
+
+    #[test]
+    fn an_owner_that_cannot_be_noted_leaves_nothing_aside() {
+        let place = Place::new();
+        let instance = place.directories.of_instance(&key(1).instance_id);
+        // A file cannot take the place of a directory.
+        fs::create_dir_all(instance.join(OWNER).join("in the way")).unwrap();
+        assert!(
+            place
+                .directories
+                .note_owner(&instance, &key(1).instance_id)
+                .is_err()
+        );
+        assert!(!instance.join(OWNER_ASIDE).exists());
+        fs::remove_dir_all(instance.join(OWNER)).unwrap();
+        place.directories.create(&key(1)).unwrap();
     }
 
     #[test]

@@ -39,12 +39,13 @@
 
 #[cfg(test)]
 mod tests;
+mod unfinished;
 mod url;
 
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -86,12 +87,15 @@ const SWEPT: usize = 10_000;
 
 const REMOVED: &str = "removed";
 const PINS: &str = "pins";
+const PROBES: &str = "probes";
 
 /// Storage that several nodes share.
 #[derive(Debug, Clone)]
 pub struct SharedStore {
     objects: Arc<dyn ObjectStore>,
     name: String,
+    /// The directory that it is, if it is one.
+    directory: Option<PathBuf>,
     renames: bool,
     copy_bytes: u64,
     /// Whose it was when the server started.
@@ -116,7 +120,8 @@ impl SharedStore {
     /// [`BlobError::Shared`] if there is no such directory, or the settings cannot be used.
     pub fn at(url: &ImageStoreUrl) -> Result<Self, BlobError> {
         let mut store = Self::of(url.objects()?, url.to_string());
-        store.renames = url.renames();
+        store.directory = url.directory().map(Path::to_owned);
+        store.renames = store.directory.is_some();
         Ok(store)
     }
 
@@ -126,6 +131,7 @@ impl SharedStore {
         Self {
             objects,
             name: name.into(),
+            directory: None,
             renames: false,
             copy_bytes: COPY_BYTES,
             database: Arc::default(),
@@ -150,7 +156,7 @@ impl SharedStore {
     /// # Errors
     /// [`BlobError::Shared`] with what stood in the way, [`BlobError::OtherDatabase`] if it is that of another one.
     pub async fn claim(&self, database: DatabaseId) -> Result<(), BlobError> {
-        let probe = Location::from_iter(["probes".to_owned(), Uuid::new_v4().to_string()]);
+        let probe = Location::from_iter([PROBES, &Uuid::new_v4().to_string()]);
         self.put(&probe, Bytes::from_static(b"probe")).await?;
         self.delete(&probe).await?;
         if self.read_owner().await?.is_none() {
@@ -303,7 +309,7 @@ impl SharedStore {
         wanted.map(|_| Deletion::Pinned)
     }
 
-    /// Removes what is left under `removed/` and `pins/` of those who died, and puts back what of it is needed; says how much that was. In a dry run it
+    /// Removes what is left under `removed/`, `pins/` and `probes/` of those who died, and what they have not written whole, and puts back what of it is needed; says how much that was. In a dry run it
     /// stays.
     ///
     /// # Errors
@@ -316,13 +322,15 @@ impl SharedStore {
     where
         F: Future<Output = Result<bool, E>>,
     {
-        let mut swept = Swept::default();
-        for pin in self.names(&Location::from(PINS)).await? {
-            if is_older(&pin, PIN_LIFE) {
-                if !dry_run {
-                    self.delete(&pin.location).await?;
+        let mut swept = self.sweep_unfinished(dry_run).await?;
+        for (place, life) in [(PINS, PIN_LIFE), (PROBES, ORPHAN_AGE)] {
+            for left in self.names(&Location::from(place)).await? {
+                if is_older(&left, life) {
+                    if !dry_run {
+                        self.delete(&left.location).await?;
+                    }
+                    swept.add(left.size);
                 }
-                swept.add(pin.size);
             }
         }
         for removed in self.names(&Location::from(REMOVED)).await? {
@@ -348,6 +356,16 @@ impl SharedStore {
             }
         }
         Ok(swept)
+    }
+
+    /// Removes what was not written whole, which lists of a directory do not show. Storage that speaks S3 has no such thing: parts of uploads that are
+    /// not finished are its operator's (a lifecycle rule).
+    async fn sweep_unfinished(&self, dry_run: bool) -> Result<Swept, BlobError> {
+        let Some(directory) = self.directory.clone() else {
+            return Ok(Swept::default());
+        };
+        let sweep = move || unfinished::sweep(&directory, ORPHAN_AGE, dry_run);
+        blocking(sweep).await
     }
 
     /// Content by ascending digest, after the one given: a page of at most `limit`, of which those are marked that are old enough to be

@@ -1,7 +1,7 @@
 //! Where the shared image store is.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -83,9 +83,12 @@ impl ImageStoreUrl {
         }
     }
 
-    /// Whether content is renamed there in one step.
-    pub(super) fn renames(&self) -> bool {
-        matches!(self.0, Kind::Directory(_))
+    /// The directory that it is, if it is one. Content is renamed there in one step.
+    pub(super) fn directory(&self) -> Option<&Path> {
+        match &self.0 {
+            Kind::Directory(path) => Some(path),
+            Kind::S3 { .. } => None,
+        }
     }
 
     pub(super) fn objects(&self) -> Result<Arc<dyn ObjectStore>, BlobError> {
