@@ -78,6 +78,9 @@ pub(super) async fn run(pool: &PgPool, schema: Option<&str>) -> StoreResult<()> 
         .begin()
         .await
         .map_err(|error| Fault::from(error).during(doing))?;
+    lock(&mut transaction)
+        .await
+        .map_err(|error| error.during(doing))?;
     if let Some(schema) = schema {
         enter(&mut transaction, &schema)
             .await
@@ -93,6 +96,19 @@ pub(super) async fn run(pool: &PgPool, schema: Option<&str>) -> StoreResult<()> 
         .map_err(|error| Fault::from(error).during(doing))
 }
 
+/// Waits until no other server migrates, and keeps others waiting for the rest of the transaction.
+async fn lock(connection: &mut PgConnection) -> Answer<()> {
+    // Whoever waits here for another server waits for its migrations: longer than a statement usually may.
+    sqlx::query("select set_config('statement_timeout', '0', true)")
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query("select pg_advisory_xact_lock($1)")
+        .bind(LOCK)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
 /// Makes a schema if it is not there, and goes there for the rest of the transaction.
 async fn enter(connection: &mut PgConnection, schema: &str) -> Answer<()> {
     let exists: bool = sqlx::query_scalar("select to_regnamespace($1) is not null")
@@ -100,11 +116,7 @@ async fn enter(connection: &mut PgConnection, schema: &str) -> Answer<()> {
         .fetch_one(&mut *connection)
         .await?;
     if !exists {
-        // Whoever may use one need not have the right to make one.
-        sqlx::query("select pg_advisory_xact_lock($1)")
-            .bind(LOCK)
-            .execute(&mut *connection)
-            .await?;
+        // Only then: whoever may use one need not have the right to make one.
         let made = format!("create schema if not exists {schema}");
         sqlx::query(AssertSqlSafe(made))
             .execute(&mut *connection)
@@ -157,14 +169,6 @@ async fn check_owner(connection: &mut PgConnection) -> StoreResult<()> {
 }
 
 async fn apply(connection: &mut PgConnection) -> Answer<()> {
-    // A server that waits here for another one waits for its migrations: longer than a statement usually may.
-    sqlx::query("select set_config('statement_timeout', '0', true)")
-        .execute(&mut *connection)
-        .await?;
-    sqlx::query("select pg_advisory_xact_lock($1)")
-        .bind(LOCK)
-        .execute(&mut *connection)
-        .await?;
     sqlx::query(
         "create table if not exists runtara_migrations (
              version    bigint primary key,
