@@ -355,8 +355,6 @@ async fn told_to_end(
             .min_by_key(|ending| ending.at);
         let come = async {
             match next {
-                // A timer, if also one of the past, would need a thread that has time to look at it.
-                Some(next) if next.at <= Instant::now() => next.by,
                 Some(next) => {
                     tokio::time::sleep_until(next.at.into()).await;
                     next.by

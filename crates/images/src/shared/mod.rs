@@ -309,8 +309,8 @@ impl SharedStore {
         wanted.map(|_| Deletion::Pinned)
     }
 
-    /// Removes what is left under `removed/`, `pins/` and `probes/` of those who died, and what they have not written whole, and puts back what of it is needed; says how much that was. In a dry run it
-    /// stays.
+    /// Removes what is left under `removed/`, `pins/` and `probes/` of those who died, and what they have not written whole; what of it is
+    /// needed is put back. Says how much was removed, or would be: in a dry run all of it stays.
     ///
     /// # Errors
     /// As [`SharedStore::remove`].

@@ -25,7 +25,7 @@ use runtara_domain::EndedBy;
 use super::files::read_bounded;
 use super::launcher::settle;
 use super::look::{Seen, see};
-use super::process::Stat;
+use super::process::{Stat, ends_within};
 use super::request::{REQUEST_SIGNAL, Request};
 use super::sys;
 use crate::RunDirectory;
@@ -257,7 +257,7 @@ impl<'a> Guard<'a> {
         let act = match self.server.take() {
             Some(server) => {
                 let _gone = sys::pidfd_signal(server.as_fd(), libc::SIGKILL, None);
-                wait_for_end(&server, ALL);
+                let _ended = ends_within(&server, ALL);
                 GuardAct::KilledServer
             }
             None => GuardAct::EndedRuns,
@@ -270,12 +270,6 @@ impl<'a> Guard<'a> {
         })?;
         Ok(true)
     }
-}
-
-fn wait_for_end(process: &OwnedFd, patience: Duration) {
-    let mut polled = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
-    let timeout = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
-    let _ended = poll(&mut polled, timeout);
 }
 
 /// Ends every run below a directory, and sees to it that none begins that was just being launched.
@@ -308,7 +302,7 @@ fn end_runs(runs: &Path) -> io::Result<()> {
             };
         }
         match alive.first() {
-            Some(shim) => wait_for_end(shim, PATIENCE / 4),
+            Some(shim) => drop(ends_within(shim, PATIENCE / 4)),
             None => std::thread::sleep(LOOK_AGAIN),
         }
     }

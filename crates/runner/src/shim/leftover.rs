@@ -9,7 +9,7 @@ use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use super::files::Program;
-use super::process::ProcessId;
+use super::process::{self, ProcessId};
 use super::{cgroup, sys};
 
 /// How long they may take to die.
@@ -58,14 +58,7 @@ pub(crate) fn end(program: &Program) -> io::Result<()> {
 /// Kills those that are there now, and says whether there were any.
 fn kill_all(mark: &[u8]) -> io::Result<bool> {
     let mut found = false;
-    for entry in std::fs::read_dir("/proc")? {
-        let name = entry?.file_name();
-        let Some(pid) = name
-            .to_str()
-            .and_then(|name| name.parse::<ProcessId>().ok())
-        else {
-            continue;
-        };
+    for pid in process::all()? {
         if !has_mark(pid, mark) {
             continue;
         }

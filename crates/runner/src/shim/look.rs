@@ -53,8 +53,8 @@ pub(super) enum Seen {
 /// Finds out what became of the run of a directory. Blocking, bounded by some seconds; within a tokio runtime, on its blocking pool.
 ///
 /// A record says how it ended. Without one, the lock decides: if a shim holds it, and is the process that it says it is, the run lives. If
-/// the lock can be had, nothing lives, but for a run whose files somebody has removed, which is ended; then `run.json` is made to forbid the start, *under* the lock, so that a launch that is
-/// caught in its middle does not go on. The directory of a run that has none is made for that purpose.
+/// the lock can be had, nothing lives, but for a run whose files somebody has removed, which is ended; then `run.json` is made to forbid
+/// the start, *under* the lock, so that a launch that is caught in its middle does not go on. The directory of a run that has none is made for that purpose.
 ///
 /// # Errors
 /// Whatever leaves the question open. Nothing may be concluded from it.

@@ -2,9 +2,12 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
 use super::files::read_bounded;
@@ -44,6 +47,35 @@ impl Identity {
         Ok(stat
             .is_some_and(|stat| stat.start_time == self.start_time && !stat.is_zombie())
             .then_some(pidfd))
+    }
+}
+
+/// All processes that there are. Some may end before they are looked at, and others begin.
+pub(crate) fn all() -> io::Result<Vec<ProcessId>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        found.extend(
+            name.to_str()
+                .and_then(|name| name.parse::<ProcessId>().ok()),
+        );
+    }
+    Ok(found)
+}
+
+/// Whether a process ends within this time: its descriptor becomes readable then, and stays it (pidfd_open(2)).
+pub(crate) fn ends_within(pidfd: &OwnedFd, time: Duration) -> io::Result<bool> {
+    let end = Instant::now() + time;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let mut waited = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(&mut waited, timeout) {
+            Ok(0) if left.is_zero() => return Ok(false),
+            Ok(0) | Err(Errno::EINTR) => {}
+            Ok(_) => return Ok(true),
+            Err(errno) => return Err(errno.into()),
+        }
     }
 }
 

@@ -7,13 +7,12 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use runtara_domain::EndedBy;
 
 use super::parent::SHIM_NAME;
-use super::process::{ProcessId, is_gone};
+use super::process::{self, ProcessId, ends_within, is_gone};
 use super::request::{REQUEST_SIGNAL, Request};
 use super::sys;
 use crate::RunDirectory;
@@ -36,12 +35,12 @@ pub(super) fn end(directory: &RunDirectory) -> io::Result<()> {
         };
         // One that has just ended needs no more of it.
         let _asked = sys::pidfd_signal(pidfd.as_fd(), REQUEST_SIGNAL, Some(request.pack()));
-        if has_ended_within(&pidfd, PATIENCE)? {
+        if ends_within(&pidfd, PATIENCE)? {
             continue;
         }
         // Its program goes with it.
         let _killed = sys::pidfd_signal(pidfd.as_fd(), libc::SIGKILL, None);
-        if !has_ended_within(&pidfd, LAST_PATIENCE)? {
+        if !ends_within(&pidfd, LAST_PATIENCE)? {
             return Err(io::Error::new(
                 io::ErrorKind::TimedOut,
                 format!(
@@ -62,12 +61,7 @@ fn shims_of(lock: &Path) -> io::Result<Vec<OwnedFd>> {
     let mut link = fs::canonicalize(directory)?.join(name).into_os_string();
     link.push(" (deleted)");
     let mut found = Vec::new();
-    for entry in fs::read_dir("/proc")? {
-        let name = entry?.file_name();
-        let pid = name.to_str().and_then(|name| name.parse().ok());
-        let Some(pid) = pid.filter(|pid| is_shim(*pid)) else {
-            continue;
-        };
+    for pid in process::all()?.into_iter().filter(|pid| is_shim(*pid)) {
         let Ok(pidfd) = sys::pidfd_open(pid) else {
             continue;
         };
@@ -94,19 +88,4 @@ fn has_open(pid: ProcessId, link: &Path) -> io::Result<bool> {
     };
     let mut descriptors = descriptors.flatten();
     Ok(descriptors.any(|it| fs::read_link(it.path()).is_ok_and(|found| found == link)))
-}
-
-fn has_ended_within(pidfd: &OwnedFd, time: Duration) -> io::Result<bool> {
-    let end = Instant::now() + time;
-    loop {
-        let left = end.saturating_duration_since(Instant::now());
-        let mut waited = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        match poll(&mut waited, timeout) {
-            Ok(0) if left.is_zero() => return Ok(false),
-            Ok(0) | Err(nix::errno::Errno::EINTR) => {}
-            Ok(_) => return Ok(true),
-            Err(errno) => return Err(errno.into()),
-        }
-    }
 }

@@ -15,7 +15,7 @@ use runtara_tests::{PrivatePostgres, Proxy, Server, Setup, SharedDisk, Store};
 use serde_json::Value;
 
 use crate::ledger::{self, Broken};
-use crate::leftovers::{self, entries};
+use crate::leftovers::{self, entries, files_below, name_of_file};
 
 /// The program of the servers.
 const SERVER: &str = "runtara-environment-with-failpoints";
@@ -187,15 +187,10 @@ impl Field {
     pub(crate) fn ledger_of_guests(&self) -> Vec<String> {
         let ahead = nanoseconds_of(ClockId::CLOCK_REALTIME).saturating_sub(now());
         let runs = self.nodes.iter().map(|it| it.data_dir().join("runs"));
-        let instances = runs.flat_map(|directory| entries(&directory));
-        let files = instances
-            .flat_map(|directory| entries(&directory))
-            .flat_map(|run| entries(&run));
-        let is_stderr = |file: &PathBuf| {
-            let name = file.file_name().unwrap_or_default();
-            name.to_string_lossy().starts_with("stderr.")
-        };
-        let logs = files.filter(is_stderr).filter_map(|it| fs::read(it).ok());
+        let files = runs.flat_map(|directory| files_below(&directory));
+        let logs = files
+            .filter(|file| name_of_file(file).starts_with("stderr."))
+            .filter_map(|file| fs::read(file).ok());
         logs.flat_map(|log| ledger::of_guest(&String::from_utf8_lossy(&log), ahead))
             .collect()
     }

@@ -13,7 +13,7 @@ pub(crate) fn entries(directory: &Path) -> Vec<PathBuf> {
 }
 
 /// All files in a directory and below it.
-fn files_below(directory: &Path) -> Vec<PathBuf> {
+pub(crate) fn files_below(directory: &Path) -> Vec<PathBuf> {
     let (mut files, mut open) = (Vec::new(), vec![directory.to_owned()]);
     while let Some(directory) = open.pop() {
         let (directories, others): (Vec<_>, _) =
@@ -25,7 +25,8 @@ fn files_below(directory: &Path) -> Vec<PathBuf> {
     files
 }
 
-fn name_of(path: &Path) -> String {
+/// The last part of a path.
+pub(crate) fn name_of_file(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default();
     name.to_string_lossy().into_owned()
 }
@@ -45,7 +46,7 @@ pub(crate) fn of_runs(data_dir: &Path) -> Vec<String> {
             }
             let is_log = |name: &str| name.starts_with("stdout.") || name.starts_with("stderr.");
             for file in entries(&run) {
-                if !is_log(&name_of(&file)) {
+                if !is_log(&name_of_file(&file)) {
                     left.push(format!("of an ended run: {}", file.display()));
                 }
             }
